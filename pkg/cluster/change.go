@@ -1,0 +1,154 @@
+package cluster
+
+import (
+	"slices"
+
+	"github.com/themisdb/themis/pkg/themis"
+)
+
+// The functions below make the next record of a shard from the present one. They are pure; the control plane commits what
+// they return only if the record still has the revision that the caller saw. They refuse what would break a promise, with
+// the rule's name in the error, and never change their receiver.
+
+func refuse(s Shard, rule, format string, args ...any) error {
+	e := themis.Errorf(themis.RefusedUnsafe, format, args...).In(s.ID)
+	e.Detail = string(s.ID) + ": " + e.Detail + " [" + rule + "]"
+	return e
+}
+
+// Crown begins the reign of epoch s.Epoch + 1 under winner. Under SYNC the winner must be in the ISR, and the other members
+// stay in it, since they have all that was acknowledged; the old primary leaves. Under the other modes membership is earned
+// anew in each reign, since a member of the old set may lack what the winner has. lossAccepted is an operator's word.
+func (s Shard) Crown(winner Member, boot themis.BootID, lossAccepted bool) (Shard, error) {
+	r, ok := s.Replica(winner.Node)
+	switch {
+	case !ok || r.Member != winner:
+		return s, refuse(s, "member", "%s with storage %s is not a replica", winner.Node, winner.Storage)
+	case r.Class != Voter:
+		return s, refuse(s, "voter", "%s is %s, only voters lead", winner.Node, r.Class)
+	case s.Have.Mode == themis.Sync && !s.InSync(winner) && s.Epoch > 0 && !lossAccepted:
+		return s, refuse(s, "isr", "%s is not in the in-sync set", winner.Node)
+	}
+	next := s.clone()
+	next.Epoch++
+	next.Primary, next.Boot = winner, boot
+	switch {
+	case s.Have.Mode == themis.Sync && s.InSync(winner):
+		next.ISR = slices.DeleteFunc(next.ISR, func(m Member) bool { return m == s.Primary && m != winner })
+	default:
+		next.ISR = []Member{winner}
+	}
+	return next, nil
+}
+
+// RemoveFromISR takes a follower out of the in-sync set. While at least 1 + k members remain this needs nothing more; below
+// that the member must have been declared FAILED, so that a follower that only paused can still be elected.
+func (s Shard) RemoveFromISR(m Member, failed bool) (Shard, error) {
+	switch {
+	case m == s.Primary:
+		return s, refuse(s, "isr-primary", "the primary can't leave its own in-sync set")
+	case !s.InSync(m):
+		return s, nil
+	case s.Have.Mode == themis.Sync && len(s.ISR)-1 < 1+s.Have.K && !failed:
+		return s, refuse(s, "isr-floor", "without %s %d of %d in-sync members remain, and it has not been declared FAILED", m.Node, len(s.ISR)-1, 1+s.Have.K)
+	}
+	next := s.clone()
+	next.ISR = slices.DeleteFunc(next.ISR, func(x Member) bool { return x == m })
+	return next, nil
+}
+
+// AddToISR takes a replica that durably holds all that the primary had appended at the proposal into the in-sync set. A
+// joining copy becomes a voter in the same step: it takes the place of the voter it replaces, or a free place.
+func (s Shard) AddToISR(m Member) (Shard, error) {
+	i := slices.IndexFunc(s.Replicas, func(r Replica) bool { return r.Member == m })
+	switch {
+	case i < 0:
+		return s, refuse(s, "member", "%s with storage %s is not a replica", m.Node, m.Storage)
+	case s.Replicas[i].Class == Spare:
+		return s, refuse(s, "voter", "%s is a spare", m.Node)
+	case s.InSync(m):
+		return s, nil
+	}
+	next := s.clone()
+	joining := &next.Replicas[i]
+	if joining.Class == Async {
+		old := joining.Replaces
+		joining.Class, joining.Replaces = Voter, nil
+		if old != nil {
+			if *old == s.Primary {
+				return s, refuse(s, "replace-primary", "%s would replace the primary", m.Node)
+			}
+			next.Replicas = slices.DeleteFunc(next.Replicas, func(r Replica) bool { return r.Member == *old })
+			next.ISR = slices.DeleteFunc(next.ISR, func(x Member) bool { return x == *old })
+		}
+		if len(next.Voters()) > max(s.Have.RF, s.Want.RF) {
+			return s, refuse(s, "rf", "%d voters, replication factor is %d", len(next.Voters()), s.Want.RF)
+		}
+	}
+	next.ISR = append(next.ISR, m)
+	return next, nil
+}
+
+// Join adds a copy that begins empty and counts for nothing until AddToISR makes it a voter. One joins at a time.
+func (s Shard) Join(r Replica) (Shard, error) {
+	if _, there := s.Replica(r.Node); there {
+		return s, refuse(s, "one-copy", "%s already has a copy", r.Node)
+	}
+	for _, x := range s.Replicas {
+		if x.Class == Async && x.Upstream == "" {
+			return s, refuse(s, "one-replacement", "%s is joining already", x.Node)
+		}
+	}
+	if r.Replaces != nil {
+		if old, ok := s.Replica(r.Replaces.Node); !ok || old.Member != *r.Replaces || old.Class != Voter {
+			return s, refuse(s, "replaces", "%s is not a voter here", r.Replaces.Node)
+		}
+	}
+	next := s.clone()
+	r.Class = Async
+	next.Replicas = append(next.Replicas, r)
+	return next, nil
+}
+
+// Drop removes a copy that is not a voter.
+func (s Shard) Drop(m Member) (Shard, error) {
+	r, ok := s.Replica(m.Node)
+	if !ok || r.Member != m {
+		return s, nil
+	}
+	if r.Class == Voter {
+		return s, refuse(s, "drop-voter", "%s is a voter; it is replaced, never dropped", m.Node)
+	}
+	next := s.clone()
+	next.Replicas = slices.DeleteFunc(next.Replicas, func(x Replica) bool { return x.Member == m })
+	return next, nil
+}
+
+// Rehouse records that a node came back with another disk: under its old name, but blank. It leaves the in-sync set with its
+// old storage id (design, promise 8) and counts again only after AddToISR.
+func (s Shard) Rehouse(node themis.NodeID, storage themis.StorageID) (Shard, error) {
+	old, ok := s.Replica(node)
+	if !ok || old.Storage == storage {
+		return s, nil
+	}
+	next := s.clone()
+	for i := range next.Replicas {
+		if next.Replicas[i].Node == node {
+			next.Replicas[i].Storage = storage
+		}
+		if r := next.Replicas[i].Replaces; r != nil && *r == old.Member {
+			next.Replicas[i].Replaces = &Member{node, storage}
+		}
+	}
+	next.ISR = slices.DeleteFunc(next.ISR, func(m Member) bool { return m == old.Member })
+	if s.Primary == old.Member {
+		next.Primary, next.Boot = Member{}, ""
+	}
+	return next, nil
+}
+
+func (s Shard) clone() Shard {
+	s.Replicas = slices.Clone(s.Replicas)
+	s.ISR = slices.Clone(s.ISR)
+	return s
+}

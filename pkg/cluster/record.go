@@ -1,0 +1,292 @@
+// Package cluster is the cluster map as values: nodes, shards and their in-sync sets, collections, events, and the states
+// they pass through. It holds the only functions that turn one shard record into the next (crown, add to and remove from the
+// in-sync set, replace a copy), so that every caller, the real controller, the tests and the simulator change records in the
+// same way. Records are JSON with a format version and are decoded strictly. Nothing here reads a clock or touches the world.
+package cluster
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"slices"
+	"time"
+
+	"github.com/themisdb/themis/pkg/themis"
+)
+
+// Format is the format version of every record.
+const Format = 1
+
+// Encode writes a record.
+func Encode(record any) ([]byte, error) {
+	b, err := json.Marshal(record)
+	if err != nil {
+		return nil, fmt.Errorf("encode %T: %w", record, err)
+	}
+	return b, nil
+}
+
+// Decode reads a record strictly: unknown fields, another format version and trailing bytes are errors.
+func Decode[T formatted](b []byte) (T, error) {
+	var r T
+	d := json.NewDecoder(bytes.NewReader(b))
+	d.DisallowUnknownFields()
+	if err := d.Decode(&r); err != nil {
+		return r, fmt.Errorf("decode %T: %w", r, err)
+	}
+	if _, err := d.Token(); err != io.EOF {
+		return r, fmt.Errorf("decode %T: bytes behind the record", r)
+	}
+	if r.format() != Format {
+		return r, fmt.Errorf("decode %T: format %d, this version knows %d: upgrade this binary", r, r.format(), Format)
+	}
+	return r, nil
+}
+
+type formatted interface{ format() int }
+
+// Meta is the record of the cluster itself; it never changes after `cluster init`.
+type Meta struct {
+	Format     int              `json:"format"`
+	ID         themis.ClusterID `json:"id"`
+	Name       string           `json:"name"`
+	Redundancy string           `json:"redundancy"` // NONE or MIRROR
+	Created    time.Time        `json:"created"`
+}
+
+// Role is what a node is for.
+type Role string
+
+// The roles. A controller node carries control-plane state only.
+const (
+	RoleActive     Role = "active"
+	RoleHotSpare   Role = "hot_spare"
+	RoleController Role = "controller"
+)
+
+// Node is the record of one member.
+type Node struct {
+	Format     int              `json:"format"`
+	ID         themis.NodeID    `json:"id"`
+	Storage    themis.StorageID `json:"storage_id"`
+	Keys       [][]byte         `json:"keys"` // public keys (PKIX DER), current and next; they verify ballots
+	GRPC       string           `json:"grpc_addr"`
+	HTTP       string           `json:"http_addr"`
+	Metrics    string           `json:"metrics_addr"`
+	Control    *ControlMember   `json:"control,omitempty"` // where the node is a member of the embedded etcd
+	Region     string           `json:"region,omitempty"`
+	Datacenter string           `json:"datacenter,omitempty"`
+	Rack       string           `json:"rack,omitempty"`
+	Role       Role             `json:"role"`
+	Draining   bool             `json:"draining,omitempty"`
+	Joined     time.Time        `json:"joined"`
+}
+
+// ControlMember is a node's part in the embedded etcd.
+type ControlMember struct {
+	Peer   string `json:"peer_url"`
+	Client string `json:"client_url"`
+	ID     uint64 `json:"member_id,omitempty"`
+}
+
+// Member is one disk of one node: what ISR membership, ballots and acks are bound to.
+type Member struct {
+	Node    themis.NodeID    `json:"node"`
+	Storage themis.StorageID `json:"storage_id"`
+}
+
+// IsZero says that there is no such member.
+func (m Member) IsZero() bool { return m == Member{} }
+
+func (m Member) String() string { return string(m.Node) }
+
+// Alive is a node's heartbeat, bound to its lease in the control plane.
+type Alive struct {
+	Format   int              `json:"format"`
+	Node     themis.NodeID    `json:"node"`
+	Storage  themis.StorageID `json:"storage_id"`
+	Boot     themis.BootID    `json:"boot_id"`
+	Version  string           `json:"version"`
+	DiskUsed *float64         `json:"disk_used_ratio"` // null when it can't be read
+}
+
+// Failed is the controller's verdict that a node is gone; the record exists while the verdict stands.
+type Failed struct {
+	Format int           `json:"format"`
+	Node   themis.NodeID `json:"node"`
+	Boot   themis.BootID `json:"boot_id"`
+	Since  time.Time     `json:"since"`
+	Why    string        `json:"why"`
+	Term   themis.Term   `json:"term"` // of the controller that gave it
+}
+
+// Policy is how a shard acknowledges and how many copies it keeps.
+type Policy struct {
+	Mode themis.Mode `json:"mode"`
+	K    int         `json:"min_sync_replicas"`  // followers, without the primary
+	RF   int         `json:"replication_factor"` // copies, with the primary
+}
+
+// Check says why the policy can't be, or nil.
+func (p Policy) Check() error {
+	switch {
+	case p.Mode != themis.Sync && p.Mode != themis.SemiSync && p.Mode != themis.Async:
+		return themis.Errorf(themis.InvalidArgument, "mode %q: want sync, semi_sync or async", p.Mode)
+	case p.RF < 1:
+		return themis.Errorf(themis.InvalidArgument, "replication_factor %d: want at least 1", p.RF)
+	case p.K < 0:
+		return themis.Errorf(themis.InvalidArgument, "min_sync_replicas %d: want at least 0", p.K)
+	case p.K == 0 && p.Mode == themis.Sync && p.RF > 1:
+		return themis.Errorf(themis.InvalidArgument, "min_sync_replicas 0 under sync: one unclean stop could lose everything; want at least 1")
+	case p.K == 0 && p.Mode == themis.SemiSync:
+		return themis.Errorf(themis.InvalidArgument, "min_sync_replicas 0 under semi_sync: that is async; say so, or want at least 1")
+	case p.Mode != themis.Async && p.K+1 > p.RF:
+		return themis.Errorf(themis.RefusedUnsafe, "min_sync_replicas %d needs %d copies, replication_factor is %d", p.K, p.K+1, p.RF)
+	}
+	return nil
+}
+
+// Class says how a replica counts.
+type Class string
+
+// The classes. A joining copy is async until it replaces another or fills a free place.
+const (
+	Voter Class = "voter"
+	Async Class = "async"
+	Spare Class = "spare"
+)
+
+// Replica is one node's copy of a shard.
+type Replica struct {
+	Member
+	Class      Class         `json:"class"`
+	Replaces   *Member       `json:"replaces,omitempty"` // a joining copy: the voter whose place it takes once it is whole
+	Upstream   themis.NodeID `json:"upstream,omitempty"`
+	Region     string        `json:"region,omitempty"`
+	Datacenter string        `json:"datacenter,omitempty"`
+	Rack       string        `json:"rack,omitempty"`
+}
+
+// Shard is the record that decides who leads and who must have a write.
+type Shard struct {
+	Format   int            `json:"format"`
+	ID       themis.ShardID `json:"id"`
+	Epoch    themis.Epoch   `json:"epoch"` // of the newest reign; 0 before the first
+	Primary  Member         `json:"primary"`
+	Boot     themis.BootID  `json:"primary_boot_id"` // the process that was crowned; another one must be crowned anew
+	Replicas []Replica      `json:"replicas"`
+	ISR      []Member       `json:"isr"`
+	Want     Policy         `json:"want"`
+	Have     Policy         `json:"have"`
+
+	Revision themis.Revision `json:"-"` // of the record in the control plane; every change compares it
+}
+
+// Collection is the record of one collection.
+type Collection struct {
+	Format        int                 `json:"format"`
+	ID            themis.CollectionID `json:"id"`
+	Name          string              `json:"name"`
+	ShardKey      string              `json:"shard_key,omitempty"` // empty: the document key
+	Class         string              `json:"class,omitempty"`
+	Residency     string              `json:"residency,omitempty"`
+	SchemaVersion uint64              `json:"schema_version"`
+	Created       time.Time           `json:"created"`
+}
+
+// Controller is who decides. Every decision's transaction compares the term.
+type Controller struct {
+	Format int           `json:"format"`
+	Term   themis.Term   `json:"term"`
+	Node   themis.NodeID `json:"node"`
+	Boot   themis.BootID `json:"boot_id"`
+
+	Revision themis.Revision `json:"-"`
+}
+
+// Settings is the cluster-wide configuration that was applied last: raw keys and values, checked by package config.
+type Settings struct {
+	Format  int               `json:"format"`
+	Version uint64            `json:"version"`
+	Values  map[string]string `json:"values"`
+	Who     string            `json:"who"`
+	When    time.Time         `json:"when"`
+}
+
+// JoinToken is the record of a one-time token; the secret itself is stored nowhere.
+type JoinToken struct {
+	Format  int       `json:"format"`
+	Hash    string    `json:"hash"`
+	Expires time.Time `json:"expires"`
+	UsedBy  string    `json:"used_by,omitempty"`
+}
+
+func (r Meta) format() int       { return r.Format }
+func (r Node) format() int       { return r.Format }
+func (r Alive) format() int      { return r.Format }
+func (r Failed) format() int     { return r.Format }
+func (r Shard) format() int      { return r.Format }
+func (r Collection) format() int { return r.Format }
+func (r Controller) format() int { return r.Format }
+func (r Settings) format() int   { return r.Format }
+func (r JoinToken) format() int  { return r.Format }
+func (r Event) format() int      { return r.Format }
+
+// Actor is who did something.
+type Actor struct {
+	Kind string `json:"kind"` // operator, controller, primary, node
+	ID   string `json:"id"`
+	Cert string `json:"cert,omitempty"` // serial of the certificate, for operators
+}
+
+// Phase is one timed part of an action.
+type Phase struct {
+	Name string  `json:"name"`
+	Ms   float64 `json:"ms"`
+}
+
+// Event is one line of the audit trail: what was done, refused, or deliberately not done, and by which rule.
+type Event struct {
+	Format         int             `json:"format"`
+	ID             string          `json:"id"`
+	HLC            themis.HLC      `json:"hlc"`
+	Time           time.Time       `json:"time"`
+	Actor          Actor           `json:"actor"`
+	Action         string          `json:"action"`
+	Subject        string          `json:"subject"`
+	Outcome        string          `json:"outcome"` // done, refused, failed, not_done
+	Rule           string          `json:"rule,omitempty"`
+	Reason         string          `json:"reason,omitempty"`
+	Before         json.RawMessage `json:"before,omitempty"`
+	After          json.RawMessage `json:"after,omitempty"`
+	Epoch          themis.Epoch    `json:"epoch,omitempty"`
+	ConfigVersion  uint64          `json:"config_version,omitempty"`
+	RoutingVersion uint64          `json:"routing_version,omitempty"`
+	RequestID      string          `json:"request_id,omitempty"`
+	DurationMs     float64         `json:"duration_ms,omitempty"`
+	Phases         []Phase         `json:"phases,omitempty"`
+}
+
+// Replica finds the copy on that node.
+func (s Shard) Replica(node themis.NodeID) (Replica, bool) {
+	i := slices.IndexFunc(s.Replicas, func(r Replica) bool { return r.Node == node })
+	if i < 0 {
+		return Replica{}, false
+	}
+	return s.Replicas[i], true
+}
+
+// Voters are the members over which ballots and copies are counted.
+func (s Shard) Voters() []Member {
+	var out []Member
+	for _, r := range s.Replicas {
+		if r.Class == Voter {
+			out = append(out, r.Member)
+		}
+	}
+	return out
+}
+
+// InSync says whether that very disk is a member of the in-sync set.
+func (s Shard) InSync(m Member) bool { return slices.Contains(s.ISR, m) }
