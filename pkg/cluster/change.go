@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"slices"
+	"time"
 
 	"github.com/themisdb/themis/pkg/themis"
 )
@@ -18,8 +19,9 @@ func refuse(s Shard, rule, format string, args ...any) error {
 
 // Crown begins the reign of epoch s.Epoch + 1 under winner. Under SYNC the winner must be in the ISR, and the other members
 // stay in it, since they have all that was acknowledged; the old primary leaves. Under the other modes membership is earned
-// anew in each reign, since a member of the old set may lack what the winner has. lossAccepted is an operator's word.
-func (s Shard) Crown(winner Member, boot themis.BootID, lossAccepted bool) (Shard, error) {
+// anew in each reign, since a member of the old set may lack what the winner has. wait is how long read leases that voters
+// promised to the old primary may still hold; lossAccepted is an operator's word.
+func (s Shard) Crown(winner Member, boot themis.BootID, wait time.Duration, lossAccepted bool) (Shard, error) {
 	r, ok := s.Replica(winner.Node)
 	switch {
 	case !ok || r.Member != winner:
@@ -31,7 +33,7 @@ func (s Shard) Crown(winner Member, boot themis.BootID, lossAccepted bool) (Shar
 	}
 	next := s.clone()
 	next.Epoch++
-	next.Primary, next.Boot = winner, boot
+	next.Primary, next.Boot, next.WaitMs = winner, boot, wait.Milliseconds()
 	switch {
 	case s.Have.Mode == themis.Sync && s.InSync(winner):
 		next.ISR = slices.DeleteFunc(next.ISR, func(m Member) bool { return m == s.Primary && m != winner })

@@ -177,6 +177,7 @@ type Shard struct {
 	Boot     themis.BootID  `json:"primary_boot_id"` // the process that was crowned; another one must be crowned anew
 	Replicas []Replica      `json:"replicas"`
 	ISR      []Member       `json:"isr"`
+	WaitMs   int64          `json:"lease_wait_ms"` // the new primary acknowledges and reads nothing before this has passed
 	Want     Policy         `json:"want"`
 	Have     Policy         `json:"have"`
 
