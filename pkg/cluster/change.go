@@ -142,6 +142,10 @@ func (s Shard) Rehouse(node themis.NodeID, storage themis.StorageID) (Shard, err
 			next.Replicas[i].Replaces = &Member{node, storage}
 		}
 	}
+	if s.Epoch == 0 && s.InSync(old.Member) { // nothing was ever acknowledged: one empty disk is as good as another
+		next.ISR[slices.Index(next.ISR, old.Member)].Storage = storage
+		return next, nil
+	}
 	next.ISR = slices.DeleteFunc(next.ISR, func(m Member) bool { return m == old.Member })
 	if s.Primary == old.Member {
 		next.Primary, next.Boot = Member{}, ""

@@ -81,6 +81,8 @@ type Node struct {
 	Role       Role             `json:"role"`
 	Draining   bool             `json:"draining,omitempty"`
 	Joined     time.Time        `json:"joined"`
+
+	Revision themis.Revision `json:"-"` // of the record in the control plane; every change compares it
 }
 
 // ControlMember is a node's part in the embedded etcd.
