@@ -20,9 +20,6 @@ func (t *Table) With(r Range) (*Table, error) {
 	if r.From > r.To {
 		return nil, themis.Errorf(themis.InvalidArgument, "assign [%d, %d] to %s: from is behind to", r.From, r.To, r.Shard)
 	}
-	if err := checkShard(r.Shard); err != nil {
-		return nil, err
-	}
 	var out []Range
 	for _, old := range t.Ranges() {
 		if !old.Overlaps(r) {

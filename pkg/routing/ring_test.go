@@ -125,8 +125,12 @@ func TestRingDoesNotDependOnOrder(t *testing.T) {
 }
 
 func TestCollidingVirtualNodes(t *testing.T) {
-	r := &Ring{vnodes: map[themis.ShardID]int{"shard-2": 1, "shard-10": 2},
-		points: []point{{100, "shard-2"}, {100, "shard-10"}, {500, "shard-10"}}}
+	two, ten := []point{{100, "shard-2"}}, []point{{100, "shard-10"}}
+	if a, b := mergePoints(two, ten), mergePoints(ten, two); !slices.Equal(a, b) || a[0].shard != "shard-2" {
+		t.Errorf("the order of adding decides who owns token 100: %v, %v", a, b)
+	}
+	r := &Ring{vnodes: map[themis.ShardID]int{"shard-2": 1, "shard-10": 2, "shard-11": 1},
+		points: []point{{100, "shard-2"}, {100, "shard-10"}, {100, "shard-11"}, {500, "shard-10"}}}
 	want := []Range{{0, 100, "shard-2"}, {101, 500, "shard-10"}, {501, MaxToken, "shard-2"}}
 	if got := r.Ranges(); !slices.Equal(got, want) {
 		t.Errorf("ranges %v, want %v", got, want)
