@@ -28,7 +28,7 @@ func Encode(record any) ([]byte, error) {
 }
 
 // Decode reads a record strictly: unknown fields, another format version and trailing bytes are errors.
-func Decode[T formatted](b []byte) (T, error) {
+func Decode[T Record](b []byte) (T, error) {
 	var r T
 	d := json.NewDecoder(bytes.NewReader(b))
 	d.DisallowUnknownFields()
@@ -44,7 +44,8 @@ func Decode[T formatted](b []byte) (T, error) {
 	return r, nil
 }
 
-type formatted interface{ format() int }
+// Record is one of the types below that begin with their format version.
+type Record interface{ format() int }
 
 // Meta is the record of the cluster itself; it never changes after `cluster init`.
 type Meta struct {
@@ -293,3 +294,50 @@ func (s Shard) Voters() []Member {
 
 // InSync says whether that very disk is a member of the in-sync set.
 func (s Shard) InSync(m Member) bool { return slices.Contains(s.ISR, m) }
+
+// Check lists what is wrong with the record by itself, without the rest of the map; empty when it is sound.
+func (s Shard) Check() []error {
+	var faults []error
+	add := func(format string, args ...any) { faults = append(faults, fmt.Errorf(format, args...)) }
+	seen := map[themis.NodeID]bool{}
+	joining := 0
+	for _, r := range s.Replicas {
+		if seen[r.Node] {
+			add("two copies on %s", r.Node)
+		}
+		seen[r.Node] = true
+		if r.Replaces != nil {
+			joining++
+		}
+	}
+	if joining > 1 {
+		add("%d replacements at once", joining)
+	}
+	voters := s.Voters()
+	if !s.Primary.IsZero() {
+		if s.Epoch == 0 {
+			add("primary %s in epoch 0", s.Primary)
+		}
+		if !slices.Contains(voters, s.Primary) {
+			add("primary %s with storage %s is not a voter", s.Primary, s.Primary.Storage)
+		}
+		if !s.InSync(s.Primary) {
+			add("primary %s is not in its own in-sync set", s.Primary)
+		}
+	}
+	for i, m := range s.ISR {
+		if !slices.Contains(voters, m) {
+			add("in-sync member %s with storage %s is not a voter", m, m.Storage)
+		}
+		if slices.Contains(s.ISR[:i], m) {
+			add("in-sync member %s twice", m)
+		}
+	}
+	if err := s.Want.Check(); err != nil {
+		add("want: %w", err)
+	}
+	if err := s.Have.Check(); err != nil {
+		add("have: %w", err)
+	}
+	return faults
+}

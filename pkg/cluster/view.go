@@ -136,48 +136,13 @@ func (v View) checkShard(id themis.ShardID, add func(format string, args ...any)
 	if s.ID != id {
 		add("the record names %q", s.ID)
 	}
-	seen := map[themis.NodeID]bool{}
-	joining := 0
 	for _, r := range s.Replicas {
-		if seen[r.Node] {
-			add("two copies on %s", r.Node)
-		}
-		seen[r.Node] = true
 		if _, ok := v.Nodes[r.Node]; !ok {
 			add("a copy on %s, which is no member", r.Node)
 		}
-		if r.Replaces != nil {
-			joining++
-		}
 	}
-	if joining > 1 {
-		add("%d replacements at once", joining)
-	}
-	voters := s.Voters()
-	if !s.Primary.IsZero() {
-		if s.Epoch == 0 {
-			add("primary %s in epoch 0", s.Primary)
-		}
-		if !slices.Contains(voters, s.Primary) {
-			add("primary %s with storage %s is not a voter", s.Primary, s.Primary.Storage)
-		}
-		if !s.InSync(s.Primary) {
-			add("primary %s is not in its own in-sync set", s.Primary)
-		}
-	}
-	for i, m := range s.ISR {
-		if !slices.Contains(voters, m) {
-			add("in-sync member %s with storage %s is not a voter", m, m.Storage)
-		}
-		if slices.Contains(s.ISR[:i], m) {
-			add("in-sync member %s twice", m)
-		}
-	}
-	if err := s.Want.Check(); err != nil {
-		add("want: %v", err)
-	}
-	if err := s.Have.Check(); err != nil {
-		add("have: %v", err)
+	for _, err := range s.Check() {
+		add("%v", err)
 	}
 }
 

@@ -1,0 +1,415 @@
+package replication
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/themisdb/themis/pkg/cluster"
+	"github.com/themisdb/themis/pkg/election"
+	"github.com/themisdb/themis/pkg/internal/guard"
+	"github.com/themisdb/themis/pkg/themis"
+)
+
+// Rules are the numbers a reign goes by.
+type Rules struct {
+	AckTimeout time.Duration // a member whose oldest missing entry is older leaves the ISR, while 1 + k remain
+	JoinWindow themis.Seq    // a copy within so many entries of the end is proposed for the ISR
+	HeardFor   time.Duration // a follower unheard for longer does not count as reachable
+}
+
+// DefaultRules are the numbers in force unless the configuration says otherwise.
+func DefaultRules() Rules {
+	return Rules{AckTimeout: time.Second, JoinWindow: 4096, HeardFor: 3 * time.Second}
+}
+
+// Ack is what a follower says of itself.
+type Ack struct {
+	Durable themis.Seq
+	Applied themis.Seq
+	Sent    time.Time // when the primary sent what this answers; zero: nothing to confirm
+}
+
+type follower struct {
+	durable, applied themis.Seq
+	heard            time.Time // when the newest ack came
+	confirmed        time.Time // the newest Sent it answered: it promises the read lease from then on
+}
+
+// Proposal is a change of the ISR on its way to the control plane. From the moment it is made until its outcome is known the
+// reign counts by both the old and the new set.
+type Proposal struct {
+	Seen, Next cluster.Shard
+	Member     cluster.Member
+	Add        bool
+	Why        string
+}
+
+// Reign is what a primary knows and decides in one epoch: which entries are committed, who must have them, who may join or
+// must leave, and whether it may answer reads. It is pure: it is told of events with their time and changes only itself.
+// One goroutine owns it.
+type Reign struct {
+	self    cluster.Member
+	shard   cluster.Shard // the record as this primary knows it; every proposal compares its revision
+	rules   Rules
+	barrier themis.Seq
+	start   time.Time // nothing is committed before: read leases of the last reign may hold until then
+
+	appended themis.Seq // in the local log, perhaps not yet on disk
+	durable  themis.Seq // on the local disk
+	commit   themis.Seq
+	peers    map[cluster.Member]*follower
+	marks    []mark // when which seq was appended: to tell how old a missing entry is
+	failed   map[themis.NodeID]bool
+
+	joining cluster.Member // counted already, though not yet proposed: it must reach target first
+	target  themis.Seq
+	since   time.Time
+	flying  *Proposal
+}
+
+type mark struct {
+	seq themis.Seq
+	at  time.Time
+}
+
+// NewReign begins the reign that the record describes. committed is what is known to be committed from before; barrier is the
+// seq of the reign's first entry, which the caller has appended.
+func NewReign(shard cluster.Shard, committed, barrier themis.Seq, now time.Time, rules Rules) *Reign {
+	return &Reign{
+		self: shard.Primary, shard: shard, rules: rules, barrier: barrier, appended: barrier, commit: committed,
+		start: now.Add(time.Duration(shard.WaitMs) * time.Millisecond),
+		peers: map[cluster.Member]*follower{}, marks: []mark{{barrier, now}},
+	}
+}
+
+// Appended tells of entries up to last in the local log.
+func (r *Reign) Appended(last themis.Seq, now time.Time) {
+	if last <= r.appended {
+		return
+	}
+	r.appended = last
+	if n := len(r.marks); n == 0 || now.Sub(r.marks[n-1].at) > r.rules.AckTimeout/16 {
+		r.marks = append(r.marks, mark{last, now})
+	} else {
+		r.marks[n-1].seq = last // keeps the older time: a missing entry seems older than it is by a sixteenth at most
+	}
+}
+
+// Durable tells that the local disk has everything up to seq.
+func (r *Reign) Durable(seq themis.Seq, now time.Time) {
+	r.durable = max(r.durable, seq)
+	r.advance(now)
+}
+
+// Heard tells what a follower acknowledged. A disk that the record does not know counts for nothing.
+func (r *Reign) Heard(from cluster.Member, a Ack, now time.Time) {
+	f := r.peers[from]
+	if f == nil {
+		f = &follower{}
+		r.peers[from] = f
+	}
+	f.durable, f.applied = max(f.durable, a.Durable), max(f.applied, a.Applied)
+	f.heard = now
+	if a.Sent.After(f.confirmed) {
+		f.confirmed = a.Sent
+	}
+	r.advance(now)
+}
+
+// Reset tells that a follower's log was cut back to seq: it starts anew from there.
+func (r *Reign) Reset(from cluster.Member, seq themis.Seq, now time.Time) {
+	r.peers[from] = &follower{durable: seq, heard: now}
+}
+
+// Learn takes a newer record of the same reign, and the nodes that are declared FAILED. It settles a proposal whose outcome
+// the record shows. A record of another reign is not learned: the caller ends this one.
+func (r *Reign) Learn(shard cluster.Shard, failed map[themis.NodeID]bool, now time.Time) error {
+	r.failed = failed
+	if shard.Epoch != r.shard.Epoch || shard.Primary != r.self {
+		return themis.Errorf(themis.NoPrimary, "epoch %d under %s ended: the record has epoch %d under %q", r.shard.Epoch, r.self, shard.Epoch, shard.Primary).In(shard.ID)
+	}
+	if shard.Revision > r.shard.Revision {
+		r.shard = shard
+		if r.flying != nil && shard.Revision > r.flying.Seen.Revision {
+			r.settle()
+		}
+	}
+	r.advance(now)
+	return nil
+}
+
+// Refused tells that the proposal was surely not taken: the record had changed. The caller learns the new record.
+func (r *Reign) Refused(now time.Time) {
+	r.settle()
+	r.advance(now)
+}
+
+func (r *Reign) settle() {
+	r.flying, r.joining, r.target = nil, cluster.Member{}, 0
+}
+
+// Commit is the highest seq that is safe. It never falls.
+func (r *Reign) Commit() themis.Seq { return r.commit }
+
+// Shard is the record as the reign knows it.
+func (r *Reign) Shard() cluster.Shard { return r.shard }
+
+// Ready says whether the barrier is committed: before that nothing may be read.
+func (r *Reign) Ready() bool { return r.commit >= r.barrier }
+
+// Tick lets time pass.
+func (r *Reign) Tick(now time.Time) { r.advance(now) }
+
+func (r *Reign) advance(now time.Time) {
+	if now.Before(r.start) {
+		return
+	}
+	limit := r.durable
+	switch r.shard.Have.Mode {
+	case themis.Sync:
+		for _, m := range r.counted() {
+			if m != r.self {
+				limit = min(limit, r.seq(m))
+			}
+		}
+		if len(r.shard.ISR) < 1+r.shard.Have.K && guard.On(guard.ISRFloor) {
+			limit = min(limit, max(r.barrier, r.commit)) // reads may go on, client writes may not
+		}
+	case themis.SemiSync:
+		limit = min(limit, r.kth(r.shard.Have.K))
+		if rep, ok := r.shard.Replica(r.joining.Node); ok && rep.Class == cluster.Async && guard.On(guard.MaximalISR) {
+			limit = min(limit, r.seq(r.joining)) // it may be a voter already, in the place of one that acknowledged
+		}
+	}
+	if limit > r.commit && (limit >= r.barrier || !guard.On(guard.Barrier)) {
+		r.commit = limit
+	}
+	r.trim()
+}
+
+// counted is the ISR, and whoever may be in it already without this primary knowing.
+func (r *Reign) counted() []cluster.Member {
+	set := r.shard.ISR
+	if !guard.On(guard.ShrinkFirst) && r.flying != nil && !r.flying.Add {
+		set = r.flying.Next.ISR
+	}
+	if !r.joining.IsZero() && !slices.Contains(set, r.joining) && guard.On(guard.MaximalISR) {
+		set = append(slices.Clone(set), r.joining)
+	}
+	return set
+}
+
+func (r *Reign) seq(m cluster.Member) themis.Seq {
+	if f := r.peers[m]; f != nil {
+		return f.durable
+	}
+	return 0
+}
+
+// kth is the k-th largest of what the follower voters have on disk; 0 if there are fewer.
+func (r *Reign) kth(k int) themis.Seq {
+	var have []themis.Seq
+	for _, m := range r.shard.Voters() {
+		if f := r.peers[m]; f != nil && m != r.self {
+			have = append(have, f.durable)
+		}
+	}
+	if k < 1 || len(have) < k {
+		return 0
+	}
+	slices.SortFunc(have, func(a, b themis.Seq) int { return cmp.Compare(b, a) })
+	return have[k-1]
+}
+
+func (r *Reign) trim() {
+	least := r.durable
+	for _, m := range r.shard.ISR {
+		if m != r.self {
+			least = min(least, r.seq(m))
+		}
+	}
+	for len(r.marks) > 1 && r.marks[0].seq <= least {
+		r.marks = r.marks[1:]
+	}
+}
+
+// Missing is how long the member has lacked its oldest missing entry; 0 if it has all.
+func (r *Reign) Missing(m cluster.Member, now time.Time) time.Duration {
+	have := r.seq(m)
+	if have >= r.appended {
+		return 0
+	}
+	for _, k := range r.marks {
+		if k.seq > have {
+			return now.Sub(k.at)
+		}
+	}
+	return 0
+}
+
+// Writable says why a client's write may not be appended now, or nil.
+func (r *Reign) Writable(now time.Time) error {
+	s := r.shard
+	if !r.Ready() {
+		return themis.Errorf(themis.NoPrimary, "%s: the reign of epoch %d has not committed its first entry yet", s.ID, s.Epoch).In(s.ID)
+	}
+	switch s.Have.Mode {
+	case themis.Sync:
+		if len(s.ISR) < 1+s.Have.K && guard.On(guard.ISRFloor) {
+			return themis.Errorf(themis.NotEnoughReplicas, "%s: %d of %d in-sync copies; writes wait until another copy is whole", s.ID, len(s.ISR), 1+s.Have.K).In(s.ID)
+		}
+	case themis.SemiSync:
+		near := 0
+		for _, m := range s.Voters() {
+			if f := r.peers[m]; m != r.self && f != nil && now.Sub(f.heard) < r.rules.HeardFor {
+				near++
+			}
+		}
+		if near < s.Have.K {
+			return themis.Errorf(themis.NotEnoughReplicas, "%s: %d of %d followers answer", s.ID, near, s.Have.K).In(s.ID)
+		}
+	}
+	return nil
+}
+
+// ConfirmedSince is the latest moment at which enough followers had still promised that no election could succeed without one
+// of them: every other member that may be in the ISR under SYNC, k followers under SEMI_SYNC. The zero time: never yet. Under
+// ASYNC, and where this primary is the only one electable, it needs nobody and says so by ok.
+func (r *Reign) ConfirmedSince() (at time.Time, alone bool) {
+	switch r.shard.Have.Mode {
+	case themis.Sync:
+		alone = true
+		for _, m := range r.counted() {
+			if m == r.self {
+				continue
+			}
+			f := r.peers[m]
+			if f == nil {
+				return time.Time{}, false
+			}
+			if alone || f.confirmed.Before(at) {
+				at = f.confirmed
+			}
+			alone = false
+		}
+		return at, alone
+	case themis.SemiSync:
+		var have []time.Time
+		for _, m := range r.shard.Voters() {
+			if f := r.peers[m]; f != nil && m != r.self {
+				have = append(have, f.confirmed)
+			}
+		}
+		slices.SortFunc(have, func(a, b time.Time) int { return b.Compare(a) })
+		if k := r.shard.Have.K; k >= 1 && len(have) >= k {
+			return have[k-1], false
+		}
+		return time.Time{}, false
+	}
+	return time.Time{}, true
+}
+
+// MayRead says whether a linearizable read may be answered now without asking anybody.
+func (r *Reign) MayRead(now time.Time) bool {
+	if !r.Ready() {
+		return false
+	}
+	at, alone := r.ConfirmedSince()
+	return alone || election.Lease{Sent: at, Length: election.ReadLease, Margin: election.ReadLeaseMargin}.Holds(now) || !guard.On(guard.ReadLease)
+}
+
+// Next is the change of the ISR that should be proposed now, or nil. At most one is on its way at a time.
+func (r *Reign) Next(now time.Time) *Proposal {
+	if r.flying != nil || !r.Ready() {
+		return nil
+	}
+	if p := r.leaving(now); p != nil {
+		r.flying = p
+		return p
+	}
+	if p := r.entering(now); p != nil {
+		r.flying = p
+		return p
+	}
+	return nil
+}
+
+func (r *Reign) leaving(now time.Time) *Proposal {
+	for _, m := range r.shard.ISR {
+		if m == r.self {
+			continue
+		}
+		failed := r.failed[m.Node]
+		late := r.Missing(m, now)
+		if !failed && late <= r.rules.AckTimeout {
+			continue
+		}
+		next, err := r.shard.RemoveFromISR(m, failed)
+		if err != nil {
+			continue // the floor holds: wait for its ack, or for the controller's verdict
+		}
+		why := fmt.Sprintf("no ack for %d ms", late.Milliseconds())
+		if failed {
+			why = "its node was declared FAILED"
+		}
+		return &Proposal{Seen: r.shard, Next: next, Member: m, Why: why}
+	}
+	return nil
+}
+
+// entering first counts the newcomer, then waits until it has all that was appended at that moment, then proposes it. If it
+// does not get there in time it is no longer counted; nothing was proposed, so the record can't hold it.
+func (r *Reign) entering(now time.Time) *Proposal {
+	if !r.joining.IsZero() {
+		switch {
+		case r.seq(r.joining) >= r.target:
+			next, err := r.shard.AddToISR(r.joining)
+			if err != nil {
+				r.settle()
+				return nil
+			}
+			return &Proposal{Seen: r.shard, Next: next, Member: r.joining, Add: true, Why: "it has all that was appended"}
+		case now.Sub(r.since) > r.rules.AckTimeout || r.failed[r.joining.Node]:
+			r.settle()
+			r.advance(now)
+		}
+		return nil
+	}
+	for _, rep := range r.shard.Replicas {
+		f := r.peers[rep.Member]
+		if rep.Class == cluster.Spare || r.shard.InSync(rep.Member) || f == nil || r.failed[rep.Node] ||
+			now.Sub(f.heard) > r.rules.AckTimeout || f.durable+r.rules.JoinWindow < r.appended || f.durable < r.commit {
+			continue
+		}
+		r.joining, r.target, r.since = rep.Member, r.appended, now
+		return r.entering(now)
+	}
+	return nil
+}
+
+// Progress is what the reign knows of one copy, for people.
+type Progress struct {
+	Member           cluster.Member
+	Class            cluster.Class
+	InSync           bool
+	Durable, Applied themis.Seq
+	Heard            time.Time // zero: never in this reign
+	Missing          time.Duration
+}
+
+// Progress lists the copies of the record in its order.
+func (r *Reign) Progress(now time.Time) []Progress {
+	var out []Progress
+	for _, rep := range r.shard.Replicas {
+		p := Progress{Member: rep.Member, Class: rep.Class, InSync: r.shard.InSync(rep.Member)}
+		if rep.Member == r.self {
+			p.Durable, p.Applied, p.Heard = r.durable, r.commit, now
+		} else if f := r.peers[rep.Member]; f != nil {
+			p.Durable, p.Applied, p.Heard, p.Missing = f.durable, f.applied, f.heard, r.Missing(rep.Member, now)
+		}
+		out = append(out, p)
+	}
+	return out
+}

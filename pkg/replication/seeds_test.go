@@ -1,0 +1,899 @@
+package replication
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/themisdb/themis/pkg/cluster"
+	"github.com/themisdb/themis/pkg/election"
+	"github.com/themisdb/themis/pkg/internal/guard"
+	"github.com/themisdb/themis/pkg/themis"
+)
+
+// The world of the simulation: one shard, a handful of nodes, a control plane that is one record, a network of streams, a
+// virtual clock. The decisions are those of this package, of election and of cluster; only the doing is imitated. Everything
+// follows from the seed.
+
+type simEntry struct {
+	epoch themis.Epoch
+	value int // 0: a barrier
+}
+
+type simStream struct {
+	epoch   themis.Epoch
+	from    *simNode
+	to      *simNode
+	opened  bool // the hello was answered
+	sent    themis.Seq
+	down    []simShip // to the follower, in order
+	up      []simAck  // to the primary, in order
+	closed  bool
+	storage themis.StorageID
+}
+
+type simShip struct {
+	hello   *Hello
+	from    themis.Seq // entries behind it
+	entries []simEntry
+	commit  themis.Seq
+	sent    time.Time
+	whole   bool
+	install []simEntry
+}
+
+type simAck struct {
+	welcome *Welcome
+	ack     Ack
+}
+
+type simNode struct {
+	w          *world
+	id         themis.NodeID
+	rate       float64 // of its clock
+	up         bool
+	paused     time.Duration // until then nothing happens on it
+	boot       int
+	bootedAt   time.Time
+	disk       simDisk
+	unsynced   []simEntry
+	commit     themis.Seq
+	applied    themis.Seq
+	leased     time.Time
+	reign      *Reign
+	seenRecord cluster.Shard
+	streams    map[themis.NodeID]*simStream // of its reign
+	proposal   *Proposal
+}
+
+// simDisk is what survives a crash.
+type simDisk struct {
+	storage  themis.StorageID
+	log      []simEntry
+	promised themis.Epoch
+	blank    string
+	exists   bool
+	applied  themis.Seq
+}
+
+type world struct {
+	rng     *rand.Rand
+	now     time.Duration
+	nodes   []*simNode
+	record  cluster.Shard
+	failed  map[themis.NodeID]bool
+	pending []func() // transactions on their way to the control plane
+	ballots []election.Ballot
+	asked   themis.Epoch
+
+	value   int
+	waiting map[int]bool // values appended, not acknowledged
+	acked   map[int]bool
+	trace   []string
+	tracing bool
+	wipes   int
+	likely  [events]int
+	total   int
+	fault   string
+}
+
+var simStart = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+
+func (w *world) logf(format string, args ...any) {
+	if w.tracing {
+		w.trace = append(w.trace, fmt.Sprintf("%7.3f ", w.now.Seconds())+fmt.Sprintf(format, args...))
+	}
+}
+
+func (w *world) fail(format string, args ...any) {
+	if w.fault == "" {
+		w.fault = fmt.Sprintf(format, args...)
+		w.logf("FAULT %s", w.fault)
+	}
+}
+
+func (n *simNode) clock() time.Time {
+	return simStart.Add(time.Duration(float64(n.w.now) * n.rate))
+}
+
+func (n *simNode) self() cluster.Member { return cluster.Member{Node: n.id, Storage: n.disk.storage} }
+func (n *simNode) awake() bool          { return n.up && n.w.now >= n.paused }
+func (n *simNode) last() themis.Seq     { return themis.Seq(len(n.disk.log) + len(n.unsynced)) }
+
+func (n *simNode) entry(s themis.Seq) simEntry {
+	if int(s) <= len(n.disk.log) {
+		return n.disk.log[s-1]
+	}
+	return n.unsynced[int(s)-len(n.disk.log)-1]
+}
+
+func (n *simNode) lineage() (l []themis.EpochStart) {
+	for s := themis.Seq(1); s <= n.last(); s++ {
+		if e := n.entry(s); len(l) == 0 || l[len(l)-1].Epoch != e.epoch {
+			l = append(l, themis.EpochStart{Epoch: e.epoch, Seq: s})
+		}
+	}
+	return l
+}
+
+func (n *simNode) standing() Standing {
+	s := Standing{
+		Cluster: "c", Shard: "shard-1", Self: n.self(), Promised: n.disk.promised, Blank: n.disk.blank, Applied: n.applied,
+		Lineage: n.lineage(), Booted: n.bootedAt, Leased: n.leased, EverPromised: n.boot > 1,
+	}
+	s.Last.Seq = n.last()
+	if s.Last.Seq > 0 {
+		s.Last.Epoch = n.entry(s.Last.Seq).epoch
+	}
+	return s
+}
+
+func newWorld(seed uint64) *world {
+	rng := rand.New(rand.NewPCG(seed, 1))
+	w := &world{rng: rng, failed: map[themis.NodeID]bool{}, waiting: map[int]bool{}, acked: map[int]bool{}}
+	w.likely = draw(rng)
+	for _, l := range w.likely {
+		w.total += l
+	}
+	count := 3 + rng.IntN(2)
+	rf := 2 + rng.IntN(2)
+	mode, k := themis.Sync, 1
+	if rng.IntN(2) == 0 {
+		mode = themis.SemiSync
+	}
+	w.record = cluster.Shard{Format: 1, ID: "shard-1", Revision: 1, Have: cluster.Policy{Mode: mode, K: k, RF: rf}}
+	w.record.Want = w.record.Have
+	for i := range count {
+		n := &simNode{w: w, id: themis.NodeID("node-" + strconv.Itoa(i+1)), rate: 0.97 + rng.Float64()*0.06, streams: map[themis.NodeID]*simStream{}}
+		n.disk.storage = w.storage(n.id)
+		w.nodes = append(w.nodes, n)
+		if i < rf {
+			w.record.Replicas = append(w.record.Replicas, cluster.Replica{Member: n.self(), Class: cluster.Voter})
+			w.record.ISR = append(w.record.ISR, n.self())
+		}
+		n.start()
+	}
+	return w
+}
+
+func (w *world) storage(id themis.NodeID) themis.StorageID {
+	w.wipes++
+	return themis.StorageID(fmt.Sprintf("%s.%d", id, w.wipes))
+}
+
+func (n *simNode) start() {
+	n.up, n.boot = true, n.boot+1
+	n.bootedAt = n.clock()
+	n.unsynced, n.reign, n.proposal, n.leased = nil, nil, nil, time.Time{}
+	n.commit, n.applied = n.disk.applied, n.disk.applied
+	n.streams = map[themis.NodeID]*simStream{}
+	n.seenRecord = cluster.Shard{}
+}
+
+func (n *simNode) crash() {
+	n.w.logf("%s crashes", n.id)
+	n.up, n.paused = false, 0
+	keep := n.w.rng.IntN(len(n.unsynced) + 1) // what was not synced may be there or not
+	n.disk.log = append(n.disk.log, n.unsynced[:keep]...)
+	n.unsynced = nil
+	n.disk.applied = themis.Seq(n.w.rng.IntN(int(n.applied) + 1))
+	n.endReign()
+}
+
+func (n *simNode) endReign() {
+	n.reign, n.proposal = nil, nil
+	for _, s := range n.streams {
+		s.closed = true
+	}
+	n.streams = map[themis.NodeID]*simStream{}
+}
+
+func (n *simNode) sync() {
+	n.disk.log = append(n.disk.log, n.unsynced...)
+	n.unsynced = nil
+	if n.reign != nil {
+		n.reign.Durable(n.last(), n.clock())
+		n.acknowledge()
+	}
+}
+
+// learn shows the node the present record, as a watch does some time after a change.
+func (n *simNode) learn() {
+	r := n.w.record
+	n.seenRecord = r
+	if n.reign != nil {
+		if err := n.reign.Learn(r, n.w.failed, n.clock()); err != nil {
+			n.w.logf("%s ends its reign: %v", n.id, err)
+			n.endReign()
+		} else {
+			n.acknowledge()
+		}
+	}
+	if n.reign == nil && r.Primary == n.self() && string(r.Boot) == strconv.Itoa(n.boot) && r.Epoch >= n.disk.promised && n.disk.blank == "" {
+		if n.last() > 0 && n.entry(n.last()).epoch >= r.Epoch {
+			return // this reign has begun and ended already
+		}
+		n.sync()
+		n.disk.promised = r.Epoch
+		n.unsynced = append(n.unsynced, simEntry{epoch: r.Epoch})
+		n.reign = NewReign(r, n.commit, n.last(), n.clock(), DefaultRules())
+		n.reign.failed = n.w.failed
+		n.w.logf("%s begins epoch %d, barrier %d", n.id, r.Epoch, n.last())
+	}
+}
+
+func (n *simNode) write() {
+	if n.reign == nil || n.reign.Writable(n.clock()) != nil || n.disk.promised > n.reign.Shard().Epoch {
+		return
+	}
+	n.w.value++
+	n.unsynced = append(n.unsynced, simEntry{n.reign.Shard().Epoch, n.w.value})
+	n.reign.Appended(n.last(), n.clock())
+	n.w.waiting[n.w.value] = true
+	n.w.logf("%s appends %d at %d", n.id, n.w.value, n.last())
+}
+
+// acknowledge answers the writes that became committed, and applies them.
+func (n *simNode) acknowledge() {
+	for s := n.commit + 1; s <= n.reign.Commit(); s++ {
+		if e := n.entry(s); e.value != 0 && n.w.waiting[e.value] {
+			delete(n.w.waiting, e.value)
+			n.w.acked[e.value] = true
+			n.w.logf("%s acknowledges %d", n.id, e.value)
+			if e.epoch == n.reign.Shard().Epoch { // older ones were left open: their clients were told that the outcome is unknown
+				n.w.checkCopies(s, e)
+			}
+			n.w.checkPrimary()
+		}
+	}
+	n.commit = max(n.commit, n.reign.Commit())
+	n.applied = n.commit
+}
+
+// checkCopies: an acknowledged write is on 1 + k disks (I1, I2).
+func (w *world) checkCopies(s themis.Seq, e simEntry) {
+	copies := 0
+	for _, n := range w.nodes {
+		if int(s) <= len(n.disk.log) && n.disk.log[s-1] == e {
+			copies++
+		}
+	}
+	if copies < 1+w.record.Have.K {
+		w.fail("write %d was acknowledged with %d copies", e.value, copies)
+	}
+}
+
+// checkPrimary: whoever the control plane names as primary has every acknowledged write.
+func (w *world) checkPrimary() {
+	if len(w.acked) == 0 {
+		return
+	}
+	for _, n := range w.nodes {
+		if n.self() != w.record.Primary {
+			continue
+		}
+		have := map[int]bool{}
+		for s := themis.Seq(1); s <= n.last(); s++ {
+			have[n.entry(s).value] = true
+		}
+		for v := range w.acked {
+			if !have[v] {
+				w.fail("the primary %s of epoch %d lacks the acknowledged write %d", n.id, w.record.Epoch, v)
+			}
+		}
+	}
+}
+
+func (n *simNode) read() {
+	if n.reign == nil || !n.reign.MayRead(n.clock()) || n.disk.promised > n.reign.Shard().Epoch {
+		return
+	}
+	have := map[int]bool{}
+	for s := themis.Seq(1); s <= n.reign.Commit(); s++ {
+		have[n.entry(s).value] = true
+	}
+	for v := range n.w.acked {
+		if !have[v] {
+			n.w.fail("a strong read at %s in epoch %d misses the acknowledged write %d", n.id, n.reign.Shard().Epoch, v)
+		}
+	}
+}
+
+// ship opens streams and sends what each follower lacks.
+func (n *simNode) ship() {
+	if n.reign == nil {
+		return
+	}
+	sh := n.reign.Shard()
+	for _, rep := range sh.Replicas {
+		to := n.w.node(rep.Node)
+		st := n.streams[rep.Node]
+		if rep.Member == n.self() {
+			continue
+		}
+		if st == nil || st.closed || st.storage != rep.Storage {
+			if !to.up {
+				continue
+			}
+			st = &simStream{epoch: sh.Epoch, from: n, to: to, storage: rep.Storage}
+			n.streams[rep.Node] = st
+			st.down = append(st.down, simShip{hello: &Hello{
+				Cluster: "c", Shard: sh.ID, Epoch: sh.Epoch, Primary: n.self(), Follower: rep.Storage, Lineage: n.lineage(), First: 1, Last: n.last(), Barrier: n.reign.barrier,
+			}})
+			continue
+		}
+		if !st.opened || len(st.down) > 4 {
+			continue
+		}
+		m := simShip{from: st.sent, commit: n.reign.Commit(), sent: n.clock(), whole: sh.InSync(rep.Member)}
+		for s := st.sent + 1; s <= n.last() && len(m.entries) < 3; s++ {
+			m.entries = append(m.entries, n.entry(s))
+		}
+		st.sent += themis.Seq(len(m.entries))
+		st.down = append(st.down, m)
+	}
+}
+
+func (w *world) node(id themis.NodeID) *simNode {
+	return w.nodes[slices.IndexFunc(w.nodes, func(n *simNode) bool { return n.id == id })]
+}
+
+// receive takes the oldest message of a stream at the follower.
+func (st *simStream) receive() {
+	n := st.to
+	if len(st.down) == 0 || !n.awake() || st.closed {
+		return
+	}
+	m := st.down[0]
+	st.down = st.down[1:]
+	if m.hello != nil {
+		st.hello(m.hello)
+		return
+	}
+	if st.epoch < n.disk.promised && guard.On(guard.Fence) {
+		st.up = append(st.up, simAck{welcome: &Welcome{Promised: n.disk.promised}})
+		return
+	}
+	if m.install != nil {
+		n.disk.log, n.unsynced = slices.Clone(m.install), nil
+		n.applied, n.commit, n.disk.applied = m.commit, m.commit, m.commit
+	} else if m.from == n.last() {
+		n.unsynced = append(n.unsynced, m.entries...)
+	} else if m.from+themis.Seq(len(m.entries)) > n.last() {
+		st.closed = true // not what was expected: begin anew
+		return
+	}
+	if n.w.rng.IntN(8) > 0 || len(m.entries) == 0 {
+		n.sync()
+	} else {
+		return // the ack comes with the next sync
+	}
+	n.leased = n.clock().Add(election.ReadLease)
+	if m.whole {
+		n.disk.blank = ""
+	}
+	n.commit = max(n.commit, min(m.commit, n.last()))
+	n.applied = n.commit
+	if !guard.On(guard.CommitOnly) {
+		n.applied = n.last()
+	}
+	st.up = append(st.up, simAck{ack: Ack{Durable: themis.Seq(len(n.disk.log)), Applied: n.applied, Sent: m.sent}})
+}
+
+func (st *simStream) hello(h *Hello) {
+	n := st.to
+	if !n.disk.exists && h.Follower == n.disk.storage {
+		n.create(h.Epoch)
+	}
+	wl := Receive(n.standing(), *h)
+	if wl.Accepted {
+		if n.reign != nil {
+			n.endReign()
+		}
+		n.disk.promised = max(n.disk.promised, h.Epoch)
+		if !wl.Install {
+			n.sync()
+			for s := wl.Common + 1; s <= n.last(); s++ {
+				n.w.logf("%s cuts %d (epoch %d)", n.id, s, n.entry(s).epoch)
+			}
+			n.disk.log = n.disk.log[:wl.Common]
+		}
+	}
+	st.up = append(st.up, simAck{welcome: &wl})
+}
+
+// create makes the replica's directory: a member of the very first in-sync set is whole from the start, all others are blank.
+func (n *simNode) create(e themis.Epoch) {
+	n.disk.exists = true
+	if e > 1 || !n.w.record.InSync(n.self()) {
+		n.disk.blank = "new"
+	}
+}
+
+// answer takes the oldest answer of a stream at the primary.
+func (st *simStream) answer() {
+	n := st.from
+	if len(st.up) == 0 || !n.awake() || st.closed || n.reign == nil {
+		return
+	}
+	a := st.up[0]
+	st.up = st.up[1:]
+	from := cluster.Member{Node: st.to.id, Storage: st.storage}
+	switch {
+	case a.welcome == nil:
+		n.reign.Heard(from, a.ack, n.clock())
+	case a.welcome.Promised > st.epoch:
+		n.w.logf("%s learns of epoch %d and steps down", n.id, a.welcome.Promised)
+		n.endReign()
+		return
+	case !a.welcome.Accepted:
+		st.closed = true
+		return
+	case a.welcome.Install:
+		st.opened, st.sent = true, n.reign.Commit()
+		img := make([]simEntry, 0, st.sent)
+		for s := themis.Seq(1); s <= st.sent; s++ {
+			img = append(img, n.entry(s))
+		}
+		st.down = append(st.down, simShip{install: img, commit: st.sent, sent: n.clock()})
+		n.reign.Reset(from, 0, n.clock())
+	default:
+		st.opened, st.sent = true, a.welcome.Common
+		n.reign.Reset(from, a.welcome.Common, n.clock())
+	}
+	n.acknowledge()
+}
+
+// propose hands the reign's next wish to the control plane, where it lands some time later, or twice, or never.
+func (n *simNode) propose() {
+	if n.reign == nil || n.proposal != nil {
+		return
+	}
+	p := n.reign.Next(n.clock())
+	if p == nil {
+		return
+	}
+	n.proposal = p
+	n.w.logf("%s proposes ISR %v (%s)", n.id, p.Next.ISR, p.Why)
+	reign := n.reign
+	submit := func() {
+		r := &n.w.record
+		if r.Revision != p.Seen.Revision && guard.On(guard.ISRVersion) || r.Epoch != p.Seen.Epoch {
+			return
+		}
+		next := p.Next
+		if !guard.On(guard.ISRVersion) { // a late change lands on whatever the record holds by then
+			next = *r
+			if p.Add && !next.InSync(p.Member) {
+				next.ISR = append(slices.Clone(next.ISR), p.Member)
+			} else if !p.Add {
+				next.ISR = slices.DeleteFunc(slices.Clone(next.ISR), func(m cluster.Member) bool { return m == p.Member })
+			}
+		}
+		next.Revision = r.Revision + 1
+		*r = next
+		n.w.logf("record %d: ISR %v", r.Revision, r.ISR)
+	}
+	n.w.pending = append(n.w.pending, submit)
+	answered := func() {
+		if n.reign != reign || n.proposal != p {
+			return
+		}
+		submit() // an unknown outcome is settled by submitting the very same change again
+		n.proposal = nil
+		if n.w.record.Revision > p.Seen.Revision {
+			n.learn()
+		}
+	}
+	n.w.pending = append(n.w.pending, answered)
+}
+
+// elect is the controller: it asks for ballots at any moment it likes, whatever the truth about the primary.
+func (w *world) elect() {
+	next := w.record.Epoch + 1
+	if w.asked != next {
+		w.asked, w.ballots = next, nil
+	}
+	voters := w.record.Voters()
+	voter := voters[w.rng.IntN(len(voters))]
+	v := w.node(voter.Node)
+	if v.awake() && v.disk.storage == voter.Storage {
+		if !v.disk.exists {
+			v.create(next)
+		}
+		st := v.standing()
+		last, lease, no := Vote(st, next, v.clock())
+		if no == "" {
+			v.sync()
+			if guard.On(guard.Promise) {
+				v.disk.promised = max(v.disk.promised, next)
+				if v.reign != nil {
+					v.endReign()
+				}
+			}
+			last = v.standing().Last
+			w.ballots = slices.DeleteFunc(w.ballots, func(b election.Ballot) bool { return b.Voter.Node == v.id })
+			w.ballots = append(w.ballots, election.Ballot{Cluster: "c", Shard: "shard-1", Voter: v.self(), Boot: themis.BootID(strconv.Itoa(v.boot)), Epoch: next, Last: last, LeaseRemaining: lease})
+			w.logf("%s gives its ballot for %d: %v lease %v", v.id, next, last, lease)
+		}
+	}
+	seen := w.record
+	res := election.Count(election.Request{Shard: seen, Epoch: next, Ballots: w.ballots})
+	if res.Winner == nil || w.rng.IntN(3) == 0 {
+		return
+	}
+	crowned, err := seen.Crown(res.Winner.Voter, res.Winner.Boot, res.Wait, false)
+	if err != nil && guard.On(guard.ISRElection) {
+		return
+	}
+	if err != nil {
+		crowned = seen
+		crowned.Epoch, crowned.Primary, crowned.Boot, crowned.ISR = next, res.Winner.Voter, res.Winner.Boot, []cluster.Member{res.Winner.Voter}
+	}
+	w.pending = append(w.pending, func() {
+		if w.record.Revision != seen.Revision {
+			return
+		}
+		crowned.Revision = seen.Revision + 1
+		w.record = crowned
+		w.logf("record %d: %s leads epoch %d, ISR %v", crowned.Revision, crowned.Primary, crowned.Epoch, crowned.ISR)
+		w.checkPrimary()
+	})
+}
+
+// mend is the rest of the controller: verdicts (right or wrong), rehousing, joining and dropping copies.
+func (w *world) mend() {
+	n := w.nodes[w.rng.IntN(len(w.nodes))]
+	switch {
+	case w.failed[n.id]:
+		if n.up || w.rng.IntN(4) == 0 {
+			w.setFailed(n.id, false)
+		}
+	case !n.up || w.rng.IntN(10) == 0:
+		w.setFailed(n.id, true)
+	}
+	seen := w.record
+	change := func(next cluster.Shard, err error) {
+		if err != nil || seen.Revision != w.record.Revision {
+			return
+		}
+		next.Revision = seen.Revision + 1
+		w.record = next
+		w.logf("record %d: replicas %v ISR %v", next.Revision, next.Replicas, next.ISR)
+	}
+	if rep, ok := seen.Replica(n.id); ok && rep.Storage != n.disk.storage {
+		if guard.On(guard.Incarnation) {
+			change(seen.Rehouse(n.id, n.disk.storage))
+		}
+		return
+	}
+	if w.rng.IntN(6) > 0 || seen.Epoch == 0 {
+		return
+	}
+	for _, rep := range seen.Replicas {
+		if rep.Class == cluster.Async && (w.failed[rep.Node] || w.rng.IntN(8) == 0) {
+			change(seen.Drop(rep.Member))
+			return
+		}
+		if rep.Class == cluster.Voter && w.failed[rep.Node] && rep.Member != seen.Primary {
+			if _, there := seen.Replica(n.id); !there && n.up {
+				old := rep.Member
+				change(seen.Join(cluster.Replica{Member: n.self(), Replaces: &old}))
+				return
+			}
+		}
+	}
+}
+
+func (w *world) setFailed(id themis.NodeID, v bool) {
+	next := map[themis.NodeID]bool{}
+	for k, x := range w.failed {
+		next[k] = x
+	}
+	next[id] = v
+	w.failed = next
+	w.logf("%s declared failed: %v", id, v)
+}
+
+func (w *world) land() {
+	if len(w.pending) == 0 {
+		return
+	}
+	i := w.rng.IntN(len(w.pending))
+	f := w.pending[i]
+	w.pending = slices.Delete(w.pending, i, i+1)
+	f()
+}
+
+// The kinds of events, and how likely each is. A seed draws its own likelihoods, so that some worlds know only crashes, some
+// only pauses and cuts, some no faults of a kind at all (swarm testing, Groce et al., 2012).
+const (
+	evCrash = iota
+	evPause
+	evWipe
+	evLeap
+	evCut
+	evMend
+	evElect
+	evLand
+	evLearn
+	evWrite
+	evSync
+	evShip
+	evPropose
+	evDeliver
+	events
+)
+
+func draw(rng *rand.Rand) (likely [events]int) {
+	faults := [events]int{evCrash: 12, evPause: 8, evWipe: 3, evLeap: 6, evCut: 12, evMend: 30, evElect: 40}
+	work := [events]int{evLand: 60, evLearn: 80, evWrite: 60, evSync: 60, evShip: 80, evPropose: 40, evDeliver: 160}
+	for i := range likely {
+		likely[i] = 1 + work[i] + rng.IntN(work[i]+1)
+		if i <= evElect {
+			likely[i] = faults[i] * rng.IntN(4) / 3
+		}
+	}
+	likely[evElect] = max(likely[evElect], 6)
+	likely[evMend] = max(likely[evMend], 4)
+	return likely
+}
+
+// step is one random event. Quiet steps bring no faults.
+func (w *world) step(quiet bool) {
+	w.now += time.Duration(w.rng.IntN(20)) * time.Millisecond
+	n := w.nodes[w.rng.IntN(len(w.nodes))]
+	x, kind := w.rng.IntN(w.total), 0
+	for ; x >= w.likely[kind]; kind++ {
+		x -= w.likely[kind]
+	}
+	if quiet && kind <= evCut {
+		kind = evDeliver
+	}
+	switch kind {
+	case evCrash:
+		if n.up {
+			n.crash()
+		} else {
+			n.start()
+		}
+	case evPause:
+		n.paused = w.now + time.Duration(w.rng.IntN(4000))*time.Millisecond
+		w.logf("%s pauses until %v", n.id, n.paused)
+	case evWipe:
+		w.wipe(n)
+	case evLeap:
+		w.now += time.Duration(w.rng.IntN(2500)) * time.Millisecond
+	case evCut:
+		for _, m := range w.nodes {
+			if st := m.streams[n.id]; st != nil {
+				st.closed = true
+			}
+		}
+	case evMend:
+		w.mend()
+	case evElect:
+		if !quiet || !w.reigning() {
+			w.elect()
+		}
+	case evLand:
+		w.land()
+	default:
+		if n.awake() {
+			n.work(kind)
+		}
+	}
+	for _, n := range w.nodes {
+		if n.awake() && n.reign != nil {
+			n.reign.Tick(n.clock())
+			n.acknowledge()
+			n.read()
+		}
+	}
+}
+
+func (n *simNode) work(kind int) {
+	switch kind {
+	case evLearn:
+		n.learn()
+	case evWrite:
+		n.write()
+	case evSync:
+		n.sync()
+	case evShip:
+		n.ship()
+	case evPropose:
+		n.propose()
+	case evDeliver:
+		for _, m := range n.w.nodes {
+			for range 1 + n.w.rng.IntN(3) {
+				if st := m.streams[n.id]; st != nil && n.w.rng.IntN(4) > 0 {
+					st.receive()
+					st.answer()
+				}
+			}
+		}
+	}
+}
+
+func (w *world) reigning() bool {
+	for _, n := range w.nodes {
+		if n.reign != nil && n.reign.Shard().Epoch == w.record.Epoch && n.self() == w.record.Primary {
+			return true
+		}
+	}
+	p := w.record.Primary
+	return !p.IsZero() && w.node(p.Node).seenRecord.Revision < w.record.Revision && strconv.Itoa(w.node(p.Node).boot) == string(w.record.Boot)
+}
+
+// wipe replaces a disk by an empty one. At most one copy is lost at a time: more than k at once is beyond the promise.
+func (w *world) wipe(n *simNode) {
+	if len(w.pending) > 0 {
+		return // a crown for the lost disk may be on its way: two faults at once
+	}
+	for _, o := range w.nodes {
+		if o != n && (o.disk.blank != "" || !o.up || !o.disk.exists) {
+			return
+		}
+	}
+	if w.record.Primary.Node == n.id || len(w.record.ISR) < 2 && w.record.InSync(n.self()) || !w.whole(n) {
+		return
+	}
+	if n.up {
+		n.crash()
+	}
+	w.ballots = slices.DeleteFunc(w.ballots, func(b election.Ballot) bool { return b.Voter.Node == n.id })
+	w.logf("%s gets an empty disk", n.id)
+	n.disk = simDisk{storage: w.storage(n.id), promised: w.record.Epoch}
+	if !guard.On(guard.Incarnation) {
+		for _, r := range w.record.Replicas {
+			if r.Node == n.id {
+				n.disk.storage = r.Storage // back under its old name, and nobody the wiser
+			}
+		}
+		n.disk.exists = true
+	}
+}
+
+// whole says that every voter but n has all that was acknowledged, so that the loss of n alone is within the promise.
+func (w *world) whole(n *simNode) bool {
+	for _, m := range w.record.Voters() {
+		o := w.node(m.Node)
+		if o == n || o.self() != m {
+			continue
+		}
+		have := 0
+		for _, e := range o.disk.log {
+			if w.acked[e.value] {
+				have++
+			}
+		}
+		if have < len(w.acked) {
+			return false
+		}
+	}
+	return true
+}
+
+func (w *world) run(steps int) {
+	for range steps {
+		w.step(false)
+		if w.fault != "" {
+			return
+		}
+	}
+}
+
+// heal ends all faults and demands progress: a new write is acknowledged and every voter is in sync again.
+func (w *world) heal() {
+	for _, n := range w.nodes {
+		n.paused = 0
+		if !n.up {
+			n.start()
+		}
+	}
+	for i := range 6000 {
+		w.step(true)
+		if w.fault != "" {
+			return
+		}
+		if i%50 == 0 {
+			for _, n := range w.nodes {
+				w.setFailed(n.id, false)
+			}
+		}
+		if i > 300 && w.settled() {
+			return
+		}
+	}
+	w.fail("no progress: record %+v, acked %d, waiting %d", w.record, len(w.acked), len(w.waiting))
+}
+
+func (w *world) settled() bool {
+	if len(w.record.ISR) < w.record.Have.RF {
+		return false
+	}
+	for _, n := range w.nodes {
+		if n.reign != nil && n.self() == w.record.Primary && n.reign.Ready() && n.commit == n.last() {
+			return true
+		}
+	}
+	return false
+}
+
+func seeds(t *testing.T) int {
+	if s := os.Getenv("THEMIS_SEEDS"); s != "" {
+		n, err := strconv.Atoi(s)
+		if err != nil {
+			t.Fatalf("THEMIS_SEEDS=%q: %v", s, err)
+		}
+		return n
+	}
+	return 1000
+}
+
+func simulate(seed uint64, tracing bool) *world {
+	w := newWorld(seed)
+	w.tracing = tracing
+	w.run(700)
+	if w.fault == "" {
+		w.heal()
+	}
+	return w
+}
+
+// TestSeeds runs the pure core of replication, election and the shard record through random faults. A fault prints its seed
+// and the whole run; THEMIS_SEED=n repeats one.
+func TestSeeds(t *testing.T) {
+	if s := os.Getenv("THEMIS_SEED"); s != "" {
+		seed, err := strconv.ParseUint(s, 10, 64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		w := simulate(seed, true)
+		t.Logf("%s", strings.Join(w.trace, "\n"))
+		if w.fault != "" {
+			t.Fatal(w.fault)
+		}
+		return
+	}
+	acked, epochs := 0, 0
+	for seed := range uint64(seeds(t)) {
+		w := simulate(seed, false)
+		acked += len(w.acked)
+		epochs += int(w.record.Epoch)
+		if w.fault != "" {
+			w = simulate(seed, true)
+			t.Fatalf("seed %d: %s\n%s", seed, w.fault, strings.Join(w.trace, "\n"))
+		}
+	}
+	if n := seeds(t); acked < n || epochs < 2*n {
+		t.Fatalf("the simulation does too little to show anything: %d writes acknowledged, %d epochs in %d runs", acked, epochs, n)
+	}
+	t.Logf("%d writes acknowledged, %d epochs", acked, epochs)
+}
