@@ -311,3 +311,11 @@ func DecodeOps(b []byte) ([]Op, error) {
 
 // Placement is the placement key of hash placement: the token, four bytes big endian, so that stores scan in token order.
 func (t Token) Placement() []byte { return binary.BigEndian.AppendUint32(nil, uint32(t)) }
+
+// entryFixedBytes: len u32, crc32c u32, version u8, kind u8, flags u16, and seq, lsn, epoch, hlc and commit as u64.
+const entryFixedBytes = 4 + 4 + 1 + 1 + 2 + 5*8
+
+// FrameBytes is what e takes up in its log: LSN + FrameBytes is where the next entry begins.
+func (e Entry) FrameBytes() Bytes {
+	return Bytes(entryFixedBytes + len(AppendTags(nil, e.Tags)) + len(e.Payload))
+}
