@@ -112,6 +112,34 @@ func (s Shard) Join(r Replica) (Shard, error) {
 	return next, nil
 }
 
+// Enlist makes a spare that already follows the shard a joining copy: it counts for nothing until AddToISR makes it a voter,
+// but it has less to copy than one that begins empty. One joins at a time.
+func (s Shard) Enlist(m Member, replaces *Member) (Shard, error) {
+	r, ok := s.Replica(m.Node)
+	if !ok || r.Member != m || r.Class != Spare {
+		return s, refuse(s, "spare", "%s with storage %s is not a spare here", m.Node, m.Storage)
+	}
+	without := s.clone()
+	without.Replicas = slices.DeleteFunc(without.Replicas, func(x Replica) bool { return x.Member == m })
+	r.Replaces, r.Upstream = replaces, ""
+	next, err := without.Join(r)
+	if err != nil {
+		return s, err
+	}
+	return next, nil
+}
+
+// StandDown makes a joining copy a spare again, since what it was to replace is back.
+func (s Shard) StandDown(m Member) (Shard, error) {
+	i := slices.IndexFunc(s.Replicas, func(r Replica) bool { return r.Member == m })
+	if i < 0 || s.Replicas[i].Class != Async {
+		return s, refuse(s, "joining", "%s with storage %s is not joining", m.Node, m.Storage)
+	}
+	next := s.clone()
+	next.Replicas[i].Class, next.Replicas[i].Replaces = Spare, nil
+	return next, nil
+}
+
 // Drop removes a copy that is not a voter.
 func (s Shard) Drop(m Member) (Shard, error) {
 	r, ok := s.Replica(m.Node)

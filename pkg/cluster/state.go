@@ -27,6 +27,9 @@ const (
 	Active   State = "ACTIVE"
 )
 
+// Unknown is said of what could not be asked. It is a state of the knowledge, not of the thing, so no transition leads to it.
+const Unknown State = "UNKNOWN"
+
 // Transition is one permitted change of state and its cause.
 type Transition struct {
 	From, To State
@@ -60,8 +63,10 @@ func NodeTransitions() []Transition {
 	return []Transition{
 		{Up, Suspect, "a probe failed"},
 		{Suspect, Up, "a probe was answered"},
+		{Suspect, Draining, "a probe was answered, and an operator's word stands"},
 		{Suspect, FailedState, "silent for the failure timeout"},
 		{FailedState, Up, "a probe was answered"},
+		{FailedState, Draining, "a probe was answered, and an operator's word stands"},
 		{Up, Draining, "an operator asked"},
 		{Draining, Up, "an operator took it back"},
 		{Draining, Suspect, "a probe failed"},
