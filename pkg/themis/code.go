@@ -3,7 +3,6 @@ package themis
 import (
 	"errors"
 	"fmt"
-	"net/http"
 	"slices"
 )
 
@@ -55,7 +54,7 @@ const (
 // CodeInfo is what a code means to the different faces.
 type CodeInfo struct {
 	Code      Code
-	Status    int // HTTP
+	Status    int // of HTTP
 	Exit      int
 	Retryable bool
 	Title     string
@@ -63,27 +62,27 @@ type CodeInfo struct {
 }
 
 var codes = []CodeInfo{
-	{InvalidArgument, http.StatusBadRequest, ExitUsage, false, "The request is not valid", "correct the field that the detail names"},
-	{Unauthenticated, http.StatusUnauthorized, ExitDenied, false, "No valid identity was presented", "present a certificate of this cluster's CA: --cacert, --cert, --key"},
-	{PermissionDenied, http.StatusForbidden, ExitDenied, false, "The certificate lacks a capability", "themis-cli pki show CERT"},
-	{NotFound, http.StatusNotFound, ExitFailed, false, "There is no such thing", ""},
-	{VersionMismatch, http.StatusPreconditionFailed, ExitFailed, false, "The document is not at the version that was asked for", "read the document and decide again"},
-	{TooLarge, http.StatusRequestEntityTooLarge, ExitFailed, false, "The request is too large", "a document is at most 16 MiB"},
-	{RefusedUnsafe, http.StatusConflict, ExitRefused, false, "Refused: it would not be safe", ""},
-	{StalePlan, http.StatusConflict, ExitStalePlan, false, "The world has changed since the plan was made", "make the plan again"},
-	{StaleRoute, http.StatusMisdirectedRequest, ExitFailed, true, "The routing table that was used is old", "nothing: clients refresh their table and ask again"},
-	{RequestIDReused, http.StatusUnprocessableEntity, ExitFailed, false, "The idempotency key was used for another request", "use a fresh Idempotency-Key"},
-	{RateLimited, http.StatusTooManyRequests, ExitFailed, true, "Too many requests", "wait and ask again"},
-	{NoPrimary, http.StatusServiceUnavailable, ExitFailed, true, "The shard has no primary", "themis-cli shard show {shard}"},
-	{NotEnoughReplicas, http.StatusServiceUnavailable, ExitFailed, true, "Too few in-sync replicas to accept writes", "themis-cli shard show {shard}"},
-	{Overloaded, http.StatusServiceUnavailable, ExitFailed, true, "A queue is full", "wait and ask again"},
-	{ReadOnly, http.StatusServiceUnavailable, ExitFailed, true, "The shard takes no writes", "themis-cli cluster health"},
-	{Deadline, http.StatusGatewayTimeout, ExitGaveUp, true, "Time ran out before anything was done", "ask again, or raise timeout_ms"},
-	{OutcomeUnknown, http.StatusGatewayTimeout, ExitFailed, false, "It is not known whether the write was done", "read the document before writing again, or repeat the request with the same Idempotency-Key"},
-	{Corrupt, http.StatusInternalServerError, ExitFailed, false, "Stored data is damaged", "themisdb-repl-doctor check"},
-	{Internal, http.StatusInternalServerError, ExitBug, false, "A fault of ours", "please report it with the node's log"},
-	{Unimplemented, http.StatusNotImplemented, ExitFailed, false, "This version can't do that", "see docs/status.md"},
-	{Unreachable, http.StatusBadGateway, ExitUnreachable, true, "No endpoint answers", "check the addresses, and whether the nodes run"},
+	{InvalidArgument, 400, ExitUsage, false, "The request is not valid", "correct the field that the detail names"},
+	{Unauthenticated, 401, ExitDenied, false, "No valid identity was presented", "present a certificate of this cluster's CA: --cacert, --cert, --key"},
+	{PermissionDenied, 403, ExitDenied, false, "The certificate lacks a capability", "themis-cli pki show CERT"},
+	{NotFound, 404, ExitFailed, false, "There is no such thing", ""},
+	{VersionMismatch, 412, ExitFailed, false, "The document is not at the version that was asked for", "read the document and decide again"},
+	{TooLarge, 413, ExitFailed, false, "The request is too large", "a document is at most 16 MiB"},
+	{RefusedUnsafe, 409, ExitRefused, false, "Refused: it would not be safe", ""},
+	{StalePlan, 409, ExitStalePlan, false, "The world has changed since the plan was made", "make the plan again"},
+	{StaleRoute, 421, ExitFailed, true, "The routing table that was used is old", "nothing: clients refresh their table and ask again"},
+	{RequestIDReused, 422, ExitFailed, false, "The idempotency key was used for another request", "use a fresh Idempotency-Key"},
+	{RateLimited, 429, ExitFailed, true, "Too many requests", "wait and ask again"},
+	{NoPrimary, 503, ExitFailed, true, "The shard has no primary", "themis-cli shard show {shard}"},
+	{NotEnoughReplicas, 503, ExitFailed, true, "Too few in-sync replicas to accept writes", "themis-cli shard show {shard}"},
+	{Overloaded, 503, ExitFailed, true, "A queue is full", "wait and ask again"},
+	{ReadOnly, 503, ExitFailed, true, "The shard takes no writes", "themis-cli cluster health"},
+	{Deadline, 504, ExitGaveUp, true, "Time ran out before anything was done", "ask again, or raise timeout_ms"},
+	{OutcomeUnknown, 504, ExitFailed, false, "It is not known whether the write was done", "read the document before writing again, or repeat the request with the same Idempotency-Key"},
+	{Corrupt, 500, ExitFailed, false, "Stored data is damaged", "themisdb-repl-doctor check"},
+	{Internal, 500, ExitBug, false, "A fault of ours", "please report it with the node's log"},
+	{Unimplemented, 501, ExitFailed, false, "This version can't do that", "see docs/status.md"},
+	{Unreachable, 502, ExitUnreachable, true, "No endpoint answers", "check the addresses, and whether the nodes run"},
 }
 
 // Codes is the table of all codes, in the contract's order.
