@@ -104,8 +104,8 @@ type Batch struct {
 type KV interface {
 	// Get reads one key; a record with revision 0 when it isn't there.
 	Get(ctx context.Context, key string) (Record, error)
-	// List reads a range in key order, and the revision at which that was the truth.
-	List(ctx context.Context, r Range) ([]Record, themis.Revision, error)
+	// List reads ranges, one behind the other, all at one revision, which it returns.
+	List(ctx context.Context, ranges ...Range) ([]Record, themis.Revision, error)
 	// Txn does t if its compares hold. Any error but ErrUnknownOutcome means that nothing was done.
 	Txn(ctx context.Context, t Txn) (ok bool, rev themis.Revision, err error)
 	// Watch yields every change of keys with the prefix from that revision on, in order. It ends after its first error:

@@ -69,12 +69,20 @@ func (m *Memory) Get(ctx context.Context, key string) (Record, error) {
 }
 
 // List implements KV.
-func (m *Memory) List(ctx context.Context, r Range) ([]Record, themis.Revision, error) {
+func (m *Memory) List(ctx context.Context, ranges ...Range) ([]Record, themis.Revision, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if err := m.usable(ctx); err != nil {
 		return nil, 0, err
 	}
+	var out []Record
+	for _, r := range ranges {
+		out = append(out, m.list(r)...)
+	}
+	return out, m.rev, nil
+}
+
+func (m *Memory) list(r Range) []Record {
 	from, _ := slices.BinarySearch(m.keys, r.From)
 	to, _ := slices.BinarySearch(m.keys, r.To)
 	keys := slices.Clone(m.keys[from:max(from, to)])
@@ -92,7 +100,7 @@ func (m *Memory) List(ctx context.Context, r Range) ([]Record, themis.Revision, 
 		}
 		out = append(out, rec)
 	}
-	return out, m.rev, nil
+	return out
 }
 
 // Txn implements KV.

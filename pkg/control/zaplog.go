@@ -1,0 +1,80 @@
+package control
+
+import (
+	"context"
+	"log/slog"
+	"maps"
+	"os"
+	"slices"
+	"sync"
+
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+
+	"github.com/themisdb/themis/pkg/themis"
+)
+
+// bridge makes etcd's warnings and errors lines of ours. Info and below are dropped: 260 lines at a start.
+type bridge struct {
+	to     *slog.Logger
+	fields []zapcore.Field
+}
+
+var _ zapcore.Core = bridge{}
+
+func (bridge) Enabled(l zapcore.Level) bool { return l >= zapcore.WarnLevel }
+
+func (b bridge) With(fields []zapcore.Field) zapcore.Core {
+	return bridge{b.to, slices.Concat(b.fields, fields)}
+}
+
+func (b bridge) Check(e zapcore.Entry, ce *zapcore.CheckedEntry) *zapcore.CheckedEntry {
+	if b.Enabled(e.Level) {
+		return ce.AddCore(e, b)
+	}
+	return ce
+}
+
+func (b bridge) Write(e zapcore.Entry, fields []zapcore.Field) error {
+	level := slog.LevelWarn
+	if e.Level > zapcore.WarnLevel {
+		level = slog.LevelError
+	}
+	values := zapcore.NewMapObjectEncoder()
+	for _, f := range slices.Concat(b.fields, fields) {
+		f.AddTo(values)
+	}
+	args := []any{"part", "etcd"}
+	for _, k := range slices.Sorted(maps.Keys(values.Fields)) {
+		args = append(args, k, values.Fields[k])
+	}
+	b.to.Log(context.Background(), level, e.Message, args...)
+	return nil
+}
+
+func (bridge) Sync() error { return nil }
+
+// lastWords runs before etcd ends the process: it does so when its disk is full or its files are damaged.
+type lastWords struct {
+	say  func(reason string)
+	exit func(code int)
+	once *sync.Once
+}
+
+// OnWrite implements zapcore.CheckWriteHook; it must not return.
+func (l lastWords) OnWrite(e *zapcore.CheckedEntry, fields []zapcore.Field) {
+	reason := e.Message
+	for _, f := range fields {
+		if err, ok := f.Interface.(error); ok && f.Type == zapcore.ErrorType {
+			reason += ": " + err.Error()
+		}
+	}
+	if l.say != nil {
+		l.once.Do(func() { l.say(reason) })
+	}
+	l.exit(themis.ExitFailed)
+}
+
+func newZap(to *slog.Logger, onFatal func(reason string)) *zap.Logger {
+	return zap.New(bridge{to: to}, zap.WithFatalHook(lastWords{onFatal, os.Exit, &sync.Once{}}))
+}
