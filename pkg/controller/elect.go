@@ -1,0 +1,185 @@
+package controller
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/themisdb/themis/pkg/cluster"
+	"github.com/themisdb/themis/pkg/internal/guard"
+	"github.com/themisdb/themis/pkg/themis"
+)
+
+// shard decides one change of the shard at most.
+func (t *step) shard(s cluster.Shard) {
+	if t.rehouse(s) || t.elect(s) || t.drop(s) {
+		return
+	}
+	t.join(s)
+}
+
+// rehouse follows a node to its new disk. The node's record and its heartbeat must agree on it: two processes under one name
+// must not blank each other's copies in turn.
+func (t *step) rehouse(s cluster.Shard) bool {
+	for _, r := range s.Replicas {
+		n, member := t.View.Nodes[r.Node]
+		if !member || n.Storage == "" {
+			continue
+		}
+		if a, alive := t.View.Alive[r.Node]; alive && a.Storage != n.Storage {
+			t.not("rehouse", string(s.ID)+"/"+string(r.Node), "identity", "the record of %s names storage %s, its heartbeat %s", r.Node, n.Storage, a.Storage)
+			continue
+		}
+		if n.Storage != r.Storage {
+			t.do(Rehouse{Shard: s.ID, Node: r.Node, Old: r.Storage, Storage: n.Storage})
+			return true
+		}
+	}
+	return false
+}
+
+// elect says whether the shard needs another reign, and begins the election if it can succeed and its time has come.
+func (t *step) elect(s cluster.Shard) bool {
+	rule, why := t.needsElection(s)
+	if rule == "" {
+		return false
+	}
+	subject := string(s.ID)
+	if t.Paused != "" {
+		t.not("elect", subject, "paused", "%s; elections are paused: %s", why, t.Paused)
+		return true
+	}
+	a := t.Elections[s.ID]
+	if a.Running || a.Failed > 0 && t.now.Before(a.Ended.Add(t.c.Backoff(a.Failed))) {
+		return true
+	}
+	skip := map[themis.NodeID]string{}
+	var answer []cluster.Member
+	var missing []string
+	for _, m := range s.Voters() {
+		reason := t.cannotReign(m.Node)
+		switch {
+		case reason != "":
+			skip[m.Node] = reason
+			missing = append(missing, string(m.Node)+" "+reason)
+		case !t.up(m.Node):
+			missing = append(missing, string(m.Node)+" does not answer")
+		default:
+			answer = append(answer, m)
+		}
+	}
+	stop, could := t.electable(s, answer)
+	if stop != "" {
+		if t.looked() {
+			t.not("elect", subject, stop, "%s; %s; %s", why, could, strings.Join(missing, ", "))
+		}
+		return true
+	}
+	if !s.Primary.IsZero() {
+		t.load[s.Primary.Node]--
+	}
+	t.do(Elect{Shard: s.ID, Epoch: s.Epoch + 1, Rule: rule, Why: why, Skip: skip, Load: maps.Clone(t.load)})
+	t.load[t.likely(s, answer)]++
+	return true
+}
+
+// needsElection says why the shard's primary can't go on, or nothing.
+func (t *step) needsElection(s cluster.Shard) (rule, why string) {
+	node := s.Primary.Node
+	switch {
+	case s.Epoch == 0:
+		return "first-reign", "it never had a primary"
+	case s.Primary.IsZero():
+		return "no-primary", "it has no primary"
+	}
+	if _, ok := t.View.Nodes[node]; !ok {
+		return "member", fmt.Sprintf("its primary %s is no longer a member", node)
+	}
+	if f, ok := t.View.Failed[node]; ok {
+		return "failed", fmt.Sprintf("its primary %s is FAILED: %s", node, f.Why)
+	}
+	if t.restarted(s) {
+		return "boot", fmt.Sprintf("its primary %s has restarted since it was crowned", node)
+	}
+	if t.cut(node) {
+		return "cut", fmt.Sprintf("its primary %s has been cut from the control plane for longer than its lease", node)
+	}
+	return "", ""
+}
+
+// restarted says whether another process answers for the primary than the one that was crowned. Only an answer that is newer
+// than the last election counts: an older one may be of the process before.
+func (t *step) restarted(s cluster.Shard) bool {
+	if !guard.On(guard.BootCheck) {
+		return false
+	}
+	tried := t.Elections[s.ID].Ended
+	if p := t.Probes[s.Primary.Node]; p.Boot != "" {
+		return p.Boot != s.Boot && !p.LastOK.Before(tried)
+	}
+	a, alive := t.View.Alive[s.Primary.Node]
+	return alive && a.Boot != "" && a.Boot != s.Boot && tried.IsZero()
+}
+
+// cut says whether the node answers, says that it can't reach the control plane, and the control plane has not heard it for
+// longer than a lease.
+func (t *step) cut(node themis.NodeID) bool {
+	if _, alive := t.View.Alive[node]; alive {
+		return false
+	}
+	p, gone := t.Probes[node], t.AliveGone[node]
+	return p.Answered() && p.ControlCut && !gone.IsZero() && t.now.Sub(gone) >= t.c.CutAfter
+}
+
+// cannotReign says why a voter's ballot isn't even asked for.
+func (t *step) cannotReign(node themis.NodeID) string {
+	if _, ok := t.View.Nodes[node]; !ok {
+		return "is no longer a member"
+	}
+	if f, ok := t.View.Failed[node]; ok {
+		return "is FAILED: " + f.Why
+	}
+	if p := t.Probes[node]; p.Answered() && p.ControlCut && node != t.Self {
+		return "can't reach the control plane"
+	}
+	return ""
+}
+
+// electable is what package election will ask for, counted beforehand over those that answer: a ballot fences the old reign, so
+// none is asked for in vain. stop is the rule that isn't met, or nothing.
+func (t *step) electable(s cluster.Shard, answer []cluster.Member) (stop, words string) {
+	voters := s.Voters()
+	need, rule := 1, string(s.Have.Mode)
+	switch {
+	case s.Epoch == 0:
+		need, rule = len(voters), "first-reign"
+	case s.Have.Mode == themis.Sync:
+		rule = "isr"
+		answer = slices.DeleteFunc(slices.Clone(answer), func(m cluster.Member) bool { return !s.InSync(m) })
+	case s.Have.Mode == themis.SemiSync:
+		need, rule = max(1, len(voters)-s.Have.K), "ballots"
+	}
+	if len(answer) >= need && len(answer) > 0 {
+		return "", ""
+	}
+	of := fmt.Sprintf("%d of %d voters answer, %d must", len(answer), len(voters), need)
+	if rule == "isr" {
+		of = fmt.Sprintf("%d of %d in-sync members answer, 1 must", len(answer), len(s.ISR))
+	}
+	return rule, of
+}
+
+// likely is who wins among equals: used to spread the primaries of one step, never to decide.
+func (t *step) likely(s cluster.Shard, answer []cluster.Member) themis.NodeID {
+	var best themis.NodeID
+	for _, m := range answer {
+		if s.Epoch > 0 && s.Have.Mode == themis.Sync && !s.InSync(m) {
+			continue
+		}
+		if best == "" || t.load[m.Node] < t.load[best] || t.load[m.Node] == t.load[best] && m.Node < best {
+			best = m.Node
+		}
+	}
+	return best
+}
