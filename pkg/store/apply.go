@@ -1,7 +1,9 @@
 package store
 
 import (
+	"bytes"
 	"fmt"
+	"slices"
 
 	"github.com/cockroachdb/pebble/v2"
 
@@ -37,37 +39,69 @@ func (s *Store) Apply(entries []themis.Entry) ([]Result, error) {
 	if err := s.Fault(); err != nil {
 		return nil, err
 	}
-	w := s.newWriter()
-	defer func() { w.close() }()
 	results := make([]Result, 0, len(entries))
-	done := 0 // of results, handed to Pebble
-	for _, e := range entries {
-		ops, err := check(w.state.position, e)
+	for len(entries) > 0 {
+		group, refusal := s.group(entries)
+		r, err := s.applyGroup(group)
+		results = append(results, r...)
 		if err != nil {
-			if errC := w.commit(); errC != nil {
-				return results[:done], errC
-			}
 			return results, err
 		}
-		r, err := w.add(e, ops)
-		if err != nil {
-			s.aging = aging{} // it may have lost what the batch was to drop
-			return results[:done], err
+		if refusal != nil {
+			return results, refusal
 		}
-		results = append(results, r)
-		if w.batch.Len() >= batchBytes {
-			if err := w.commit(); err != nil {
-				return results[:done], err
-			}
-			done = len(results)
-			w.close()
-			w = s.newWriter()
-		}
-	}
-	if err := w.commit(); err != nil {
-		return results[:done], err
+		entries = entries[len(group):]
 	}
 	return results, s.Fault()
+}
+
+// checked is an entry with its operations.
+type checked struct {
+	themis.Entry
+	ops []themis.Op
+}
+
+// group takes the entries that go into one batch: as many as can be applied, until they are large or refused.
+func (s *Store) group(entries []themis.Entry) (group []checked, refusal error) {
+	at := s.Applied()
+	group = make([]checked, 0, min(len(entries), 512))
+	for size := 0; len(group) < len(entries) && size < batchBytes; {
+		e := entries[len(group)]
+		ops, err := check(at, e)
+		if err != nil {
+			return group, err
+		}
+		group = append(group, checked{e, ops})
+		at = themis.Position{Seq: e.Seq, Epoch: e.Epoch}
+		size += len(e.Payload)
+	}
+	return group, nil
+}
+
+// applyGroup applies all of the group, or nothing of it and returns an error.
+func (s *Store) applyGroup(group []checked) ([]Result, error) {
+	if len(group) == 0 {
+		return nil, nil
+	}
+	w := s.newWriter()
+	defer w.close()
+	if err := w.load(group); err != nil {
+		return nil, err
+	}
+	results := make([]Result, 0, len(group))
+	for _, e := range group {
+		r, err := w.add(e.Entry, e.ops)
+		if err != nil {
+			s.aging = aging{} // it may have lost what the batch was to drop
+			return nil, err
+		}
+		results = append(results, r)
+	}
+	if err := w.commit(); err != nil {
+		s.aging = aging{}
+		return nil, err
+	}
+	return results, nil
 }
 
 // check says why e can't be applied after position at, or returns its operations.
@@ -157,6 +191,26 @@ func (w *writer) find(key []byte) ([]byte, bool, error) {
 		return nil, false, w.s.failed("look up", err)
 	}
 	return v, true, nil
+}
+
+// load looks up what the store holds under the group's keys, in order of key: neighbours share blocks, and a seek forward
+// to a near key is the cheapest. It is most of the work of applying.
+func (w *writer) load(group []checked) error {
+	var keys [][]byte
+	for _, e := range group {
+		for _, o := range e.ops {
+			keys = append(keys, documentKey(make([]byte, 0, 16+len(o.Placement)+len(o.Key)), o.Collection, o.Placement, o.Key))
+		}
+	}
+	slices.SortFunc(keys, bytes.Compare)
+	for _, k := range keys {
+		h, err := w.held(k)
+		if err != nil {
+			return err
+		}
+		w.docs[string(k)] = h
+	}
+	return nil
 }
 
 func (w *writer) held(key []byte) (held, error) {

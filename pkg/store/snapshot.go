@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"path"
 	"slices"
 	"strings"
 
@@ -28,7 +29,7 @@ type Snapshot struct {
 type File struct {
 	Name   string       `json:"name"`
 	Size   themis.Bytes `json:"size"`
-	SHA256 string       `json:"sha256"` // hexadecimal
+	SHA256 string       `json:"sha256,omitempty"` // hexadecimal; empty: not known, see Hash
 }
 
 // Bytes is the size of all files.
@@ -88,27 +89,46 @@ func listFiles(fs vfs.FS, dir string) ([]File, error) {
 	slices.Sort(names)
 	files := make([]File, 0, len(names))
 	for _, n := range names {
-		f, err := fileOf(fs, dir, n, io.Discard)
+		info, err := fs.Stat(fs.PathJoin(dir, n))
 		if err != nil {
 			return nil, err
 		}
-		files = append(files, f)
+		files = append(files, File{Name: n, Size: themis.Bytes(info.Size())})
 	}
 	return files, nil
 }
 
-// fileOf reads a file, writes it to w as well and says what it read.
-func fileOf(fs vfs.FS, dir, name string, w io.Writer) (File, error) {
-	f, err := fs.Open(fs.PathJoin(dir, name), vfs.SequentialReadsOption)
+// Hash reads the files of the checkpoint in dir and returns snap with their hashes. A size that isn't snap's is CORRUPT.
+func Hash(dir string, snap Snapshot, o Options) (Snapshot, error) {
+	o = o.withDefaults()
+	files := slices.Clone(snap.Files)
+	for i, f := range files {
+		sum, err := hashFile(o.FS, dir, f, io.Discard)
+		if err != nil {
+			return Snapshot{}, fmt.Errorf("hash %s: %w", dir, err)
+		}
+		files[i].SHA256 = sum
+	}
+	snap.Files = files
+	return snap, nil
+}
+
+// hashFile reads a file, writes it to w as well, compares it with what is known of it and returns its hash.
+func hashFile(fs vfs.FS, dir string, want File, w io.Writer) (string, error) {
+	f, err := fs.Open(fs.PathJoin(dir, want.Name), vfs.SequentialReadsOption)
 	if err != nil {
-		return File{}, err
+		return "", err
 	}
 	h := sha256.New()
 	n, err := io.Copy(io.MultiWriter(h, w), f)
 	if err := errors.Join(err, f.Close()); err != nil {
-		return File{}, fmt.Errorf("read %s: %w", name, err)
+		return "", fmt.Errorf("read %s: %w", want.Name, err)
 	}
-	return File{Name: name, Size: themis.Bytes(n), SHA256: hex.EncodeToString(h.Sum(nil))}, nil
+	sum := hex.EncodeToString(h.Sum(nil))
+	if themis.Bytes(n) != want.Size || want.SHA256 != "" && want.SHA256 != sum {
+		return "", themis.Errorf(themis.Corrupt, "checkpoint file %s: %d bytes with SHA-256 %s, want %d with %s", want.Name, n, sum, want.Size, want.SHA256)
+	}
+	return sum, nil
 }
 
 // Beside a store's directory stand, during a replacement only: the new one while it is built, and the old one until the new
@@ -120,9 +140,11 @@ const (
 )
 
 // Install makes dir, which must not be open, the store that the checkpoint files in directory from hold, and drops what dir
-// held before. Every file is checked against want, and the result is opened once, before anything is given up. After a crash
-// at any point the next Open or Install finds the old store or the new one, whole. from is left as it is. Files that are
-// missing, changed or in excess are CORRUPT, a checkpoint of a later format is UNIMPLEMENTED ("UPGRADE_NEEDED …").
+// held before. Every file is checked against want (size, and hash where want has one), and the result is opened once, before
+// anything is given up. After a crash at any point the next Open or Install finds the old store or the new one, whole. from is
+// left as it is; on the same file system its tables are linked, not copied, so nobody may change them afterwards, only remove
+// them. Files that are missing, changed or in excess are CORRUPT, a checkpoint of a later format is UNIMPLEMENTED
+// ("UPGRADE_NEEDED …").
 func Install(dir, from string, want Snapshot, o Options) error {
 	if err := o.Validate(); err != nil {
 		return err
@@ -181,7 +203,10 @@ func stage(o Options, dir, from string, want Snapshot) error {
 		if f.Name == "" || f.Name == "." || f.Name == ".." || strings.ContainsAny(f.Name, `/\`) {
 			return themis.Errorf(themis.Corrupt, "checkpoint file %q: not a plain name", f.Name)
 		}
-		if err := copyFile(fs, from, dir, f); err != nil {
+		if !slices.Contains(names, f.Name) {
+			return themis.Errorf(themis.Corrupt, "checkpoint file %s is missing", f.Name)
+		}
+		if err := bring(fs, from, dir, f); err != nil {
 			return err
 		}
 	}
@@ -197,22 +222,51 @@ func stage(o Options, dir, from string, want Snapshot) error {
 	return errors.Join(syncDir(fs, dir), syncDir(fs, fs.PathDir(dir)))
 }
 
-func copyFile(fs vfs.FS, from, to string, want File) error {
-	f, err := fs.Create(fs.PathJoin(to, want.Name), vfs.WriteCategoryUnspecified)
+// bring puts one file into the new store, checked and on disk. Tables never change, so a link will do; the others are copied.
+func bring(fs vfs.FS, from, to string, want File) error {
+	target := fs.PathJoin(to, want.Name)
+	if ext := path.Ext(want.Name); ext == ".sst" || ext == ".blob" {
+		if err := vfs.LinkOrCopy(fs, fs.PathJoin(from, want.Name), target); err != nil {
+			return err
+		}
+		if err := syncFile(fs, target); err != nil {
+			return err
+		}
+		return checkFile(fs, to, want)
+	}
+	f, err := fs.Create(target, vfs.WriteCategoryUnspecified)
 	if err != nil {
 		return err
 	}
-	got, err := fileOf(fs, from, want.Name, f)
+	_, err = hashFile(fs, from, want, f)
 	if err == nil {
 		err = f.Sync()
 	}
-	if err := errors.Join(err, f.Close()); err != nil {
+	return errors.Join(err, f.Close())
+}
+
+// checkFile reads the file only when there is a hash to compare with.
+func checkFile(fs vfs.FS, dir string, want File) error {
+	if want.SHA256 != "" {
+		_, err := hashFile(fs, dir, want, io.Discard)
 		return err
 	}
-	if got != want {
-		return themis.Errorf(themis.Corrupt, "checkpoint file %s: %d bytes with SHA-256 %s, want %d with %s", want.Name, got.Size, got.SHA256, want.Size, want.SHA256)
+	info, err := fs.Stat(fs.PathJoin(dir, want.Name))
+	if err != nil {
+		return err
+	}
+	if got := themis.Bytes(info.Size()); got != want.Size {
+		return themis.Errorf(themis.Corrupt, "checkpoint file %s: %d bytes, want %d", want.Name, got, want.Size)
 	}
 	return nil
+}
+
+func syncFile(fs vfs.FS, name string) error {
+	f, err := fs.OpenReadWrite(name, vfs.WriteCategoryUnspecified)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Sync(), f.Close())
 }
 
 // verify opens the new store without writing to it and compares its position.

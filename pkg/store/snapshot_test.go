@@ -1,0 +1,235 @@
+package store
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
+
+	"github.com/themisdb/themis/pkg/themis"
+)
+
+func mustCheckpoint(t testing.TB, s *Store, dir string) Snapshot {
+	t.Helper()
+	snap, err := s.Checkpoint(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return snap
+}
+
+func TestCheckpointAndInstall(t *testing.T) {
+	base := t.TempDir()
+	s := mustOpen(t, nil, base+"/store")
+	j := newJournal()
+	j.entries = randomLog(rand.New(rand.NewPCG(1, 1)), 200)
+	mustApply(t, s, j.entries[:150]...)
+	want := mustDigest(t, s, DigestOptions{})
+	snap := mustCheckpoint(t, s, base+"/checkpoint")
+	mustApply(t, s, j.entries[150:]...) // the checkpoint doesn't move
+	if snap.Position != want.Position || snap.HLC == 0 || snap.Bytes() == 0 {
+		t.Fatalf("%+v, want position %+v", snap, want.Position)
+	}
+	hashed, err := Hash(base+"/checkpoint", snap, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Checkpoint(base + "/checkpoint"); themis.CodeOf(err) != themis.InvalidArgument {
+		t.Fatalf("over an existing directory: %v", err)
+	}
+	requireCode(t, Install(base+"/store", base+"/checkpoint", hashed, Options{}), themis.RefusedUnsafe, "in use")
+
+	for name, target := range map[string]string{"fresh": base + "/other/store", "over another": base + "/store"} {
+		t.Run(name, func(t *testing.T) {
+			if name == "over another" {
+				if err := s.Close(); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := Install(target, base+"/checkpoint", hashed, Options{}); err != nil {
+				t.Fatal(err)
+			}
+			got := mustOpen(t, nil, target)
+			if d := mustDigest(t, got, DigestOptions{}); d != want {
+				t.Fatalf("%+v, want %+v", d, want)
+			}
+			mustApply(t, got, j.entries[150:]...)
+			if names, _ := vfs.Default.List(base); slices.ContainsFunc(names, func(n string) bool { return strings.HasPrefix(n, "store.") }) {
+				t.Fatalf("left behind: %v", names)
+			}
+		})
+	}
+	again, err := Hash(base+"/checkpoint", snap, Options{}) // stores that run from linked tables don't change them
+	if err != nil || fmt.Sprint(again) != fmt.Sprint(hashed) {
+		t.Fatalf("the checkpoint changed: %v", err)
+	}
+}
+
+func TestInstallRefuses(t *testing.T) {
+	fs := vfs.NewMem()
+	s := mustOpen(t, fs, "source")
+	j := newJournal()
+	j.write(put(1, "a", strings.Repeat("x", 5000)))
+	mustApply(t, s, j.entries...)
+	plain := mustCheckpoint(t, s, "checkpoint")
+	snap, err := Hash("checkpoint", plain, Options{FS: fs})
+	if err != nil {
+		t.Fatal(err)
+	}
+	sst := slices.IndexFunc(snap.Files, func(f File) bool { return strings.HasSuffix(f.Name, ".sst") })
+	for name, c := range map[string]struct {
+		change func(fs *vfs.MemFS, s *Snapshot)
+		code   themis.Code
+		text   string
+	}{
+		"missing":      {func(fs *vfs.MemFS, s *Snapshot) { _ = fs.Remove("checkpoint/" + s.Files[sst].Name) }, themis.Corrupt, "missing"},
+		"in excess":    {func(fs *vfs.MemFS, _ *Snapshot) { _ = writeFile(fs, "checkpoint/000999.sst", nil) }, themis.Corrupt, "not listed"},
+		"changed":      {func(fs *vfs.MemFS, s *Snapshot) { flip(t, fs, "checkpoint/"+s.Files[sst].Name, 100) }, themis.Corrupt, "SHA-256"},
+		"size":         {func(_ *vfs.MemFS, s *Snapshot) { s.Files[sst].SHA256 = ""; s.Files[sst].Size++ }, themis.Corrupt, "bytes"},
+		"path":         {func(_ *vfs.MemFS, s *Snapshot) { s.Files[sst].Name = "../x.sst" }, themis.Corrupt, ""},
+		"other point":  {func(_ *vfs.MemFS, s *Snapshot) { s.Position.Seq++ }, themis.Corrupt, "seq 1"},
+		"later format": {func(_ *vfs.MemFS, s *Snapshot) { s.Format++ }, themis.Unimplemented, "UPGRADE_NEEDED"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			fs := vfs.NewMem()
+			copied, err := vfs.Clone(s.fs, fs, "checkpoint", "checkpoint")
+			if err != nil || !copied {
+				t.Fatal(copied, err)
+			}
+			old := mustOpen(t, fs, "store")
+			k := newJournal()
+			k.write(put(3, "old", "kept"))
+			mustApply(t, old, k.entries...)
+			if _, err := old.Flush(); err != nil {
+				t.Fatal(err)
+			}
+			if err := old.Close(); err != nil {
+				t.Fatal(err)
+			}
+			bad := snap
+			bad.Files = slices.Clone(snap.Files)
+			c.change(fs, &bad)
+			requireCode(t, Install("store", "checkpoint", bad, Options{FS: fs}), c.code, c.text)
+			if _, ok, err := mustOpen(t, fs, "store").Get(7, themis.Token(3).Placement(), "old"); !ok || err != nil {
+				t.Fatalf("the old store: %v %v", ok, err)
+			}
+			if exists(fs, "store"+suffixNew) {
+				t.Fatal("a half-built store stays behind")
+			}
+		})
+	}
+}
+
+// flip changes one bit of a file.
+func flip(t testing.TB, fs vfs.FS, name string, at int) {
+	t.Helper()
+	f, err := fs.Open(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := io.ReadAll(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = f.Close()
+	b = bytes.Clone(b)
+	b[at] ^= 1
+	if err := writeFile(fs, name, b); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestInstallCrash stops the disk before each of its operations in turn; what is left must open as the old or the new store.
+func TestInstallCrash(t *testing.T) {
+	source := vfs.NewMem()
+	s := mustOpen(t, source, "source")
+	mustApply(t, s, randomLog(rand.New(rand.NewPCG(9, 9)), 60)...)
+	newDigest := mustDigest(t, s, DigestOptions{})
+	snap := mustCheckpoint(t, s, "checkpoint")
+	for _, fresh := range []bool{false, true} {
+		seen := map[themis.Seq]int{}
+		rng := rand.New(rand.NewPCG(4, 4))
+		for stop, finished := int32(0), false; !finished; stop++ {
+			fs := vfs.NewCrashableMem()
+			if _, err := vfs.Clone(source, fs, "checkpoint", "checkpoint", vfs.CloneSync); err != nil {
+				t.Fatal(err)
+			}
+			if err := fs.MkdirAll("shard", 0o755); err != nil {
+				t.Fatal(err)
+			}
+			if err := syncDir(fs, ""); err != nil {
+				t.Fatal(err)
+			}
+			oldDigest := Digest{}
+			if !fresh {
+				oldDigest = oldStore(t, fs, "shard/store")
+			}
+			left := installUntil(t, fs, snap, stop, rng)
+			finished = left == nil
+			if finished {
+				left = fs
+			}
+			got := mustOpen(t, left, "shard/store")
+			d := mustDigest(t, got, DigestOptions{})
+			seen[d.Position.Seq]++
+			if d != newDigest && (d.Position != oldDigest.Position || !fresh && d != oldDigest) {
+				t.Fatalf("stopped before operation %d: neither old nor new: %+v", stop, d)
+			}
+			if err := got.Close(); err != nil {
+				t.Fatal(err)
+			}
+			for _, left2 := range []string{"shard/store" + suffixNew, "shard/store" + suffixOld, "shard/store/" + markWhole} {
+				if exists(left, left2) {
+					t.Fatalf("stopped before operation %d: %s stays behind", stop, left2)
+				}
+			}
+		}
+		if len(seen) != 2 {
+			t.Fatalf("old and new should both occur: %v", seen)
+		}
+	}
+}
+
+func oldStore(t *testing.T, fs vfs.FS, dir string) Digest {
+	t.Helper()
+	s := mustOpen(t, fs, dir)
+	j := newJournal()
+	j.write(put(1, "old", "document"))
+	j.write(del(2, "older"))
+	mustApply(t, s, j.entries...)
+	if _, err := s.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	d := mustDigest(t, s, DigestOptions{})
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
+// installUntil runs Install on a disk that loses power before the given operation, and returns what it then holds; nil when
+// Install came to its end first.
+func installUntil(t *testing.T, fs *vfs.MemFS, snap Snapshot, stop int32, rng *rand.Rand) (left *vfs.MemFS) {
+	t.Helper()
+	n := int32(0)
+	cut := errorfs.InjectorFunc(func(op errorfs.Op) error {
+		if op.Kind.ReadOrWrite() != errorfs.OpIsWrite {
+			return nil
+		}
+		if n == stop && left == nil {
+			left = fs.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: rng.IntN(101), RNG: rng})
+		}
+		n++
+		return nil
+	})
+	if err := Install("shard/store", "checkpoint", snap, Options{FS: errorfs.Wrap(fs, cut)}); err != nil {
+		t.Fatal(err)
+	}
+	return left
+}
