@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc/credentials"
@@ -62,12 +63,14 @@ func (t *transport) OverrideServerName(string) error {
 }
 
 func (t *transport) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthInfo, error) {
-	conn, info, err := t.shake(raw, func(c credentials.TransportCredentials, raw net.Conn) (net.Conn, credentials.AuthInfo, error) {
+	held := &heldConn{Conn: raw}
+	conn, info, err := t.shake(held, func(c credentials.TransportCredentials, raw net.Conn) (net.Conn, credentials.AuthInfo, error) {
 		return c.ServerHandshake(raw)
 	})
-	if err != nil {
+	if err != nil && badCertificate(err) {
 		linger(raw)
 	}
+	held.released.Store(true)
 	return conn, info, err
 }
 
@@ -115,6 +118,20 @@ func badCertificate(err error) bool {
 	return refused || errors.Is(err, pki.ErrExtension)
 }
 
+// heldConn stays open until it is released; gRPC closes what is below it when the handshake fails.
+type heldConn struct {
+	net.Conn
+	released atomic.Bool
+}
+
+func (h *heldConn) Close() error {
+	if !h.released.Load() {
+		return nil
+	}
+	return h.Conn.Close()
+}
+
+// linger says that no more will come, and reads until the client, having read why, hangs up.
 func linger(raw net.Conn) {
 	half, ok := raw.(interface{ CloseWrite() error })
 	if !ok || half.CloseWrite() != nil || raw.SetReadDeadline(time.Now().Add(lingerTime)) != nil {

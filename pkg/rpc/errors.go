@@ -237,15 +237,19 @@ func asError(err error, changes bool) *themis.Error {
 	if e, ok := errors.AsType[*themis.Error](err); ok {
 		return e
 	}
-	code := themis.Internal
-	switch st, _ := status.FromError(err); {
-	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled), st.Code() == codes.DeadlineExceeded, st.Code() == codes.Canceled:
-		code = themis.Deadline
-		if changes {
-			code = themis.OutcomeUnknown
-		}
-	case st.Code() == codes.ResourceExhausted:
-		code = themis.TooLarge
+	st, over := status.FromError(err)
+	if !over {
+		st = status.FromContextError(err)
 	}
-	return &themis.Error{Code: code, Detail: err.Error(), Err: err}
+	e := &themis.Error{Code: themis.Internal, Detail: err.Error(), Err: err}
+	if over {
+		e.Detail = st.Message()
+	}
+	if code, ok := plainCodes[st.Code()]; ok {
+		e.Code = code
+	}
+	if changes && (e.Code == themis.Deadline || e.Code == themis.Unreachable) {
+		e.Code = themis.OutcomeUnknown
+	}
+	return e
 }
