@@ -31,7 +31,7 @@ func testContext(t *testing.T) context.Context {
 	return ctx
 }
 
-func newCA(t *testing.T, cluster string) *pki.CA {
+func newCA(t testing.TB, cluster string) *pki.CA {
 	t.Helper()
 	ca, err := pki.NewCA(pki.CAOptions{Cluster: cluster})
 	if err != nil {
@@ -41,7 +41,7 @@ func newCA(t *testing.T, cluster string) *pki.CA {
 }
 
 // files issues a certificate and saves it.
-func files(t *testing.T, ca *pki.CA, r pki.Request) pki.Files {
+func files(t testing.TB, ca *pki.CA, r pki.Request) pki.Files {
 	t.Helper()
 	if r.Node != "" {
 		r.Datacenter, r.Loopback = "dc1", true
@@ -57,7 +57,7 @@ func files(t *testing.T, ca *pki.CA, r pki.Request) pki.Files {
 	return f
 }
 
-func source(t *testing.T, ca *pki.CA, r pki.Request) *pki.Source {
+func source(t testing.TB, ca *pki.CA, r pki.Request) *pki.Source {
 	t.Helper()
 	s, err := pki.Open(files(t, ca, r), pki.Options{})
 	if err != nil {
@@ -139,7 +139,7 @@ type running struct {
 }
 
 // start runs a server on a free port until the test ends.
-func start(t *testing.T, o ServerOptions, s *services) *running {
+func start(t testing.TB, o ServerOptions, s *services) *running {
 	t.Helper()
 	r := &running{reg: prometheus.NewRegistry(), log: &syncBuffer{}}
 	if o.Metrics == nil {
@@ -178,7 +178,7 @@ func start(t *testing.T, o ServerOptions, s *services) *running {
 	return r
 }
 
-func pool(t *testing.T, o PoolOptions) *Pool {
+func pool(t testing.TB, o PoolOptions) *Pool {
 	t.Helper()
 	p, err := NewPool(o)
 	if err != nil {
