@@ -25,9 +25,10 @@ type Log struct {
 	commit    sync.Mutex
 	tw        *tidwall.Log
 	scratch   tidwall.Batch
-	tail      *os.File // our own handle on the last segment: tidwall syncs only when it rolls
-	tailBytes int64    // what tidwall counts in its last segment
-	sync      func(*os.File) error
+	tail      *os.File             // our own handle on the last segment: tidwall syncs only when it rolls
+	tailBytes int64                // what tidwall counts in its last segment
+	sync      func(*os.File) error // fdatasync, but in tests
+	syncDir   func(string) error   // syncDir, but in tests
 	lastSync  time.Duration
 
 	meta   sync.Mutex   // held while LOG is replaced

@@ -38,7 +38,12 @@ func (l logFile) encode() []byte {
 		panic(err) // a struct of strings and numbers
 	}
 	b = append(b, '\n')
-	return fmt.Appendf(b, "crc32c %08x\n", crc32.Checksum(b, castagnoli))
+	return append(b, sumLine(b)...)
+}
+
+// sumLine is the second line of LOG, for its first.
+func sumLine(first []byte) string {
+	return fmt.Sprintf("crc32c %08x\n", crc32.Checksum(first, castagnoli))
 }
 
 // decodeLogFile reads what encode wrote, byte for byte; anything else is themis.ErrMalformed, a later format ErrUpgrade.
@@ -48,7 +53,7 @@ func decodeLogFile(b []byte) (logFile, error) {
 	if !ok {
 		return l, fmt.Errorf("%w: %s: cut short", themis.ErrMalformed, logName)
 	}
-	if want := fmt.Sprintf("crc32c %08x\n", crc32.Checksum(b[:len(line)+1], castagnoli)); string(sum) != want {
+	if string(sum) != sumLine(b[:len(line)+1]) {
 		return l, fmt.Errorf("%w: %s: checksum does not match", themis.ErrMalformed, logName)
 	}
 	if err := json.Unmarshal(line, &l); err != nil {

@@ -45,7 +45,7 @@ func Open(dir string, o Options) (_ *Log, _ Recovery, err error) {
 	if err != nil {
 		return nil, Recovery{}, err
 	}
-	l := &Log{dir: dir, o: o, lock: lock, sync: fdatasync}
+	l := &Log{dir: dir, o: o, lock: lock, sync: fdatasync, syncDir: syncDir}
 	defer func() {
 		if err == nil {
 			return

@@ -91,7 +91,7 @@ func (l *Log) write(b *batch) (rolled []roll, tailBytes int64, err error) {
 
 // enterSegment follows tidwall to the segment that it has begun. Its name must be durable before anything in it is acknowledged.
 func (l *Log) enterSegment(first themis.Seq) error {
-	if err := syncDir(l.dir); err != nil {
+	if err := l.syncDir(l.dir); err != nil {
 		return fmt.Errorf("sync %s: %w", l.dir, err)
 	}
 	tail, err := os.OpenFile(segmentPath(l.dir, first), os.O_WRONLY, filePerm)
