@@ -214,5 +214,5 @@ func serialText(cert *x509.Certificate) string {
 	if cert.SerialNumber == nil {
 		return ""
 	}
-	return fmt.Sprintf("%X", cert.SerialNumber)
+	return fmt.Sprintf("%X", cert.SerialNumber.Bytes())
 }

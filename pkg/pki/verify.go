@@ -1,7 +1,6 @@
 package pki
 
 import (
-	"bytes"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -151,7 +150,7 @@ func (t *trust) explain(leaf *x509.Certificate, usage x509.ExtKeyUsage, now time
 	if invalid, ok := errors.AsType[x509.CertificateInvalidError](err); ok {
 		switch invalid.Reason {
 		case x509.Expired:
-			return outOfTime(leaf, leaf, now)
+			return outOfTime(leaf, invalid.Cert, now)
 		case x509.IncompatibleUsage:
 			return refuse(WrongUsage, leaf, "themis-cli pki issue "+holder(leaf),
 				"may not be used for %s authentication", map[x509.ExtKeyUsage]string{x509.ExtKeyUsageServerAuth: "server", x509.ExtKeyUsageClientAuth: "client"}[usage])
@@ -160,11 +159,6 @@ func (t *trust) explain(leaf *x509.Certificate, usage x509.ExtKeyUsage, now time
 	if _, ok := errors.AsType[x509.UnknownAuthorityError](err); !ok {
 		return refuse(Invalid, leaf, "themis-cli pki show CERT", "is not valid: %v", err)
 	}
-	for _, ca := range t.cas {
-		if bytes.Equal(ca.RawSubject, leaf.RawIssuer) && leaf.CheckSignatureFrom(ca) == nil && (now.After(ca.NotAfter) || now.Before(ca.NotBefore)) {
-			return outOfTime(leaf, ca, now)
-		}
-	}
 	return refuse(UnknownCA, leaf, "check which cluster the address belongs to, or issue the certificate with this cluster's CA",
 		"is signed by %.200q, which is no CA of cluster %s", leaf.Issuer, t.own.Cluster)
 }
@@ -172,7 +166,7 @@ func (t *trust) explain(leaf *x509.Certificate, usage x509.ExtKeyUsage, now time
 // outOfTime says how far outside its time cert is: the leaf itself or the CA that signed it.
 func outOfTime(leaf, cert *x509.Certificate, now time.Time) *Refusal {
 	subject, fix := "", "themis-cli pki rotate "+holder(leaf)
-	if cert != leaf {
+	if !cert.Equal(leaf) {
 		subject, fix = "is signed by a CA that ", "themis-cli pki ca"
 	}
 	if now.Before(cert.NotBefore) {
