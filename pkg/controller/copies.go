@@ -104,9 +104,10 @@ func (t *step) needless(s cluster.Shard, r cluster.Replica) string {
 	return ""
 }
 
-// join begins one copy where one is lost or missing. It waits for a primary to copy from, and for the copy that joins already.
+// join begins one copy where one is lost or missing. It waits for a primary to copy from, for the copy that joins
+// already, and until this controller knows who is up.
 func (t *step) join(s cluster.Shard) {
-	if slices.ContainsFunc(s.Replicas, isJoining) || !t.up(s.Primary.Node) {
+	if !t.looked() || slices.ContainsFunc(s.Replicas, isJoining) || !t.up(s.Primary.Node) {
 		return
 	}
 	replaces, why := t.wanted(s)

@@ -146,8 +146,9 @@ type ControlState struct {
 	Mode    string // embedded, external
 	Leader  themis.NodeID
 	Members []ControlMember
-	Quorum  *bool     // nil: could not be asked
-	Since   time.Time // with Quorum false: since when
+	Quorum  *bool             // nil: could not be asked
+	Since   time.Time         // with Quorum false: since when
+	NotDone map[string]string // by subject (shard-1): why the controller holds back
 }
 
 // ControlMember is one member of the control plane.

@@ -1,0 +1,270 @@
+package health
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/themisdb/themis/pkg/cluster"
+	"github.com/themisdb/themis/pkg/themis"
+)
+
+// shardView is one shard while its part of the report is made.
+type shardView struct {
+	*builder
+	s       cluster.Shard
+	primary *LocalReplica // the primary's own word; nil: not known
+	out     ShardReport
+}
+
+func (b *builder) shard(s cluster.Shard) ShardReport {
+	v := &shardView{builder: b, s: s}
+	v.out = ShardReport{
+		ID: s.ID, Epoch: s.Epoch, Mode: s.Have.Mode, RF: s.Have.RF, K: s.Have.K, Primary: s.Primary.Node,
+		ISR: []themis.NodeID{}, Replicas: []ReplicaReport{},
+	}
+	if s.Want != s.Have {
+		v.out.Want = ptr(s.Want)
+	}
+	for _, m := range s.ISR {
+		v.out.ISR = append(v.out.ISR, m.Node)
+	}
+	slices.SortFunc(v.out.ISR, func(x, y themis.NodeID) int { return natural(string(x), string(y)) })
+	if l := b.local(s.Primary, s.ID); l != nil && l.Role == Primary && l.Epoch >= s.Epoch {
+		v.primary = l
+		v.out.Bytes, v.out.Documents, v.out.Commit = copied(l.Bytes), copied(l.Documents), ptr(l.Commit)
+		v.out.Queued = ptr(int64(0))
+		if l.Stalled != nil {
+			v.out.Queued = ptr(int64(l.Stalled.Queued))
+		}
+	}
+	for _, r := range s.Replicas {
+		v.out.Replicas = append(v.out.Replicas, v.replica(r))
+	}
+	slices.SortFunc(v.out.Replicas, func(x, y ReplicaReport) int {
+		if (x.Role == Primary) != (y.Role == Primary) {
+			if x.Role == Primary {
+				return -1
+			}
+			return 1
+		}
+		return natural(string(x.Node), string(y.Node))
+	})
+	v.serving()
+	v.policy()
+	for _, r := range v.out.Replicas {
+		v.replicaFindings(r)
+	}
+	v.crashCost()
+	switch {
+	case v.out.Readable != nil && !*v.out.Readable:
+		v.out.State = ShardUnavailable
+	case b.hurt[s.ID]:
+		v.out.State = ShardDegraded
+	default:
+		v.out.State = ShardOK
+	}
+	return v.out
+}
+
+func copied[T any](p *T) *T {
+	if p == nil {
+		return nil
+	}
+	return ptr(*p)
+}
+
+func (v *shardView) find(code Code, node themis.NodeID, since time.Time, x values) {
+	v.add(code, "", place{shard: v.s.ID, node: node}, since, x)
+}
+
+// serving decides readable and writable, and says why not.
+func (v *shardView) serving() {
+	s, node := v.s, v.s.Primary.Node
+	f, failed := v.view.Failed[node]
+	_, member := v.view.Nodes[node]
+	switch {
+	case s.Primary.IsZero() && s.Epoch == 0:
+		v.noPrimary("none was elected yet", time.Time{})
+	case s.Primary.IsZero():
+		v.noPrimary("the last one lost its disk, and no other was elected", time.Time{})
+	case !member:
+		v.noPrimary(fmt.Sprintf("%s led it and is no longer a member", node), time.Time{})
+	case failed:
+		v.noPrimary(fmt.Sprintf("%s led it and is FAILED (%s)", node, f.Why), f.Since)
+	case v.fresh(node) == nil:
+		v.out.Writable = v.floorBroken()
+		v.find(StateUnknown, "", v.states[node].Since, values{
+			"what": "whether " + string(s.ID) + " serves", "cause": fmt.Sprintf("its primary %s gave no answer", node),
+		})
+	case v.primary == nil:
+		v.notServing("it does not act as the primary yet")
+	case v.primary.Broken != "":
+		v.notServing(v.primary.Broken)
+	case v.primary.Blank != "":
+		v.notServing(v.primary.Blank)
+	case v.primary.NotServing != "":
+		v.notServing(v.primary.NotServing)
+	default:
+		v.out.Readable = ptr(true)
+		v.writable()
+	}
+}
+
+func (v *shardView) noPrimary(cause string, since time.Time) {
+	v.out.Readable, v.out.Writable = ptr(false), ptr(false)
+	if why := v.control.NotDone[string(v.s.ID)]; why != "" {
+		cause += "; held back: " + why
+	}
+	answering := 0
+	for _, m := range v.s.Voters() {
+		if v.fresh(m.Node) != nil {
+			answering++
+		}
+	}
+	v.find(ShardNoPrimary, "", since, values{"epoch": uint64(v.s.Epoch), "cause": cause, "voters": len(v.s.Voters()), "answering": answering})
+}
+
+func (v *shardView) notServing(cause string) {
+	v.out.Readable, v.out.Writable = ptr(false), ptr(false)
+	v.find(ShardNotServing, "", time.Time{}, values{"epoch": uint64(v.s.Epoch), "cause": cause, "node": string(v.s.Primary.Node)})
+}
+
+// floorBroken is false where the record alone shows that no write can be taken, else not known.
+func (v *shardView) floorBroken() *bool {
+	if v.s.Have.Mode == themis.Sync && len(v.s.ISR) < 1+v.s.Have.K {
+		return ptr(false)
+	}
+	return nil
+}
+
+func (v *shardView) writable() {
+	need, have, what := 0, 0, ""
+	switch v.s.Have.Mode {
+	case themis.Sync:
+		need, have, what = 1+v.s.Have.K, len(v.s.ISR), "in-sync copies are there"
+	case themis.SemiSync:
+		need, what = v.s.Have.K, "followers are connected"
+		for _, f := range v.primary.Followers {
+			if r, ok := v.s.Replica(f.Node); ok && r.Member == f.Member && r.Class == cluster.Voter && f.Connected {
+				have++
+			}
+		}
+	}
+	stall := v.primary.Stalled
+	cause := v.primary.ReadOnly
+	if cause == "" && (have < need || stall != nil) {
+		cause = fmt.Sprintf("%d of %d %s", have, need, what)
+	}
+	v.out.Writable = ptr(cause == "")
+	if cause == "" {
+		return
+	}
+	waits, since := v.repair(), time.Time{}
+	if stall != nil {
+		since = stall.Since
+		if stall.Waits != "" {
+			waits = "they wait for " + stall.Waits
+		}
+	}
+	long, words := known(int64(0), false), "an unknown time"
+	if !since.IsZero() {
+		long, words = millis(v.now.Sub(since)), duration(v.now.Sub(since))
+	}
+	v.find(ShardReadOnly, "", since, values{"cause": cause, "queued": *v.out.Queued, "waits": waits, "have": have, "need": need, "for_ms": long, "for": words})
+}
+
+// repair says in words what is being done about a missing copy.
+func (v *shardView) repair() string {
+	for _, r := range v.out.Replicas {
+		if !r.Joining {
+			continue
+		}
+		if r.Rebuild == nil {
+			return fmt.Sprintf("a new copy on %s is joining", r.Node)
+		}
+		return fmt.Sprintf("a new copy is being built on %s (%s %%, ETA %s)", r.Node, word(r.Rebuild.Percent), eta(r.Rebuild.ETAMs))
+	}
+	if why := v.control.NotDone[string(v.s.ID)]; why != "" {
+		return "no new copy is being built: " + why
+	}
+	return "no new copy is being built yet"
+}
+
+func eta(ms *int64) string {
+	if ms == nil {
+		return "unknown"
+	}
+	return duration(time.Duration(*ms) * time.Millisecond)
+}
+
+// policy adds the findings about how many copies there should be and how writes are acknowledged.
+func (v *shardView) policy() {
+	s := v.s
+	voters := len(s.Voters())
+	if voters < s.Want.RF {
+		v.find(CopyMissing, "", time.Time{}, values{"voters": voters, "rf": s.Want.RF, "repair": v.repair()})
+	}
+	if len(s.ISR) == 1 && s.Have.RF > 1 && s.Epoch > 0 {
+		v.find(ISROfOne, "", time.Time{}, values{"node": string(s.ISR[0].Node), "rf": s.Have.RF})
+	}
+	if s.Want.RF == 1 && s.Have.RF == 1 && voters == 1 {
+		v.find(SingleCopy, "", time.Time{}, values{"node": string(s.Voters()[0].Node)})
+	}
+	if s.Want != s.Have {
+		v.find(PolicyChanging, "", time.Time{}, values{"want": policyWords(s.Want), "have": policyWords(s.Have)})
+	}
+}
+
+func policyWords(p cluster.Policy) string {
+	return fmt.Sprintf("%s, replication factor %d, min_sync_replicas %d", p.Mode, p.RF, p.K)
+}
+
+// crashCost is nothing under the modes that wait for another disk; under ASYNC it is what the best follower lacks.
+func (v *shardView) crashCost() {
+	if v.s.Have.Mode != themis.Async {
+		v.out.CrashCost = CrashCost{ptr(int64(0)), ptr(int64(0))}
+		return
+	}
+	if p := v.primary; p != nil {
+		best, lag := themis.Seq(0), (*int64)(nil)
+		for _, r := range v.out.Replicas {
+			if r.Role == Replica && !r.Joining && r.Seq != nil && *r.Seq >= best {
+				best, lag = *r.Seq, copied(r.LagMs)
+			}
+		}
+		v.out.CrashCost = CrashCost{ptr(ahead(p.Seq, best)), lag}
+	}
+	if v.s.Have.RF > 1 {
+		v.find(AsyncMayLose, "", time.Time{}, values{"node": string(v.s.Primary.Node), "entries": v.out.CrashCost.Entries, "ms": v.out.CrashCost.Ms})
+	}
+}
+
+func ahead(a, b themis.Seq) int64 {
+	if b >= a {
+		return 0
+	}
+	return int64(a - b) //nolint:gosec // seqs stay far below 2^63
+}
+
+// lagWords is how far the copy is behind.
+func lagWords(r ReplicaReport) string {
+	var parts []string
+	if r.LagEntries != nil {
+		parts = append(parts, fmt.Sprintf("%d entries behind", *r.LagEntries))
+	}
+	if r.LagBytes != nil {
+		parts = append(parts, fmt.Sprintf("%d bytes", *r.LagBytes))
+	}
+	if r.LagMs != nil {
+		parts = append(parts, fmt.Sprintf("%d ms", *r.LagMs))
+	}
+	if len(parts) == 0 {
+		parts = append(parts, "how far it is behind is not known")
+	}
+	if r.Why != "" {
+		parts = append(parts, r.Why)
+	}
+	return strings.Join(parts, ", ")
+}
