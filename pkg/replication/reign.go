@@ -235,6 +235,17 @@ func (r *Reign) trim() {
 	}
 }
 
+// Copies is on how many voters' disks the entry is known to be, this one's included.
+func (r *Reign) Copies(seq themis.Seq) int {
+	n := 0
+	for _, m := range r.shard.Voters() {
+		if m == r.self && r.durable >= seq || m != r.self && r.seq(m) >= seq {
+			n++
+		}
+	}
+	return n
+}
+
 // Missing is how long the member has lacked its oldest missing entry; 0 if it has all.
 func (r *Reign) Missing(m cluster.Member, now time.Time) time.Duration {
 	have := r.seq(m)

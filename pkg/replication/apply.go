@@ -1,0 +1,108 @@
+package replication
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/themisdb/themis/pkg/internal/guard"
+	"github.com/themisdb/themis/pkg/store"
+	"github.com/themisdb/themis/pkg/themis"
+	"github.com/themisdb/themis/pkg/wal"
+)
+
+const applyBytes = 4 << 20 // applied in one call at most, a larger entry apart
+
+// safe tells that everything up to seq is committed.
+func (r *Replica) safe(seq themis.Seq) {
+	for {
+		old := r.commit.Load()
+		if uint64(seq) <= old {
+			return
+		}
+		if r.commit.CompareAndSwap(old, uint64(seq)) {
+			break
+		}
+	}
+	r.log.SetCommit(seq)
+	r.applied.wake()
+}
+
+// applyLoop brings committed entries from the log into the store, and nothing above the commit seq (promise 13).
+func (r *Replica) applyLoop(ctx context.Context) error {
+	var scan *wal.Scanner
+	defer func() {
+		if scan != nil {
+			_ = scan.Close()
+		}
+	}()
+	for {
+		next := r.applied.next()
+		s := r.openStore()
+		have := s.Applied().Seq
+		upTo := min(themis.Seq(r.commit.Load()), r.log.Durable())
+		if !guard.On(guard.CommitOnly) {
+			upTo = r.log.Durable()
+		}
+		if have >= upTo {
+			select {
+			case <-ctx.Done():
+				return ctx.Err()
+			case <-next:
+			}
+			continue
+		}
+		if scan != nil && scan.Pos().Seq != have {
+			_ = scan.Close()
+			scan = nil
+		}
+		if scan == nil {
+			var err error
+			if scan, err = r.log.Scan(have + 1); err != nil {
+				if r.exchanged(s) {
+					continue
+				}
+				return fmt.Errorf("apply %s from seq %d: %w", r.o.Shard, have+1, err)
+			}
+		}
+		entries, err := readEntries(scan, upTo)
+		if errors.Is(err, wal.ErrCut) || r.exchanged(s) {
+			_ = scan.Close()
+			scan = nil
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("apply %s from seq %d: %w", r.o.Shard, have+1, err)
+		}
+		results, err := s.Apply(entries)
+		if err != nil {
+			if errors.Is(err, store.ErrClosed) && r.exchanged(s) {
+				continue
+			}
+			return fmt.Errorf("apply %s: %w", r.o.Shard, err)
+		}
+		r.answer(results)
+		r.applied.wake()
+	}
+}
+
+// exchanged says whether an install has put another store in the place of s.
+func (r *Replica) exchanged(s *store.Store) bool { return r.openStore() != s }
+
+func readEntries(scan *wal.Scanner, upTo themis.Seq) ([]themis.Entry, error) {
+	var out []themis.Entry
+	for size := 0; size < applyBytes && scan.Pos().Seq < upTo; {
+		e, err := scan.Next()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return nil, err
+		}
+		e.Payload = append([]byte(nil), e.Payload...) // valid only until the next call
+		size += len(e.Payload)
+		out = append(out, e)
+	}
+	return out, nil
+}

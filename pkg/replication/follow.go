@@ -1,0 +1,250 @@
+package replication
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/themisdb/themis/pkg/election"
+	"github.com/themisdb/themis/pkg/internal/guard"
+	"github.com/themisdb/themis/pkg/store"
+	"github.com/themisdb/themis/pkg/themis"
+)
+
+// following is one primary's stream into this replica. A newer one, a ballot or a reign of its own ends it.
+type following struct {
+	r      *Replica
+	epoch  themis.Epoch
+	ctx    context.Context //nolint:containedctx // ends with the stream
+	cancel context.CancelCauseFunc
+	heard  time.Time
+	from   themis.NodeID
+}
+
+// Accept answers a primary's hello. Where the welcome accepts frames, f serves them; its caller sends the welcome first.
+func (r *Replica) Accept(ctx context.Context, h Hello) (w Welcome, f *following, err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.fault != nil {
+		return Welcome{Refused: "this copy is out: " + r.fault.Error()}, nil, nil
+	}
+	w = Receive(r.standing(), h)
+	if !w.Accepted {
+		return w, nil, nil
+	}
+	if r.reign != nil {
+		if r.reign.epoch >= h.Epoch {
+			return Welcome{Refused: "this copy leads", Promised: r.promise.Promised}, nil, nil
+		}
+		r.reign.end(fmt.Errorf("%s leads epoch %d", h.Primary.Node, h.Epoch))
+		r.reign = nil
+		r.leading.Store(nil)
+	}
+	if r.follow != nil {
+		r.follow.cancel(errors.New("a newer stream came"))
+		r.follow = nil
+	}
+	if err := r.promiseEpoch(h.Epoch); err != nil {
+		return w, nil, err
+	}
+	if w.Install {
+		return w, nil, nil
+	}
+	if err := r.cutBack(w.Common, h); err != nil {
+		return w, nil, err
+	}
+	fctx, cancel := context.WithCancelCause(ctx)
+	r.follow = &following{r: r, epoch: h.Epoch, ctx: fctx, cancel: cancel, heard: time.Now(), from: h.Primary.Node}
+	return w, r.follow, nil
+}
+
+// cutBack takes away what the primary's log doesn't have, after it was written to rescued/; mu is held.
+func (r *Replica) cutBack(common themis.Seq, h Hello) error {
+	last := r.log.Last()
+	if last.Seq <= common {
+		return nil
+	}
+	file, n, err := r.rescue(common+1, last.Seq)
+	if err != nil {
+		return fmt.Errorf("rescue seq %d to %d of %s: %w", common+1, last.Seq, r.o.Shard, err)
+	}
+	if err := r.log.TruncateBack(common); err != nil {
+		return fmt.Errorf("cut %s behind seq %d: %w", r.o.Shard, common, err)
+	}
+	r.o.Event("log_cut", "done", "lineage", fmt.Sprintf("%d entries behind seq %d are not in the log of epoch %d; %d writes saved to %s", last.Seq-common, common, h.Epoch, n, file), h.Epoch)
+	r.o.Logger.Warn("divergent tail cut", "seq", common, "cut", last.Seq-common, "epoch", h.Epoch, "rescued", file)
+	return nil
+}
+
+// Serve takes what the primary ships until the stream, this replica or a later epoch ends it.
+func (f *following) Serve(in Incoming) error {
+	defer f.cancel(nil)
+	msgs := make(chan Ship, 64)
+	failed := make(chan error, 1)
+	go func() { // ends when Recv does, and Recv ends when the caller's stream does
+		for {
+			m, err := in.Recv()
+			if err != nil {
+				failed <- err
+				return
+			}
+			select {
+			case msgs <- m:
+			case <-f.ctx.Done():
+				failed <- context.Cause(f.ctx)
+				return
+			}
+		}
+	}()
+	for {
+		select {
+		case <-f.ctx.Done():
+			f.r.mu.Lock()
+			promised := f.r.promise.Promised
+			f.r.mu.Unlock()
+			return in.Send(Reply{Promised: promised, Refused: fmt.Sprint(context.Cause(f.ctx))})
+		case err := <-failed:
+			return err
+		case m := <-msgs:
+			reply, err := f.take(merge(m, msgs))
+			if err != nil {
+				return errors.Join(err, in.Send(Reply{Refused: err.Error()}))
+			}
+			if err := in.Send(reply); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// merge puts what waits already behind m, so that one fsync and one ack serve all of it.
+func merge(m Ship, more <-chan Ship) Ship {
+	owned := false
+	for len(m.Frames) < applyBytes {
+		select {
+		case x := <-more:
+			if len(x.Frames) > 0 {
+				if !owned {
+					m.Frames, owned = append(make([]byte, 0, len(m.Frames)+2*len(x.Frames)), m.Frames...), true
+				}
+				m.Frames = append(m.Frames, x.Frames...)
+			}
+			m.Commit, m.Sent, m.Whole = max(m.Commit, x.Commit), x.Sent, m.Whole || x.Whole
+		default:
+			return m
+		}
+	}
+	return m
+}
+
+func (f *following) take(m Ship) (Reply, error) {
+	r := f.r
+	r.mu.Lock()
+	if r.follow != f || f.epoch < r.promise.Promised && guard.On(guard.Fence) {
+		promised := r.promise.Promised
+		r.mu.Unlock()
+		return Reply{Promised: promised, Refused: "another primary is followed"}, nil
+	}
+	if len(m.Frames) > 0 {
+		if _, err := r.log.AppendFrames(m.Frames); err != nil {
+			r.mu.Unlock()
+			if themis.CodeOf(err) != themis.InvalidArgument {
+				r.failIfPoisoned(err)
+			}
+			return Reply{}, fmt.Errorf("append from %s: %w", f.from, err)
+		}
+	}
+	now := time.Now()
+	f.heard = now
+	r.leased = now.Add(election.ReadLease)
+	if m.Whole {
+		if err := r.nowWhole(); err != nil {
+			r.mu.Unlock()
+			return Reply{}, err
+		}
+	}
+	durable := r.log.Durable()
+	r.mu.Unlock()
+	r.safe(min(m.Commit, durable))
+	return Reply{Durable: durable, Applied: r.openStore().Applied().Seq, Echo: m.Sent}, nil
+}
+
+// nowWhole takes a rebuilt copy for whole: the control plane counts it, so its primary was the current one; mu is held.
+func (r *Replica) nowWhole() error {
+	if _, is := r.log.Blank(); is {
+		if err := r.log.ClearBlank(); err != nil {
+			return err
+		}
+	}
+	if r.promise.Blank == "" {
+		return nil
+	}
+	next := r.promise
+	next.Blank = ""
+	if err := next.write(r.o.Dir); err != nil {
+		return err
+	}
+	r.promise = next
+	r.o.Logger.Info("copy is whole", "epoch", next.Promised, "seq", r.log.Durable())
+	return nil
+}
+
+// Install puts a primary's checkpoint in dir in the place of this replica's store, and an empty log behind it. Until the
+// primary says that it is counted the replica is blank.
+func (r *Replica) Install(h Hello, snap store.Snapshot, dir string) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if w := Receive(r.standing(), h); !w.Accepted {
+		return themis.Errorf(themis.RefusedUnsafe, "install: %s", w.Refused).In(r.o.Shard)
+	}
+	if r.follow != nil {
+		r.follow.cancel(errors.New("an install began"))
+		r.follow = nil
+	}
+	common := Common(r.log.Lineage(), r.log.Last().Seq, h.Lineage, h.Last)
+	if last := r.log.Last().Seq; common < last && common >= r.log.Base().Seq {
+		if _, _, err := r.rescue(common+1, last); err != nil {
+			return fmt.Errorf("rescue before install: %w", err)
+		}
+	}
+	next := r.promise
+	next.Promised = max(next.Promised, h.Epoch)
+	if next.Blank == "" {
+		next.Blank = "being rebuilt"
+	}
+	next.Lineage = h.Lineage
+	if err := next.write(r.o.Dir); err != nil {
+		return err
+	}
+	r.promise = next
+	if err := r.exchangeStore(dir, snap); err != nil {
+		return err
+	}
+	if err := r.log.Reset(snap.Position, h.Lineage); err != nil {
+		return fmt.Errorf("begin the log behind seq %d: %w", snap.Position.Seq, err)
+	}
+	next.Lineage = nil
+	if err := next.write(r.o.Dir); err != nil {
+		return err
+	}
+	r.promise = next
+	r.safe(snap.Position.Seq)
+	r.o.Logger.Info("installed", "epoch", h.Epoch, "seq", snap.Position.Seq, "bytes", snap.Bytes())
+	return nil
+}
+
+func (r *Replica) exchangeStore(dir string, snap store.Snapshot) error {
+	r.storeMu.Lock()
+	defer r.storeMu.Unlock()
+	if err := r.store.Close(); err != nil {
+		return fmt.Errorf("close the old store: %w", err)
+	}
+	installErr := store.Install(r.storeDir(), dir, snap, r.o.Store)
+	s, err := store.Open(r.storeDir(), r.o.Store)
+	if err != nil {
+		return errors.Join(installErr, err)
+	}
+	r.store = s
+	return installErr
+}

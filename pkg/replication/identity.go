@@ -1,0 +1,83 @@
+package replication
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/themisdb/themis/pkg/themis"
+)
+
+// promiseFile is what a replica must not forget: the epoch below which it refuses everything, and whether it counts.
+type promiseFile struct {
+	Format   int                 `json:"format"`
+	Cluster  themis.ClusterID    `json:"cluster_id"`
+	Shard    themis.ShardID      `json:"shard"`
+	Storage  themis.StorageID    `json:"storage_id"`
+	Promised themis.Epoch        `json:"promised_epoch"`
+	Blank    string              `json:"blank,omitempty"`
+	Lineage  []themis.EpochStart `json:"install_lineage,omitempty"` // of the state that is being installed
+}
+
+const promiseName = "REPLICA.json"
+
+func readPromise(dir string) (promiseFile, bool, error) {
+	var p promiseFile
+	b, err := os.ReadFile(filepath.Join(dir, promiseName)) //nolint:gosec // a path of our own
+	if errors.Is(err, fs.ErrNotExist) {
+		return p, false, nil
+	}
+	if err == nil {
+		err = json.Unmarshal(b, &p)
+	}
+	if err == nil && p.Format != 1 {
+		err = fmt.Errorf("format %d, this version knows 1", p.Format)
+	}
+	if err != nil {
+		return p, true, themis.Errorf(themis.Corrupt, "read %s: %w", filepath.Join(dir, promiseName), err)
+	}
+	return p, true, nil
+}
+
+// write replaces the file: it leaves the old or the new content, whatever happens in between, and returns when the new one is
+// on disk.
+func (p promiseFile) write(dir string) error {
+	b, err := json.MarshalIndent(p, "", "  ")
+	if err != nil {
+		return fmt.Errorf("encode %s: %w", promiseName, err)
+	}
+	return replaceFile(filepath.Join(dir, promiseName), b)
+}
+
+func replaceFile(name string, data []byte) (err error) {
+	f, err := os.OpenFile(name+".new", os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600) //nolint:gosec // a path of our own
+	if err != nil {
+		return fmt.Errorf("replace %s: %w", name, err)
+	}
+	_, err = f.Write(data)
+	if err == nil {
+		err = f.Sync()
+	}
+	err = errors.Join(err, f.Close())
+	if err == nil {
+		err = os.Rename(name+".new", name)
+	}
+	if err == nil {
+		err = syncDir(filepath.Dir(name))
+	}
+	if err != nil {
+		return fmt.Errorf("replace %s: %w", name, err)
+	}
+	return nil
+}
+
+func syncDir(dir string) error {
+	d, err := os.Open(dir) //nolint:gosec // a path of our own
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}

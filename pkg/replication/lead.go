@@ -1,0 +1,316 @@
+package replication
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/themisdb/themis/pkg/cluster"
+	"github.com/themisdb/themis/pkg/store"
+	"github.com/themisdb/themis/pkg/themis"
+	"github.com/themisdb/themis/pkg/wal"
+)
+
+// reigning is one reign of this replica, from the crown to its end. All that acts as primary hangs on its context.
+type reigning struct {
+	r      *Replica
+	epoch  themis.Epoch
+	ctx    context.Context //nolint:containedctx // the reign is the context: what belongs to it ends with it
+	end    context.CancelCauseFunc
+	began  time.Time
+	group  *errgroup.Group
+	change signal // commit, acks, record: whoever waits looks again
+
+	mu       sync.Mutex
+	core     *Reign // nil until the barrier is on this disk
+	shippers map[cluster.Member]*shipper
+	waiting  map[themis.Seq]*pending
+	requests map[string]*pending
+	queued   int
+
+	stripes [stripes]stripe
+}
+
+// pending is a write that was appended and is not yet answered.
+type pending struct {
+	id     string // of the request
+	digest uint64
+	append *wal.Append
+	led    atomic.Bool // somebody waits for the disk on behalf of all
+	seq    themis.Seq
+	hlc    themis.HLC
+	keys   []string
+	done   chan struct{}
+	result store.Result // once done is closed and err is nil
+	err    error
+}
+
+// lead reigns over the record's epoch until the record, a follower, a ballot or the disk ends it. Only the disk's error, or
+// that of ctx, is returned.
+func (r *Replica) lead(ctx context.Context, record cluster.Shard) error {
+	rctx, end := context.WithCancelCause(ctx)
+	defer end(nil)
+	g, rctx := errgroup.WithContext(rctx)
+	rg := &reigning{
+		r: r, epoch: record.Epoch, ctx: rctx, end: end, began: time.Now(), group: g, shippers: map[cluster.Member]*shipper{},
+		waiting: map[themis.Seq]*pending{}, requests: map[string]*pending{},
+	}
+	defer r.dethrone(rg)
+	first, err := r.enthrone(rg, record)
+	if err == nil {
+		err = first.Wait()
+	}
+	if err != nil {
+		r.o.Event("reign", "failed", "", err.Error(), record.Epoch)
+		return onlyPoison(err)
+	}
+	now := time.Now()
+	rg.mu.Lock()
+	rg.core = NewReign(record, themis.Seq(r.commit.Load()), first.Entry().Seq, now, r.o.Rules)
+	rg.core.Durable(first.Entry().Seq, now)
+	rg.mu.Unlock()
+	r.o.Logger.Info("reign begins", "epoch", rg.epoch, "seq", first.Entry().Seq, "isr", record.ISR, "wait_ms", record.WaitMs)
+	g.Go(rg.loop)
+	err = g.Wait()
+	cause := context.Cause(rctx)
+	r.o.Logger.Info("reign ends", "epoch", rg.epoch, "cause", cause, "err", err)
+	return errors.Join(onlyPoison(err), ctx.Err())
+}
+
+// onlyPoison drops an error that ends a reign but not the replica.
+func onlyPoison(err error) error {
+	if errors.Is(err, wal.ErrPoisoned) {
+		return err
+	}
+	return nil
+}
+
+// enthrone makes this replica refuse all older epochs and everybody else's frames, and appends the reign's first entry.
+func (r *Replica) enthrone(rg *reigning, record cluster.Shard) (*wal.Append, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.last = record.Epoch
+	if r.follow != nil {
+		r.follow.cancel(errors.New("crowned"))
+		r.follow = nil
+	}
+	if record.Epoch < r.promise.Promised {
+		return nil, fmt.Errorf("epoch %d was promised meanwhile", r.promise.Promised)
+	}
+	if err := r.promiseEpoch(record.Epoch); err != nil {
+		return nil, err
+	}
+	floor := r.openStore().AppliedHLC()
+	r.log.SetClock(func(last themis.HLC, _ int) themis.HLC { return max(last, floor).After(time.Now()) })
+	if err := r.log.SetEpoch(record.Epoch); err != nil {
+		return nil, fmt.Errorf("begin epoch %d of %s: %w", record.Epoch, r.o.Shard, err)
+	}
+	r.reign = rg
+	r.leading.Store(rg)
+	return r.log.Begin(themis.KindBarrier, themis.Tags{}, nil, 1)
+}
+
+// dethrone leaves nothing of the reign behind; who still waits is told that the outcome is unknown.
+func (r *Replica) dethrone(rg *reigning) {
+	rg.end(errors.New("the reign ended"))
+	_ = rg.group.Wait()
+	r.mu.Lock()
+	if r.reign == rg {
+		r.reign = nil
+		r.leading.Store(nil)
+	}
+	r.mu.Unlock()
+	rg.mu.Lock()
+	defer rg.mu.Unlock()
+	for _, p := range rg.waiting {
+		p.err = r.unknown(rg.epoch)
+		close(p.done)
+	}
+	rg.waiting = map[themis.Seq]*pending{}
+	rg.change.wake()
+}
+
+func (r *Replica) unknown(e themis.Epoch) error {
+	return themis.Errorf(themis.OutcomeUnknown, "%s: the reign of epoch %d ended before the write was confirmed", r.o.Shard, e).In(r.o.Shard)
+}
+
+// loop carries out what the core decides.
+func (rg *reigning) loop() error {
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		if err := rg.learn(); err != nil {
+			return err
+		}
+		rg.staff()
+		select {
+		case <-rg.ctx.Done():
+			return rg.ctx.Err()
+		case <-tick.C:
+		}
+		now := time.Now()
+		rg.mu.Lock()
+		rg.core.Tick(now)
+		p := rg.core.Next(now)
+		rg.mu.Unlock()
+		rg.progress()
+		if p != nil {
+			rg.group.Go(func() error { return rg.propose(p) })
+		}
+	}
+}
+
+// learn takes the newest record; an error means that the reign is over.
+func (rg *reigning) learn() error {
+	rg.r.mu.Lock()
+	record, failed := rg.r.record, rg.r.failed
+	rg.r.mu.Unlock()
+	rg.mu.Lock()
+	err := rg.core.Learn(record, failed, time.Now())
+	rg.mu.Unlock()
+	if err != nil {
+		rg.end(err)
+	}
+	return err
+}
+
+// progress passes on what has become committed.
+func (rg *reigning) progress() {
+	rg.mu.Lock()
+	c := rg.core.Commit()
+	rg.mu.Unlock()
+	if c > themis.Seq(rg.r.commit.Load()) {
+		rg.r.safe(c)
+		rg.wakeShippers()
+	}
+	rg.change.wake()
+}
+
+// propose submits a change of the ISR until its outcome is known. Submitting the very same change again is harmless: it takes
+// effect at most once, since it names the revision that it changes.
+func (rg *reigning) propose(p *Proposal) error {
+	action := "isr_remove"
+	if p.Add {
+		action = "isr_add"
+	}
+	for {
+		ctx, cancel := context.WithTimeout(rg.ctx, 2*time.Second)
+		next, err := rg.r.o.Registry.ChangeShard(ctx, p.Seen, p.Next)
+		cancel()
+		now := time.Now()
+		switch {
+		case err == nil:
+			rg.r.o.Event(action, "done", "isr", fmt.Sprintf("%s: %s", p.Member, p.Why), rg.epoch)
+			rg.r.Learn(next, rg.r.verdicts())
+			return rg.learn()
+		case themis.CodeOf(err) == themis.StalePlan || themis.CodeOf(err) == themis.RefusedUnsafe:
+			rg.mu.Lock()
+			rg.core.Refused(now)
+			rg.mu.Unlock()
+			return nil
+		case rg.ctx.Err() != nil:
+			return rg.ctx.Err()
+		}
+		rg.r.o.Logger.Warn("change of the in-sync set not confirmed, submitting it again", "epoch", rg.epoch, "node", p.Member.Node, "err", err)
+		select {
+		case <-rg.ctx.Done():
+			return rg.ctx.Err()
+		case <-time.After(200 * time.Millisecond):
+		}
+	}
+}
+
+func (r *Replica) verdicts() map[themis.NodeID]bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.failed
+}
+
+// staff has one shipper for every other copy of the record, and none for others.
+func (rg *reigning) staff() {
+	rg.mu.Lock()
+	defer rg.mu.Unlock()
+	want := map[cluster.Member]bool{}
+	for _, rep := range rg.core.Shard().Replicas {
+		if rep.Member == rg.r.o.Self {
+			continue
+		}
+		want[rep.Member] = true
+		if rg.shippers[rep.Member] == nil {
+			ctx, stop := context.WithCancelCause(rg.ctx)
+			s := &shipper{rg: rg, to: rep.Member, stop: stop, wake: make(chan struct{}, 1)}
+			rg.shippers[rep.Member] = s
+			rg.group.Go(func() error { return s.run(ctx) })
+		}
+	}
+	for m, s := range rg.shippers {
+		if !want[m] {
+			s.stop(errors.New("no longer a copy of this shard"))
+			delete(rg.shippers, m)
+		}
+	}
+}
+
+func (rg *reigning) wakeShippers() {
+	rg.mu.Lock()
+	defer rg.mu.Unlock()
+	for _, s := range rg.shippers {
+		s.poke()
+	}
+}
+
+// tap hands every batch to the followers while it is on its way to the local disk.
+func (r *Replica) tap(b wal.Batch) {
+	rg := r.leading.Load()
+	if rg == nil {
+		return
+	}
+	rg.mu.Lock()
+	defer rg.mu.Unlock()
+	if rg.core != nil {
+		rg.core.Appended(b.Last, time.Now())
+	}
+	for _, s := range rg.shippers {
+		s.offer(b)
+	}
+}
+
+// durable tells the core how far the local disk is.
+func (rg *reigning) durable() {
+	rg.mu.Lock()
+	if rg.core != nil {
+		rg.core.Durable(rg.r.log.Durable(), time.Now())
+	}
+	rg.mu.Unlock()
+	rg.progress()
+}
+
+// answer gives waiting writes the results of their entries.
+func (r *Replica) answer(results []store.Result) {
+	rg := r.leading.Load()
+	if rg == nil {
+		return
+	}
+	var done []*pending
+	rg.mu.Lock()
+	for _, res := range results {
+		if p := rg.waiting[res.Seq]; p != nil {
+			delete(rg.waiting, res.Seq)
+			if p.id != "" {
+				delete(rg.requests, p.id)
+			}
+			p.result = res
+			done = append(done, p)
+		}
+	}
+	rg.mu.Unlock()
+	for _, p := range done {
+		rg.settle(p)
+		close(p.done)
+	}
+}

@@ -1,0 +1,407 @@
+package replication
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/themisdb/themis/pkg/cluster"
+	"github.com/themisdb/themis/pkg/election"
+	"github.com/themisdb/themis/pkg/store"
+	"github.com/themisdb/themis/pkg/themis"
+	"github.com/themisdb/themis/pkg/wal"
+)
+
+// Options are what a replica is opened with.
+type Options struct {
+	Dir     string
+	Cluster themis.ClusterID
+	Shard   themis.ShardID
+	Self    cluster.Member
+	Boot    themis.BootID
+	Fresh   bool // the record names this disk and no reign has begun: an empty directory is whole
+
+	Log   wal.Options // Cluster, Shard, Storage, Tap are set here
+	Store store.Options
+	Rules Rules
+
+	Transport Transport
+	Registry  Registry
+	Reigns    func(now time.Time) bool                                   // the node's lease holds: ASYNC may acknowledge
+	Event     func(action, outcome, rule, reason string, e themis.Epoch) // the audit trail
+	Logger    *slog.Logger
+
+	Heartbeat   time.Duration // default 300 ms
+	QueueWrites int           // writes that may wait for copies; default 4096
+	KeepLog     themis.Bytes  // log that is kept for followers that were away; default 1 GiB
+}
+
+func (o Options) withDefaults() Options {
+	if o.Heartbeat == 0 {
+		o.Heartbeat = 300 * time.Millisecond
+	}
+	if o.QueueWrites == 0 {
+		o.QueueWrites = 4096
+	}
+	if o.KeepLog == 0 {
+		o.KeepLog = 1 << 30
+	}
+	if o.Rules == (Rules{}) {
+		o.Rules = DefaultRules()
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.Event == nil {
+		o.Event = func(string, string, string, string, themis.Epoch) {}
+	}
+	o.Logger = o.Logger.With("shard", o.Shard)
+	o.Log.Cluster, o.Log.Shard, o.Log.Storage = o.Cluster, o.Shard, o.Self.Storage
+	o.Store.Logger = o.Logger
+	return o
+}
+
+// Replica is one shard's copy on this node.
+type Replica struct {
+	o      Options
+	log    *wal.Log
+	booted time.Time
+	aged   bool // the directory existed before this process
+	cut    string
+
+	storeMu sync.RWMutex // held for writing only while an install exchanges the store
+	store   *store.Store
+
+	mu      sync.Mutex // of what follows: who this replica listens to
+	promise promiseFile
+	leased  time.Time
+	reign   *reigning    // not nil while it leads
+	follow  *following   // not nil while it follows
+	last    themis.Epoch // the newest reign of its own
+	record  cluster.Shard
+	failed  map[themis.NodeID]bool
+	fault   error
+	learned chan struct{} // a newer record, or a verdict
+
+	leading atomic.Pointer[reigning] // reign, for those who must not wait for mu
+	commit  atomic.Uint64            // highest seq known to be committed
+	applied signal                   // something was committed or applied
+}
+
+// signal wakes all who wait for something to change.
+type signal struct {
+	mu sync.Mutex
+	ch chan struct{}
+}
+
+// next is closed at the next change. Take it before looking.
+func (s *signal) next() <-chan struct{} {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ch == nil {
+		s.ch = make(chan struct{})
+	}
+	return s.ch
+}
+
+func (s *signal) wake() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ch != nil {
+		close(s.ch)
+		s.ch = nil
+	}
+}
+
+// Open opens the replica in o.Dir and applies what is known to be committed. Errors of the log and the store pass through; a
+// directory of another cluster, shard or disk is INVALID_ARGUMENT.
+func Open(o Options) (_ *Replica, err error) {
+	o = o.withDefaults()
+	r := &Replica{o: o, booted: time.Now(), learned: make(chan struct{}, 1)}
+	if err := os.MkdirAll(o.Dir, 0o700); err != nil {
+		return nil, fmt.Errorf("open replica: %w", err)
+	}
+	p, there, err := readPromise(o.Dir)
+	if err != nil {
+		return nil, err
+	}
+	r.aged = there
+	switch {
+	case !there:
+		p = promiseFile{Format: 1, Cluster: o.Cluster, Shard: o.Shard, Storage: o.Self.Storage}
+		if !o.Fresh {
+			p.Blank = "a new copy, not yet filled"
+		}
+		if err := p.write(o.Dir); err != nil {
+			return nil, err
+		}
+	case p.Cluster != o.Cluster || p.Shard != o.Shard || p.Storage != o.Self.Storage:
+		return nil, themis.Errorf(themis.InvalidArgument, "%s belongs to %s of cluster %s on storage %s, not to %s of cluster %s on storage %s",
+			o.Dir, p.Shard, p.Cluster, p.Storage, o.Shard, o.Cluster, o.Self.Storage).In(o.Shard).Do("move the directory away; the copy is rebuilt from the others")
+	}
+	r.promise = p
+	o.Log.Tap = r.tap
+	var rec wal.Recovery
+	if r.log, rec, err = wal.Open(filepath.Join(o.Dir, "wal"), o.Log); err != nil {
+		return nil, fmt.Errorf("open log of %s: %w", o.Shard, err)
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, r.close())
+		}
+	}()
+	if r.store, err = store.Open(r.storeDir(), o.Store); err != nil {
+		return nil, fmt.Errorf("open store of %s: %w", o.Shard, err)
+	}
+	if rec.CutBytes > 0 {
+		r.cut = fmt.Sprintf("%d bytes of a torn tail were cut at offset %d of %s: %s", rec.CutBytes, rec.CutOffset, rec.CutFile, rec.CutReason)
+		o.Logger.Warn("torn tail cut", "bytes", rec.CutBytes, "file", rec.CutFile, "offset", rec.CutOffset, "reason", rec.CutReason)
+	}
+	if err := r.reconcile(rec); err != nil {
+		return nil, err
+	}
+	r.commit.Store(uint64(max(rec.MaxCommit, r.store.Applied().Seq)))
+	return r, nil
+}
+
+// reconcile makes log and store agree after whatever ended the last process.
+func (r *Replica) reconcile(rec wal.Recovery) error {
+	applied := r.store.Applied()
+	switch {
+	case applied.Seq > r.log.Last().Seq && len(r.promise.Lineage) > 0:
+		// The crash fell between the exchange of the store and that of the log.
+		if err := r.log.Reset(applied, r.promise.Lineage); err != nil {
+			return fmt.Errorf("continue the install of %s: %w", r.o.Shard, err)
+		}
+	case applied.Seq > r.log.Last().Seq:
+		return r.setBlank(fmt.Sprintf("the log ends at seq %d, the store had applied seq %d", r.log.Last().Seq, applied.Seq))
+	case applied.Seq < r.log.Base().Seq:
+		return r.setBlank(fmt.Sprintf("the store is at seq %d, the log begins behind seq %d", applied.Seq, r.log.Base().Seq))
+	}
+	if rec.Blank {
+		return r.setBlank(rec.BlankReason)
+	}
+	return nil
+}
+
+func (r *Replica) storeDir() string { return filepath.Join(r.o.Dir, "store") }
+
+func (r *Replica) setBlank(reason string) error {
+	if r.promise.Blank != "" {
+		return nil
+	}
+	r.o.Logger.Warn("replica is blank", "reason", reason)
+	r.promise.Blank = reason
+	return r.promise.write(r.o.Dir)
+}
+
+// Run does the replica's background work until ctx ends, and closes it. An error of the disk ends it early: the replica is
+// out, and says why.
+func (r *Replica) Run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return r.applyLoop(ctx) })
+	g.Go(func() error { return r.keepLoop(ctx) })
+	g.Go(func() error { return r.roleLoop(ctx) })
+	err := g.Wait()
+	if err = ignoreCanceled(err); err != nil {
+		r.fail(err)
+	}
+	r.mu.Lock()
+	if r.follow != nil {
+		r.follow.cancel(errors.New("the node is going down"))
+		r.follow = nil
+	}
+	r.mu.Unlock()
+	return errors.Join(err, r.close())
+}
+
+func ignoreCanceled(err error) error {
+	if errors.Is(err, context.Canceled) {
+		return nil
+	}
+	return err
+}
+
+func (r *Replica) close() error {
+	var err error
+	if r.log != nil {
+		err = r.log.Close()
+	}
+	if s := r.openStore(); s != nil {
+		err = errors.Join(err, s.Close())
+	}
+	return err
+}
+
+func (r *Replica) openStore() *store.Store {
+	r.storeMu.RLock()
+	defer r.storeMu.RUnlock()
+	return r.store
+}
+
+// Learn shows the replica the newest record and verdicts.
+func (r *Replica) Learn(record cluster.Shard, failed map[themis.NodeID]bool) {
+	r.mu.Lock()
+	if record.Revision >= r.record.Revision {
+		r.record = record
+	}
+	r.failed = failed
+	r.mu.Unlock()
+	select {
+	case r.learned <- struct{}{}:
+	default:
+	}
+}
+
+// roleLoop begins and ends reigns as the record says. At most one reign runs, and it ends before roleLoop does.
+func (r *Replica) roleLoop(ctx context.Context) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-r.learned:
+		}
+		r.mu.Lock()
+		record := r.record
+		mine := record.Primary == r.o.Self && record.Boot == r.o.Boot && record.Epoch > r.last && record.Epoch >= r.promise.Promised && r.promise.Blank == ""
+		r.mu.Unlock()
+		if !mine {
+			continue
+		}
+		if err := r.lead(ctx, record); err != nil {
+			return err
+		}
+	}
+}
+
+// fail puts the replica out: a failed write or fsync is final (promise 11). Its reign and its following end.
+func (r *Replica) fail(err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.fault == nil {
+		r.fault = err
+		r.o.Logger.Error("replica is out", "err", err)
+		r.o.Event("replica_fault", "failed", "fsync-final", err.Error(), r.promise.Promised)
+	}
+	if r.reign != nil {
+		r.reign.end(err)
+	}
+	if r.follow != nil {
+		r.follow.cancel(err)
+		r.follow = nil
+	}
+}
+
+func (r *Replica) failIfPoisoned(err error) {
+	if errors.Is(err, wal.ErrPoisoned) {
+		r.fail(err)
+	}
+}
+
+// standing is what this replica knows of itself; mu is held.
+func (r *Replica) standing() Standing {
+	blank := r.promise.Blank
+	if reason, is := r.log.Blank(); is && blank == "" {
+		blank = reason
+	}
+	return Standing{
+		Cluster: r.o.Cluster, Shard: r.o.Shard, Self: r.o.Self, Promised: r.promise.Promised, Blank: blank,
+		Last: r.log.Last(), Base: r.log.Base().Seq, Applied: r.openStore().Applied().Seq, Lineage: r.log.Lineage(),
+		Booted: r.booted, Leased: r.leased, EverPromised: r.aged,
+	}
+}
+
+// promiseEpoch makes it durable that nothing below e is accepted any more; mu is held.
+func (r *Replica) promiseEpoch(e themis.Epoch) error {
+	if e <= r.promise.Promised {
+		return nil
+	}
+	next := r.promise
+	next.Promised = e
+	if err := next.write(r.o.Dir); err != nil {
+		return err
+	}
+	r.promise = next
+	return nil
+}
+
+// Vote gives this replica's ballot for epoch e: a promise, durable before it is returned. The error says why there is none.
+func (r *Replica) Vote(e themis.Epoch) (election.Ballot, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.fault != nil {
+		return election.Ballot{}, fmt.Errorf("no ballot: %w", r.fault)
+	}
+	now := time.Now()
+	if _, _, no := Vote(r.standing(), e, now); no != "" {
+		return election.Ballot{}, themis.Errorf(themis.RefusedUnsafe, "%s", no).In(r.o.Shard)
+	}
+	if r.reign != nil && r.reign.epoch < e {
+		r.reign.end(fmt.Errorf("a ballot was given for epoch %d", e))
+	}
+	if r.follow != nil && r.follow.epoch < e {
+		r.follow.cancel(fmt.Errorf("a ballot was given for epoch %d", e))
+		r.follow = nil
+	}
+	if err := r.promiseEpoch(e); err != nil {
+		return election.Ballot{}, err
+	}
+	last, lease, _ := Vote(r.standing(), e, now)
+	return election.Ballot{
+		Cluster: r.o.Cluster, Shard: r.o.Shard, Voter: r.o.Self, Boot: r.o.Boot, Epoch: e, Last: last, LeaseRemaining: lease,
+	}, nil
+}
+
+// keepLoop keeps the log's mark durable, the store flushed and the log short.
+func (r *Replica) keepLoop(ctx context.Context) error {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for n := 1; ; n++ {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-tick.C:
+		}
+		if err := r.log.MarkDurable(); err != nil {
+			return fmt.Errorf("keep %s: %w", r.o.Shard, err)
+		}
+		if n%10 != 0 {
+			continue
+		}
+		if err := r.trim(); err != nil {
+			return fmt.Errorf("keep %s: %w", r.o.Shard, err)
+		}
+	}
+}
+
+// trim flushes what a restart would have to replay, and drops whole segments that nobody needs.
+func (r *Replica) trim() error {
+	s := r.openStore()
+	durable, err := s.DurableApplied()
+	if err != nil {
+		return err
+	}
+	if s.Applied().Seq > durable+20_000 {
+		if durable, err = s.Flush(); err != nil {
+			return err
+		}
+	}
+	for r.log.Size() > r.o.KeepLog && r.log.Segments() > 2 {
+		before := r.log.First()
+		if err := r.log.TruncateFront(durable); err != nil {
+			return err
+		}
+		if r.log.First() == before {
+			break
+		}
+	}
+	return nil
+}

@@ -1,0 +1,578 @@
+package replication
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/themisdb/themis/pkg/cluster"
+	"github.com/themisdb/themis/pkg/election"
+	"github.com/themisdb/themis/pkg/store"
+	"github.com/themisdb/themis/pkg/themis"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// trio is one shard on real disks in one process: streams are channels, the control plane is one record.
+type trio struct {
+	t      *testing.T
+	dir    string
+	mu     sync.Mutex
+	record cluster.Shard
+	failed map[themis.NodeID]bool
+	nodes  map[themis.NodeID]*trioNode
+	cut    map[themis.NodeID]bool // no stream reaches it
+	boots  int
+}
+
+type trioNode struct {
+	r    *Replica
+	boot themis.BootID
+	stop context.CancelFunc
+	done chan error
+}
+
+func newTrio(t *testing.T, p cluster.Policy, nodes ...themis.NodeID) *trio {
+	c := &trio{t: t, dir: t.TempDir(), nodes: map[themis.NodeID]*trioNode{}, failed: map[themis.NodeID]bool{}, cut: map[themis.NodeID]bool{}}
+	c.record = cluster.Shard{Format: 1, ID: "shard-1", Have: p, Want: p, Revision: 1}
+	for _, id := range nodes {
+		m := cluster.Member{Node: id, Storage: themis.StorageID("disk-" + id)}
+		c.record.Replicas = append(c.record.Replicas, cluster.Replica{Member: m, Class: cluster.Voter})
+		c.record.ISR = append(c.record.ISR, m)
+	}
+	for _, id := range nodes {
+		c.start(id)
+	}
+	t.Cleanup(func() {
+		for id := range c.nodes {
+			c.stop(id)
+		}
+	})
+	return c
+}
+
+func (c *trio) start(id themis.NodeID) {
+	c.t.Helper()
+	c.boots++
+	boot := themis.BootID(fmt.Sprint("boot-", c.boots))
+	o := Options{
+		Dir: filepath.Join(c.dir, string(id)), Cluster: "c", Shard: "shard-1", Boot: boot, Fresh: c.record.Epoch == 0,
+		Self: cluster.Member{Node: id, Storage: themis.StorageID("disk-" + id)}, Transport: trioTransport{c, id}, Registry: c,
+		Reigns: func(time.Time) bool { return true }, Logger: slog.New(slog.DiscardHandler), Heartbeat: 50 * time.Millisecond,
+	}
+	if testing.Verbose() {
+		o.Logger = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug})).With("node", id)
+	}
+	r, err := Open(o)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	n := &trioNode{r: r, boot: boot, stop: stop, done: make(chan error, 1)}
+	go func() { n.done <- r.Run(ctx) }()
+	c.mu.Lock()
+	c.nodes[id] = n
+	c.mu.Unlock()
+	c.publish()
+}
+
+func (c *trio) stop(id themis.NodeID) {
+	c.t.Helper()
+	c.mu.Lock()
+	n := c.nodes[id]
+	delete(c.nodes, id)
+	c.mu.Unlock()
+	n.stop()
+	if err := <-n.done; err != nil {
+		c.t.Errorf("%s: %v", id, err)
+	}
+}
+
+func (c *trio) publish() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, n := range c.nodes {
+		n.r.Learn(c.record, c.failed)
+	}
+}
+
+func (c *trio) node(id themis.NodeID) *Replica {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if n := c.nodes[id]; n != nil {
+		return n.r
+	}
+	return nil
+}
+
+// ChangeShard is the control plane.
+func (c *trio) ChangeShard(_ context.Context, seen, next cluster.Shard) (cluster.Shard, error) {
+	c.mu.Lock()
+	if seen.Revision != c.record.Revision || seen.Epoch != c.record.Epoch {
+		c.mu.Unlock()
+		return cluster.Shard{}, themis.Errorf(themis.StalePlan, "revision %d, not %d", c.record.Revision, seen.Revision)
+	}
+	next.Revision = c.record.Revision + 1
+	c.record = next
+	c.mu.Unlock()
+	c.publish()
+	return next, nil
+}
+
+// elect asks all who run for ballots until there is a winner, and crowns it.
+func (c *trio) elect() themis.NodeID {
+	c.t.Helper()
+	var res election.Result
+	c.eventually("a winner", func() bool {
+		c.mu.Lock()
+		rec := c.record
+		c.mu.Unlock()
+		var ballots []election.Ballot
+		for _, rep := range rec.Replicas {
+			if r := c.node(rep.Node); r != nil {
+				if b, err := r.Vote(rec.Epoch + 1); err == nil {
+					ballots = append(ballots, b)
+				}
+			}
+		}
+		res = election.Count(election.Request{Shard: rec, Epoch: rec.Epoch + 1, Ballots: ballots})
+		if res.Winner == nil {
+			return false
+		}
+		next, err := rec.Crown(res.Winner.Voter, res.Winner.Boot, res.Wait, false)
+		if err == nil {
+			_, err = c.ChangeShard(context.Background(), rec, next)
+		}
+		return err == nil
+	})
+	return res.Winner.Voter.Node
+}
+
+func (c *trio) eventually(what string, ok func() bool) {
+	c.t.Helper()
+	deadline := time.After(15 * time.Second)
+	for !ok() {
+		select {
+		case <-deadline:
+			c.t.Fatalf("%s did not come about; record %+v", what, c.record)
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
+}
+
+func put(key, value string) Write {
+	return Write{Changes: []Change{{Op: themis.Op{Code: themis.OpPut, Type: themis.TypeDocument, Collection: 1, Placement: themis.Token(len(key)).Placement(), Key: key, Value: []byte(value)}}}}
+}
+
+func (c *trio) write(id themis.NodeID, w Write) (Written, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	return c.node(id).Write(ctx, w)
+}
+
+func (c *trio) mustWrite(id themis.NodeID, w Write) Written {
+	c.t.Helper()
+	var out Written
+	c.eventually("a write", func() bool {
+		var err error
+		out, err = c.write(id, w)
+		if err != nil && themis.CodeOf(err) != themis.NoPrimary {
+			c.t.Fatal(err)
+		}
+		return err == nil
+	})
+	return out
+}
+
+func (c *trio) read(id themis.NodeID, key string) (string, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	v, err := c.node(id).Read(ctx, themis.Strong, 0)
+	if err != nil {
+		return "", err
+	}
+	d, ok, err := v.Get(1, themis.Token(len(key)).Placement(), key)
+	if err == nil && !ok {
+		err = themis.Errorf(themis.NotFound, "no %s", key)
+	}
+	return string(d.Value), err
+}
+
+type trioTransport struct {
+	c  *trio
+	me themis.NodeID
+}
+
+var errCut = errors.New("connection lost")
+
+type pipe struct {
+	ctx  context.Context
+	end  context.CancelFunc
+	down chan Ship
+	up   chan Reply
+	cut  func() bool
+}
+
+func (p *pipe) wait() error {
+	if p.ctx.Err() != nil || p.cut() {
+		p.end()
+		return errCut
+	}
+	return nil
+}
+
+type primaryEnd struct{ *pipe }
+
+func (p primaryEnd) Send(m Ship) error {
+	if err := p.wait(); err != nil {
+		return err
+	}
+	select {
+	case p.down <- m:
+		return nil
+	case <-p.ctx.Done():
+		return errCut
+	}
+}
+
+func (p primaryEnd) Recv() (Reply, error) {
+	select {
+	case m := <-p.up:
+		return m, p.wait()
+	case <-p.ctx.Done():
+		return Reply{}, errCut
+	}
+}
+
+type followerEnd struct{ *pipe }
+
+func (p followerEnd) Recv() (Ship, error) {
+	select {
+	case m := <-p.down:
+		return m, p.wait()
+	case <-p.ctx.Done():
+		return Ship{}, errCut
+	}
+}
+
+func (p followerEnd) Send(m Reply) error {
+	select {
+	case p.up <- m:
+		return nil
+	case <-p.ctx.Done():
+		return errCut
+	}
+}
+
+func (t trioTransport) isCut(to themis.NodeID) bool {
+	t.c.mu.Lock()
+	defer t.c.mu.Unlock()
+	return t.c.cut[to] || t.c.cut[t.me] || t.c.nodes[to] == nil || t.c.nodes[t.me] == nil
+}
+
+func (t trioTransport) Open(ctx context.Context, to cluster.Member, h Hello) (Outgoing, Welcome, error) {
+	r := t.c.node(to.Node)
+	if r == nil || t.isCut(to.Node) {
+		return nil, Welcome{}, errCut
+	}
+	ctx, end := context.WithCancel(ctx)
+	w, f, err := r.Accept(ctx, h)
+	if err != nil || f == nil {
+		end()
+		return nil, w, err
+	}
+	p := &pipe{ctx: ctx, end: end, down: make(chan Ship, 16), up: make(chan Reply, 16), cut: func() bool { return t.isCut(to.Node) }}
+	go func() {
+		defer end()
+		_ = f.Serve(followerEnd{p})
+	}()
+	return primaryEnd{p}, w, nil
+}
+
+func (t trioTransport) Install(_ context.Context, to cluster.Member, h Hello, snap store.Snapshot, dir string, progress func(themis.Bytes)) error {
+	r := t.c.node(to.Node)
+	if r == nil || t.isCut(to.Node) {
+		return errCut
+	}
+	in, err := os.MkdirTemp(t.c.t.TempDir(), "install")
+	if err != nil {
+		return err
+	}
+	for _, f := range snap.Files {
+		if err := copyFile(filepath.Join(in, f.Name), filepath.Join(dir, f.Name)); err != nil {
+			return err
+		}
+		progress(f.Size)
+	}
+	return r.Install(h, snap, in)
+}
+
+func copyFile(to, from string) error {
+	in, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	out, err := os.Create(to)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(out, in)
+	return errors.Join(err, out.Close())
+}
+
+func (c *trio) digest(id themis.NodeID) store.Digest {
+	c.t.Helper()
+	d, err := c.node(id).openStore().Digest(store.DigestOptions{})
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return d
+}
+
+func (c *trio) converged(ids ...themis.NodeID) {
+	c.t.Helper()
+	c.eventually("equal copies in the in-sync set", func() bool {
+		c.mu.Lock()
+		isr := len(c.record.ISR)
+		c.mu.Unlock()
+		first := c.node(ids[0])
+		for _, id := range ids[1:] {
+			if c.node(id).openStore().Applied() != first.openStore().Applied() {
+				return false
+			}
+		}
+		return isr == len(ids)
+	})
+	for _, id := range ids[1:] {
+		if c.digest(id) != c.digest(ids[0]) {
+			c.t.Fatalf("%s and %s hold different content", id, ids[0])
+		}
+	}
+}
+
+var trioModes = []cluster.Policy{{Mode: themis.Sync, K: 1, RF: 3}, {Mode: themis.SemiSync, K: 1, RF: 3}, {Mode: themis.Async, RF: 3}}
+
+func TestReplicasAgreeAndFailOver(t *testing.T) {
+	for _, p := range trioModes {
+		t.Run(string(p.Mode), func(t *testing.T) {
+			t.Parallel()
+			c := newTrio(t, p, "node-1", "node-2", "node-3")
+			first := c.elect()
+			for i := range 200 {
+				c.mustWrite(first, put(fmt.Sprint("key-", i%50), fmt.Sprint(i)))
+			}
+			c.converged("node-1", "node-2", "node-3")
+			c.stop(first)
+			second := c.elect()
+			if second == first {
+				t.Fatalf("%s was crowned though it is down", first)
+			}
+			c.mustWrite(second, put("after", "failover"))
+			for i := range 50 {
+				v, err := c.read(second, fmt.Sprint("key-", i))
+				if err != nil || v != fmt.Sprint(150+i) {
+					t.Fatalf("key-%d after failover: %q, %v", i, v, err)
+				}
+			}
+			c.start(first)
+			c.converged("node-1", "node-2", "node-3")
+		})
+	}
+}
+
+func TestWritesWaitForCopiesUnderSync(t *testing.T) {
+	c := newTrio(t, cluster.Policy{Mode: themis.Sync, K: 1, RF: 2}, "node-1", "node-2")
+	first := c.elect()
+	c.mustWrite(first, put("a", "1"))
+	other := themis.NodeID("node-1")
+	if first == other {
+		other = "node-2"
+	}
+	c.stop(other)
+	ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
+	_, err := c.node(first).Write(ctx, put("b", "1"))
+	cancel()
+	if themis.CodeOf(err) != themis.OutcomeUnknown {
+		t.Fatalf("a write with a silent member: %v", err)
+	}
+	c.mu.Lock()
+	c.failed = map[themis.NodeID]bool{other: true}
+	c.mu.Unlock()
+	c.publish()
+	c.eventually("an in-sync set of one", func() bool { c.mu.Lock(); defer c.mu.Unlock(); return len(c.record.ISR) == 1 })
+	c.eventually("a refusal that says what is missing", func() bool {
+		ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
+		defer cancel()
+		_, err := c.node(first).Write(ctx, put("c", "1"))
+		return themis.CodeOf(err) == themis.NotEnoughReplicas
+	})
+	if v, err := c.read(first, "a"); err != nil || v != "1" {
+		t.Fatalf("reads must go on: %q, %v", v, err)
+	}
+	c.mu.Lock()
+	c.failed = nil
+	c.mu.Unlock()
+	done := make(chan error, 1)
+	go func() {
+		_, err := c.write(first, put("d", "1"))
+		done <- err
+	}()
+	c.start(other)
+	if err := <-done; err != nil {
+		t.Fatalf("a write that waited for the copy: %v", err)
+	}
+	c.converged("node-1", "node-2")
+}
+
+func TestConditionsAndRequestIDs(t *testing.T) {
+	c := newTrio(t, cluster.Policy{Mode: themis.Sync, K: 1, RF: 2}, "node-1", "node-2")
+	p := c.elect()
+	w := put("k", "1")
+	w.RequestID = "r1"
+	one := c.mustWrite(p, w)
+	two := c.mustWrite(p, w)
+	if one.Seq != two.Seq || one.HLC != two.HLC {
+		t.Fatalf("the same request twice: %+v and %+v", one, two)
+	}
+	w.Changes[0].Value = []byte("2")
+	if _, err := c.write(p, w); themis.CodeOf(err) != themis.RequestIDReused {
+		t.Fatalf("another body under the same id: %v", err)
+	}
+	cond := put("k", "3")
+	cond.Changes[0].IfVersion = one.HLC + 1
+	if _, err := c.write(p, cond); themis.CodeOf(err) != themis.VersionMismatch {
+		t.Fatalf("a wrong version: %v", err)
+	}
+	cond.Changes[0].IfVersion = one.HLC
+	c.mustWrite(p, cond)
+	absent := put("k", "4")
+	absent.Changes[0].IfAbsent = true
+	if _, err := c.write(p, absent); themis.CodeOf(err) != themis.VersionMismatch {
+		t.Fatalf("if absent: %v", err)
+	}
+	gone := put("nothing", "")
+	gone.Changes[0].Code, gone.Changes[0].Value, gone.Changes[0].MustExist = themis.OpDelete, nil, true
+	if _, err := c.write(p, gone); themis.CodeOf(err) != themis.NotFound {
+		t.Fatalf("delete of nothing: %v", err)
+	}
+	c.stop(p)
+	var other themis.NodeID
+	for id := range c.nodes {
+		other = id
+	}
+	if got := c.elect(); got != other {
+		t.Fatal(got)
+	}
+	w.Changes[0].Value = []byte("1")
+	ctx, cancel := context.WithTimeout(context.Background(), 300*time.Millisecond)
+	defer cancel()
+	if _, err := c.node(other).Write(ctx, w); themis.CodeOf(err) != themis.NotEnoughReplicas && themis.CodeOf(err) != themis.NoPrimary {
+		t.Fatalf("a repeat while there is one copy must not be answered as done: %v", err)
+	}
+	c.start(p)
+	again := c.mustWrite(other, w)
+	if again.Seq != one.Seq || again.HLC != one.HLC {
+		t.Fatalf("the same request after a failover: %+v, first %+v", again, one)
+	}
+}
+
+func TestConcurrentCompareAndSetHasOneWinner(t *testing.T) {
+	c := newTrio(t, cluster.Policy{Mode: themis.Sync, K: 1, RF: 2}, "node-1", "node-2")
+	p := c.elect()
+	at := c.mustWrite(p, put("k", "0")).HLC
+	for range 20 {
+		type won struct {
+			w   Written
+			err error
+		}
+		results := make(chan won, 8)
+		for i := range 8 {
+			go func() {
+				w := put("k", fmt.Sprint(i))
+				w.Changes[0].IfVersion = at
+				out, err := c.write(p, w)
+				results <- won{out, err}
+			}()
+		}
+		wins := 0
+		for range 8 {
+			switch r := <-results; {
+			case r.err == nil:
+				wins++
+				at = r.w.HLC
+			case themis.CodeOf(r.err) != themis.VersionMismatch:
+				t.Fatal(r.err)
+			}
+		}
+		if wins != 1 {
+			t.Fatalf("%d of 8 compare-and-set on one version succeeded", wins)
+		}
+	}
+}
+
+func TestAsyncTailIsRescuedBeforeItIsCut(t *testing.T) {
+	c := newTrio(t, cluster.Policy{Mode: themis.Async, RF: 3}, "node-1", "node-2", "node-3")
+	first := c.elect()
+	c.mustWrite(first, put("shared", "1"))
+	c.converged("node-1", "node-2", "node-3")
+	c.mu.Lock()
+	c.cut[first] = true
+	c.mu.Unlock()
+	lost := c.mustWrite(first, put("alone", "2"))
+	c.stop(first)
+	c.mu.Lock()
+	c.cut[first] = false
+	c.mu.Unlock()
+	second := c.elect()
+	c.mustWrite(second, put("later", "3"))
+	c.start(first)
+	c.converged("node-1", "node-2", "node-3")
+	files, err := filepath.Glob(filepath.Join(c.dir, string(first), "rescued", "*.ndjson"))
+	if err != nil || len(files) != 1 {
+		t.Fatalf("rescued files: %v, %v", files, err)
+	}
+	b, err := os.ReadFile(files[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := fmt.Sprintf(`"seq":%d`, lost.Seq)
+	if !bytes.Contains(b, []byte(`"key":"alone"`)) || !bytes.Contains(b, []byte(want)) {
+		t.Fatalf("rescued file lacks the write: %s", b)
+	}
+	if _, err := c.read(second, "alone"); themis.CodeOf(err) != themis.NotFound {
+		t.Fatalf("the cut write is still visible: %v", err)
+	}
+}
+
+func TestEmptiedCopyIsRebuilt(t *testing.T) {
+	c := newTrio(t, cluster.Policy{Mode: themis.Sync, K: 1, RF: 3}, "node-1", "node-2", "node-3")
+	first := c.elect()
+	for i := range 100 {
+		c.mustWrite(first, put(fmt.Sprint("key-", i), "x"))
+	}
+	victim := themis.NodeID("node-1")
+	if first == victim {
+		victim = "node-2"
+	}
+	c.stop(victim)
+	if err := os.RemoveAll(filepath.Join(c.dir, string(victim))); err != nil {
+		t.Fatal(err)
+	}
+	c.start(victim)
+	if _, err := c.node(victim).Vote(c.record.Epoch + 1); err == nil {
+		t.Fatal("a blank copy gave its ballot")
+	}
+	c.mustWrite(first, put("more", "y"))
+	c.converged("node-1", "node-2", "node-3")
+}

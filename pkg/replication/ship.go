@@ -1,0 +1,330 @@
+package replication
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/themisdb/themis/pkg/cluster"
+	"github.com/themisdb/themis/pkg/themis"
+	"github.com/themisdb/themis/pkg/wal"
+)
+
+const (
+	shipBytes   = 1 << 20                // frames in one message, when catching up
+	queueBytes  = 16 << 20               // batches held for one follower; beyond that it reads from the log
+	commitDelay = 2 * time.Millisecond   // an idle stream tells a new commit seq after this
+	silentLimit = 3 * time.Second        // a stream on which nothing comes back for so long is opened anew
+	retryMax    = 500 * time.Millisecond // between attempts
+)
+
+// shipper brings one follower what it lacks, for as long as the reign lasts.
+type shipper struct {
+	rg   *reigning
+	to   cluster.Member
+	stop context.CancelCauseFunc
+	wake chan struct{}
+
+	mu      sync.Mutex
+	queue   []wal.Batch
+	held    themis.Bytes
+	problem string // why there is no stream
+	install *InstallProgress
+}
+
+// InstallProgress is how far a copy that gets the primary's state is.
+type InstallProgress struct {
+	Began time.Time
+	Sent  themis.Bytes
+	Total themis.Bytes
+}
+
+func (s *shipper) poke() {
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+}
+
+// offer holds a batch that is on its way to the local disk. It never blocks: what doesn't fit is read from the log later.
+func (s *shipper) offer(b wal.Batch) {
+	s.mu.Lock()
+	s.queue = append(s.queue, b)
+	s.held += themis.Bytes(len(b.Frames))
+	for s.held > queueBytes {
+		s.drop()
+	}
+	s.mu.Unlock()
+	s.poke()
+}
+
+func (s *shipper) drop() {
+	s.held -= themis.Bytes(len(s.queue[0].Frames))
+	s.queue = s.queue[1:]
+}
+
+// take returns the held batch that begins at next, if there is one, and drops those before it.
+func (s *shipper) take(next themis.Seq) (wal.Batch, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for len(s.queue) > 0 && s.queue[0].First < next {
+		s.drop()
+	}
+	if len(s.queue) == 0 || s.queue[0].First != next {
+		return wal.Batch{}, false
+	}
+	b := s.queue[0]
+	s.drop()
+	return b, true
+}
+
+func (s *shipper) say(problem string) {
+	s.mu.Lock()
+	s.problem = problem
+	s.mu.Unlock()
+}
+
+func (s *shipper) run(ctx context.Context) error {
+	wait := 20 * time.Millisecond
+	for ctx.Err() == nil {
+		began := time.Now()
+		err := s.session(ctx)
+		if err != nil {
+			s.say(err.Error())
+			s.rg.r.o.Logger.Debug("stream ended", "node", s.to.Node, "epoch", s.rg.epoch, "err", err)
+		}
+		if time.Since(began) > time.Second || err == nil {
+			wait = 20 * time.Millisecond
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(wait):
+		}
+		wait = min(2*wait, retryMax)
+	}
+	return nil // the reign's own end is its context's business
+}
+
+// session is one stream, from its hello to its end. Without error: an install was done, begin anew.
+func (s *shipper) session(ctx context.Context) error {
+	r := s.rg.r
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	h := s.hello()
+	stream, w, err := r.o.Transport.Open(ctx, s.to, h)
+	switch {
+	case err != nil:
+		return err
+	case w.Promised > s.rg.epoch:
+		s.rg.end(fmt.Errorf("%s has promised epoch %d", s.to.Node, w.Promised))
+		return fmt.Errorf("%s has promised epoch %d", s.to.Node, w.Promised)
+	case !w.Accepted:
+		return fmt.Errorf("%s refused: %s", s.to.Node, w.Refused)
+	case w.Install:
+		return s.sendState(ctx, h)
+	}
+	s.rg.mu.Lock()
+	s.rg.core.Reset(s.to, w.Common, time.Now())
+	s.rg.mu.Unlock()
+	s.say("")
+	g, ctx := errgroup.WithContext(ctx)
+	heard := make(chan struct{}, 1)
+	g.Go(func() error { return s.receive(stream, heard) })
+	g.Go(func() error { return s.watch(ctx, heard, cancel) })
+	g.Go(func() error {
+		err := s.send(ctx, stream, w.Common+1)
+		cancel(err) // ends the stream, and with it receive
+		return err
+	})
+	return g.Wait()
+}
+
+func (s *shipper) hello() Hello {
+	r := s.rg.r
+	s.rg.mu.Lock()
+	defer s.rg.mu.Unlock()
+	return Hello{
+		Cluster: r.o.Cluster, Shard: r.o.Shard, Epoch: s.rg.epoch, Primary: r.o.Self, Follower: s.to.Storage,
+		Lineage: r.log.Lineage(), First: r.log.First(), Last: r.log.Durable(), Barrier: s.rg.core.barrier,
+		AckedMayVanish: s.rg.core.Shard().Have.Mode == themis.Async,
+	}
+}
+
+// watch ends a stream on which nothing comes back.
+func (s *shipper) watch(ctx context.Context, heard <-chan struct{}, cancel context.CancelCauseFunc) error {
+	t := time.NewTimer(silentLimit)
+	defer t.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-heard:
+			t.Reset(silentLimit)
+		case <-t.C:
+			err := fmt.Errorf("%s has been silent for %s", s.to.Node, silentLimit)
+			cancel(err)
+			return err
+		}
+	}
+}
+
+func (s *shipper) receive(stream Outgoing, heard chan<- struct{}) error {
+	for {
+		m, err := stream.Recv()
+		if err != nil {
+			return err
+		}
+		select {
+		case heard <- struct{}{}:
+		default:
+		}
+		if m.Promised > s.rg.epoch {
+			err := fmt.Errorf("%s has promised epoch %d", s.to.Node, m.Promised)
+			s.rg.end(err)
+			return err
+		}
+		if m.Refused != "" {
+			return fmt.Errorf("%s ended the stream: %s", s.to.Node, m.Refused)
+		}
+		s.rg.mu.Lock()
+		s.rg.core.Heard(s.to, Ack{Durable: m.Durable, Applied: m.Applied, Sent: s.rg.began.Add(m.Echo)}, time.Now())
+		s.rg.mu.Unlock()
+		s.rg.progress()
+	}
+}
+
+// send ships from next on: held batches where they fit on, the log otherwise, heartbeats when there is nothing.
+func (s *shipper) send(ctx context.Context, stream Outgoing, next themis.Seq) error {
+	r := s.rg.r
+	var scan *wal.Scanner
+	defer func() {
+		if scan != nil {
+			_ = scan.Close()
+		}
+	}()
+	told := themis.Seq(0)
+	beat := time.NewTimer(0)
+	defer beat.Stop()
+	for {
+		frames, last, err := s.frames(&scan, next)
+		if err != nil {
+			return err
+		}
+		if frames == nil {
+			select {
+			case <-ctx.Done():
+				return context.Cause(ctx)
+			case <-s.wake:
+				if s.more(next) {
+					continue
+				}
+				if themis.Seq(r.commit.Load()) == told {
+					break // somebody wants a confirmation
+				}
+				select { // a write may be about to carry the news
+				case <-ctx.Done():
+					return context.Cause(ctx)
+				case <-s.wake:
+				case <-time.After(commitDelay):
+				}
+				if s.more(next) {
+					continue
+				}
+			case <-beat.C:
+			}
+		}
+		told = themis.Seq(r.commit.Load())
+		s.rg.mu.Lock()
+		whole := s.rg.core.Shard().InSync(s.to)
+		s.rg.mu.Unlock()
+		if err := stream.Send(Ship{Frames: frames, Commit: told, Sent: time.Since(s.rg.began), Whole: whole}); err != nil {
+			return err
+		}
+		if frames != nil {
+			next = last + 1
+		}
+		beat.Reset(r.o.Heartbeat)
+	}
+}
+
+// more says whether there is something to ship from next on.
+func (s *shipper) more(next themis.Seq) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.rg.r.log.Durable() >= next || len(s.queue) > 0 && s.queue[len(s.queue)-1].Last >= next
+}
+
+// frames returns what comes next, or nil when there is nothing yet.
+func (s *shipper) frames(scan **wal.Scanner, next themis.Seq) ([]byte, themis.Seq, error) {
+	if b, ok := s.take(next); ok {
+		return b.Frames, b.Last, nil
+	}
+	if s.rg.r.log.Durable() < next {
+		return nil, 0, nil
+	}
+	if *scan != nil && (*scan).Pos().Seq+1 != next {
+		_ = (*scan).Close()
+		*scan = nil
+	}
+	if *scan == nil {
+		sc, err := s.rg.r.log.Scan(next)
+		if err != nil {
+			return nil, 0, err // trimmed away: the next hello asks for an install
+		}
+		*scan = sc
+	}
+	b, err := (*scan).NextFrames(nil, shipBytes)
+	if errors.Is(err, io.EOF) {
+		return nil, 0, nil
+	}
+	return b.Frames, b.Last, err
+}
+
+// sendState gives a follower the whole store as it is now; the log goes on from there.
+func (s *shipper) sendState(ctx context.Context, h Hello) error {
+	r := s.rg.r
+	dir, err := os.MkdirTemp(r.o.Dir, "checkpoint-*")
+	if err != nil {
+		return fmt.Errorf("checkpoint for %s: %w", s.to.Node, err)
+	}
+	defer func() { _ = os.RemoveAll(dir) }()
+	snap, err := r.openStore().Checkpoint(filepath.Join(dir, "store"))
+	if err != nil {
+		return fmt.Errorf("checkpoint for %s: %w", s.to.Node, err)
+	}
+	h.Lineage = upTo(h.Lineage, snap.Position.Seq)
+	h.Last = snap.Position.Seq
+	p := &InstallProgress{Began: time.Now(), Total: snap.Bytes()}
+	show := func(p *InstallProgress) {
+		s.mu.Lock()
+		s.install = p
+		s.mu.Unlock()
+	}
+	show(p)
+	defer show(nil)
+	r.o.Logger.Info("install begins", "node", s.to.Node, "epoch", s.rg.epoch, "seq", snap.Position.Seq, "bytes", p.Total)
+	err = r.o.Transport.Install(ctx, s.to, h, snap, filepath.Join(dir, "store"), func(sent themis.Bytes) {
+		show(&InstallProgress{Began: p.Began, Sent: sent, Total: p.Total})
+	})
+	if err != nil {
+		return fmt.Errorf("install on %s: %w", s.to.Node, err)
+	}
+	r.o.Event("install", "done", "", fmt.Sprintf("%s got %d bytes up to seq %d in %d ms", s.to.Node, p.Total, snap.Position.Seq, time.Since(p.Began).Milliseconds()), s.rg.epoch)
+	return nil
+}
+
+func upTo(l []themis.EpochStart, seq themis.Seq) []themis.EpochStart {
+	for i, x := range l {
+		if x.Seq > seq {
+			return l[:i]
+		}
+	}
+	return l
+}

@@ -1,0 +1,385 @@
+package replication
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"hash/maphash"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/themisdb/themis/pkg/store"
+	"github.com/themisdb/themis/pkg/themis"
+)
+
+// Change is one operation and the conditions under which it may be done.
+type Change struct {
+	themis.Op
+	IfVersion themis.HLC // only at this version; 0: any
+	IfAbsent  bool       // only if there is no document
+	MustExist bool       // NOT_FOUND if there is no document
+}
+
+// Write is what a client wants changed, as one entry: all of it or nothing.
+type Write struct {
+	Changes   []Change
+	RequestID string
+	Concern   themis.WriteConcern
+}
+
+// Written is what became of it.
+type Written struct {
+	Seq     themis.Seq
+	HLC     themis.HLC
+	Ops     []store.OpResult
+	Concern themis.WriteConcern // the effective one
+}
+
+const stripes = 256
+
+// stripe orders the writes to its documents: a condition is checked and the entry gets its place in the log under one lock.
+type stripe struct {
+	mu     sync.Mutex
+	newest map[string]newest // documents with writes that are not applied yet
+}
+
+type newest struct {
+	seq     themis.Seq
+	version themis.HLC
+	exists  bool
+}
+
+var stripeSeed = maphash.MakeSeed()
+
+func documentName(o *themis.Op) string {
+	b := make([]byte, 0, 8+len(o.Placement)+len(o.Key))
+	b = binary.BigEndian.AppendUint32(b, uint32(o.Collection))
+	b = binary.BigEndian.AppendUint32(b, uint32(len(o.Placement))) //nolint:gosec // bounded
+	b = append(b, o.Placement...)
+	return string(append(b, o.Key...))
+}
+
+// Write appends, waits until the shard's mode and the request's concern hold, applies, and answers. Errors that say it was
+// surely not done: NO_PRIMARY (ask the newer primary), NOT_ENOUGH_REPLICAS, OVERLOADED, DEADLINE, VERSION_MISMATCH, NOT_FOUND,
+// REQUEST_ID_REUSED, READ_ONLY. OUTCOME_UNKNOWN says that it may have been done.
+func (r *Replica) Write(ctx context.Context, w Write) (Written, error) {
+	rg := r.leading.Load()
+	if rg == nil {
+		return Written{}, r.notPrimary()
+	}
+	if err := rg.admit(ctx); err != nil {
+		return Written{}, err
+	}
+	ops := make([]themis.Op, len(w.Changes))
+	for i := range w.Changes {
+		ops[i] = w.Changes[i].Op
+	}
+	payload := themis.AppendOps(make([]byte, 0, payloadSize(ops)), ops)
+	p, known, err := rg.begin(ctx, w, payload)
+	if err != nil {
+		return Written{}, err
+	}
+	if known != nil {
+		return Written{Seq: known.Seq, HLC: known.HLC, Ops: known.Ops, Concern: rg.effective(w.Concern)}, nil
+	}
+	if p.append != nil && p.led.CompareAndSwap(false, true) {
+		if err := p.append.Wait(); err != nil {
+			r.failIfPoisoned(err)
+			return Written{}, err
+		}
+		rg.durable()
+	}
+	return rg.await(ctx, p, w.Concern)
+}
+
+func payloadSize(ops []themis.Op) int {
+	n := 4
+	for i := range ops {
+		n += 14 + len(ops[i].Placement) + len(ops[i].Key) + len(ops[i].Value)
+	}
+	return n
+}
+
+func (r *Replica) notPrimary() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.fault != nil {
+		return themis.Errorf(themis.ReadOnly, "%s on %s is out: %v", r.o.Shard, r.o.Self.Node, r.fault).In(r.o.Shard)
+	}
+	return themis.Errorf(themis.NoPrimary, "%s on %s does not lead; the record names %q in epoch %d", r.o.Shard, r.o.Self.Node, r.record.Primary, r.record.Epoch).In(r.o.Shard)
+}
+
+// admit waits, inside the request's time and a bounded queue, until a client's write may be appended.
+func (rg *reigning) admit(ctx context.Context) error {
+	waited := false
+	defer func() {
+		if waited {
+			rg.mu.Lock()
+			rg.queued--
+			rg.mu.Unlock()
+		}
+	}()
+	for {
+		next := rg.change.next()
+		rg.mu.Lock()
+		err := rg.writable()
+		if err != nil && !waited {
+			if rg.queued >= rg.r.o.QueueWrites {
+				rg.mu.Unlock()
+				return themis.Errorf(themis.Overloaded, "%s: %d writes wait already: %v", rg.r.o.Shard, rg.queued, err).In(rg.r.o.Shard)
+			}
+			waited = true
+			rg.queued++
+		}
+		rg.mu.Unlock()
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-next:
+		case <-rg.ctx.Done():
+			return rg.r.notPrimary()
+		case <-ctx.Done():
+			return err
+		}
+	}
+}
+
+// writable is core.Writable, and for ASYNC the node's lease; mu is held.
+func (rg *reigning) writable() error {
+	if rg.core == nil {
+		return themis.Errorf(themis.NoPrimary, "%s: the reign of epoch %d is only beginning", rg.r.o.Shard, rg.epoch).In(rg.r.o.Shard)
+	}
+	now := time.Now()
+	if err := rg.core.Writable(now); err != nil {
+		return err
+	}
+	if rg.core.Shard().Have.Mode == themis.Async && !rg.r.o.Reigns(now) {
+		return themis.Errorf(themis.NoPrimary, "%s: the lease in the control plane is not confirmed", rg.r.o.Shard).In(rg.r.o.Shard)
+	}
+	return nil
+}
+
+func digestOf(payload []byte) uint64 {
+	sum := sha256.Sum256(payload)
+	return max(1, binary.LittleEndian.Uint64(sum[:]))
+}
+
+// begin gives the write its place in the log, or finds that the same request was made before: then p is that one, still under
+// way, or known is its result.
+func (rg *reigning) begin(ctx context.Context, w Write, payload []byte) (p *pending, known *store.RequestRecord, err error) {
+	first := &pending{id: w.RequestID, done: make(chan struct{})}
+	p = first
+	if w.RequestID != "" {
+		p.digest = digestOf(payload)
+		rg.mu.Lock()
+		if twin := rg.requests[w.RequestID]; twin != nil {
+			rg.mu.Unlock()
+			if twin.digest != p.digest {
+				return nil, nil, reused(w.RequestID)
+			}
+			return twin, nil, nil
+		}
+		rg.requests[w.RequestID] = p
+		rg.mu.Unlock()
+		defer func() {
+			if err != nil || known != nil {
+				rg.abandon(w.RequestID, first, known, err)
+			}
+		}()
+		rec, there, err := rg.r.openStore().Request(w.RequestID)
+		switch {
+		case err != nil:
+			return nil, nil, err
+		case there && rec.Digest != p.digest:
+			return nil, nil, reused(w.RequestID)
+		case there:
+			return nil, &rec, nil
+		}
+	}
+	for {
+		wait, err := rg.place(w, p, payload)
+		if err != nil || wait == 0 {
+			return p, nil, err
+		}
+		if err := rg.r.waitApplied(ctx, rg.ctx, wait); err != nil {
+			return nil, nil, err
+		}
+	}
+}
+
+func reused(id string) error {
+	return themis.Errorf(themis.RequestIDReused, "Idempotency-Key %q was used for a write with another body", id)
+}
+
+// abandon tells twins of a request that was not appended, or was known, what the first one was told.
+func (rg *reigning) abandon(id string, p *pending, known *store.RequestRecord, err error) {
+	rg.mu.Lock()
+	defer rg.mu.Unlock()
+	delete(rg.requests, id)
+	if known != nil {
+		p.seq, p.hlc, p.result = known.Seq, known.HLC, store.Result{Seq: known.Seq, Ops: known.Ops}
+	}
+	p.err = err
+	close(p.done)
+}
+
+// place checks the conditions and appends. wait is the seq of an unapplied write that a failed condition rests on: only once
+// that is certain can the condition be said to fail.
+func (rg *reigning) place(w Write, p *pending, payload []byte) (wait themis.Seq, err error) {
+	names := make([]string, len(w.Changes))
+	var locks []int
+	for i := range w.Changes {
+		names[i] = documentName(&w.Changes[i].Op)
+		locks = append(locks, int(maphash.String(stripeSeed, names[i])%stripes)) //nolint:gosec // below stripes
+	}
+	at := slices.Clone(locks)
+	slices.Sort(locks)
+	for _, i := range slices.Compact(locks) {
+		rg.stripes[i].mu.Lock()
+		defer rg.stripes[i].mu.Unlock()
+	}
+	for i := range w.Changes {
+		if wait, err := rg.check(&w.Changes[i], rg.stripes[at[i]].newest[names[i]]); err != nil {
+			return wait, ifCertain(wait, err)
+		}
+	}
+	e, err := rg.append(w, p, payload, names)
+	if err != nil {
+		return 0, err
+	}
+	for i := range w.Changes {
+		s := &rg.stripes[at[i]]
+		if s.newest == nil {
+			s.newest = map[string]newest{}
+		}
+		s.newest[names[i]] = newest{e.Seq, e.HLC + themis.HLC(i), w.Changes[i].Code == themis.OpPut} //nolint:gosec // a small index
+	}
+	return 0, nil
+}
+
+// append gives the entry its seq and makes the write findable by it, in one step: it may be applied a moment later.
+func (rg *reigning) append(w Write, p *pending, payload []byte, names []string) (themis.Entry, error) {
+	rg.mu.Lock()
+	defer rg.mu.Unlock()
+	if err := context.Cause(rg.ctx); err != nil {
+		return themis.Entry{}, themis.Errorf(themis.NoPrimary, "%s: the reign of epoch %d ended: %v", rg.r.o.Shard, rg.epoch, err).In(rg.r.o.Shard)
+	}
+	a, err := rg.r.log.Begin(themis.KindWrite, themis.Tags{RequestID: w.RequestID, BodyDigest: p.digest}, payload, len(w.Changes))
+	if err != nil {
+		return themis.Entry{}, err
+	}
+	e := a.Entry()
+	p.append, p.seq, p.hlc, p.keys = a, e.Seq, e.HLC, names
+	rg.waiting[e.Seq] = p
+	return e, nil
+}
+
+func ifCertain(wait themis.Seq, err error) error {
+	if wait > 0 {
+		return nil
+	}
+	return err
+}
+
+// check compares one change's conditions with the newest state of its document, applied or not.
+func (rg *reigning) check(c *Change, n newest) (wait themis.Seq, err error) {
+	if c.IfVersion == 0 && !c.IfAbsent && !c.MustExist {
+		return 0, nil
+	}
+	exists, version := n.exists, n.version
+	if n.seq == 0 {
+		doc, there, err := rg.r.openStore().Get(c.Collection, c.Placement, c.Key)
+		if err != nil {
+			return 0, err
+		}
+		exists, version = there, doc.Version
+	}
+	switch {
+	case c.IfVersion != 0 && !exists:
+		return n.seq, themis.Errorf(themis.VersionMismatch, "document %q does not exist; If-Match asked for version %s", c.Key, c.IfVersion)
+	case c.IfVersion != 0 && version != c.IfVersion:
+		return n.seq, themis.Errorf(themis.VersionMismatch, "document %q is at version %s; If-Match asked for %s", c.Key, version, c.IfVersion)
+	case c.IfAbsent && exists:
+		return n.seq, themis.Errorf(themis.VersionMismatch, "document %q exists already, at version %s; If-None-Match: * asked that it does not", c.Key, version)
+	case c.MustExist && !exists:
+		return n.seq, themis.Errorf(themis.NotFound, "document %q does not exist", c.Key)
+	}
+	return 0, nil
+}
+
+// settle drops the document states that the applied write left behind.
+func (rg *reigning) settle(p *pending) {
+	for _, name := range p.keys {
+		s := &rg.stripes[maphash.String(stripeSeed, name)%stripes]
+		s.mu.Lock()
+		if s.newest[name].seq == p.seq {
+			delete(s.newest, name)
+		}
+		s.mu.Unlock()
+	}
+}
+
+// await answers once the entry is committed and applied, and on as many disks as the concern asks for.
+func (rg *reigning) await(ctx context.Context, p *pending, concern themis.WriteConcern) (Written, error) {
+	select {
+	case <-p.done:
+	case <-ctx.Done():
+		return Written{}, themis.Errorf(themis.OutcomeUnknown, "%s: time ran out before the write at seq %d was confirmed", rg.r.o.Shard, p.seq).In(rg.r.o.Shard)
+	}
+	if p.err != nil {
+		return Written{}, p.err
+	}
+	need := rg.copies(concern)
+	for {
+		next := rg.change.next()
+		rg.mu.Lock()
+		have := rg.core.Copies(p.seq)
+		rg.mu.Unlock()
+		if have >= need {
+			return Written{Seq: p.seq, HLC: p.hlc, Ops: p.result.Ops, Concern: rg.effective(concern)}, nil
+		}
+		select {
+		case <-next:
+		case <-rg.ctx.Done():
+			return Written{}, rg.r.unknown(rg.epoch)
+		case <-ctx.Done():
+			return Written{}, themis.Errorf(themis.OutcomeUnknown, "%s: the write at seq %d is committed, but only %d of the %d copies that write_concern %s asks for have it",
+				rg.r.o.Shard, p.seq, have, need, concern).In(rg.r.o.Shard)
+		}
+	}
+}
+
+// copies is how many disks a concern asks for, the primary's included (C-71); at least what the mode asks for anyway.
+func (rg *reigning) copies(c themis.WriteConcern) int {
+	rg.mu.Lock()
+	defer rg.mu.Unlock()
+	rf := rg.core.Shard().Have.RF
+	switch c {
+	case themis.ConcernQuorum, themis.ConcernLocalQuorum:
+		return rf/2 + 1
+	case themis.ConcernAll:
+		return rf
+	}
+	return 1
+}
+
+// effective names the concern that was met: never weaker than the mode.
+func (rg *reigning) effective(c themis.WriteConcern) themis.WriteConcern {
+	rg.mu.Lock()
+	have := rg.core.Shard().Have
+	rg.mu.Unlock()
+	byMode := 1
+	if have.Mode != themis.Async {
+		byMode = 1 + have.K
+	}
+	asked := rg.copies(c)
+	switch n := max(byMode, asked); {
+	case n >= have.RF && have.RF > 1:
+		return themis.ConcernAll
+	case n >= have.RF/2+1 && have.RF > 1:
+		return themis.ConcernQuorum
+	}
+	return themis.ConcernImmediate
+}
