@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -170,10 +171,21 @@ func TestInstallCrash(t *testing.T) {
 			if !fresh {
 				oldDigest = oldStore(t, fs, "shard/store")
 			}
-			left := installUntil(t, fs, snap, stop, rng)
-			finished = left == nil
-			if finished {
+			left := untilPowerGoes(fs, stop, rng, func(fs vfs.FS) {
+				if err := Install("shard/store", "checkpoint", snap, Options{FS: fs}); err != nil {
+					t.Fatal(err)
+				}
+			})
+			if finished = left == nil; finished {
 				left = fs
+			}
+			again := untilPowerGoes(left, rng.Int32N(8), rng, func(fs vfs.FS) { // and once more while Open clears up
+				if err := recoverInstall(fs, "shard/store"); err != nil {
+					t.Fatal(err)
+				}
+			})
+			if again != nil {
+				left = again
 			}
 			got := mustOpen(t, left, "shard/store")
 			d := mustDigest(t, got, DigestOptions{})
@@ -213,23 +225,22 @@ func oldStore(t *testing.T, fs vfs.FS, dir string) Digest {
 	return d
 }
 
-// installUntil runs Install on a disk that loses power before the given operation, and returns what it then holds; nil when
-// Install came to its end first.
-func installUntil(t *testing.T, fs *vfs.MemFS, snap Snapshot, stop int32, rng *rand.Rand) (left *vfs.MemFS) {
-	t.Helper()
+// untilPowerGoes runs do on a disk that loses power before the given operation, and returns what it then holds; nil when do
+// came to its end first.
+func untilPowerGoes(fs *vfs.MemFS, stop int32, rng *rand.Rand, do func(vfs.FS)) (left *vfs.MemFS) {
+	var mu sync.Mutex
 	n := int32(0)
-	cut := errorfs.InjectorFunc(func(op errorfs.Op) error {
+	do(errorfs.Wrap(fs, errorfs.InjectorFunc(func(op errorfs.Op) error {
 		if op.Kind.ReadOrWrite() != errorfs.OpIsWrite {
 			return nil
 		}
-		if n == stop && left == nil {
+		mu.Lock()
+		defer mu.Unlock()
+		if n == stop {
 			left = fs.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: rng.IntN(101), RNG: rng})
 		}
 		n++
 		return nil
-	})
-	if err := Install("shard/store", "checkpoint", snap, Options{FS: errorfs.Wrap(fs, cut)}); err != nil {
-		t.Fatal(err)
-	}
+	})))
 	return left
 }
