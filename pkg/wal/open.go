@@ -173,7 +173,8 @@ func (s *found) readSegments(firsts []themis.Seq) error {
 		}
 		e, end, size, err := lastOf(path, firsts[i+1]-1)
 		if err != nil {
-			return bad(first, size, err)
+			off, err := s.endsWrong(path, firsts[i+1], err)
+			return bad(first, off, err)
 		}
 		if epochAt(s.starts, first) != head.Epoch || epochAt(s.starts, e.Seq) != e.Epoch { // a crash between the segments and LOG
 			if off, err := s.learnSegment(path); err != nil {
@@ -187,6 +188,23 @@ func (s *found) readSegments(firsts []themis.Seq) error {
 	tail := firsts[len(firsts)-1]
 	s.segments = append(s.segments, segment{first: tail, lsn: s.last.LSN})
 	return s.readTail(segmentPath(s.dir, tail))
+}
+
+// endsWrong finds the place in a segment that does not end where the next one begins, and moves s.last there.
+func (s *found) endsWrong(path string, next themis.Seq, err error) (int64, error) {
+	if !errors.Is(err, themis.ErrMalformed) {
+		return 0, err
+	}
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return 0, err
+	}
+	off, end, err := walk(data, s.last, nil)
+	s.last = end
+	if err == nil {
+		err = fmt.Errorf("%w: the segment ends with entry %d, the next one begins at %d", themis.ErrMalformed, end.Seq, next)
+	}
+	return off, err
 }
 
 // learnSegment reads all of a segment for epoch starts that LOG does not name.

@@ -195,7 +195,7 @@ func lastOf(path string, seq themis.Seq) (e themis.Entry, end themis.Position, s
 			}
 		}
 		if from == 0 {
-			return e, end, size, fmt.Errorf("%w: it does not end with entry %d: cut short, or a segment is missing behind it", themis.ErrMalformed, seq)
+			return e, end, size, fmt.Errorf("%w: it does not end with entry %d", themis.ErrMalformed, seq)
 		}
 	}
 }
