@@ -181,7 +181,7 @@ func (r *Replica) nowWhole() error {
 		return nil
 	}
 	next := r.promise
-	next.Blank = ""
+	next.Blank, next.Filled = "", false
 	if err := next.write(r.o.Dir); err != nil {
 		return err
 	}
@@ -213,7 +213,7 @@ func (r *Replica) Install(h Hello, snap store.Snapshot, dir string) error {
 	if next.Blank == "" {
 		next.Blank = "being rebuilt"
 	}
-	next.Lineage = h.Lineage
+	next.Lineage, next.Filled = h.Lineage, false
 	if err := next.write(r.o.Dir); err != nil {
 		return err
 	}
@@ -224,7 +224,7 @@ func (r *Replica) Install(h Hello, snap store.Snapshot, dir string) error {
 	if err := r.log.Reset(snap.Position, h.Lineage); err != nil {
 		return fmt.Errorf("begin the log behind seq %d: %w", snap.Position.Seq, err)
 	}
-	next.Lineage = nil
+	next.Lineage, next.Filled = nil, true
 	if err := next.write(r.o.Dir); err != nil {
 		return err
 	}

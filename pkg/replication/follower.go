@@ -39,6 +39,7 @@ type Standing struct {
 	Self     cluster.Member
 	Promised themis.Epoch // durable: nothing below it is accepted, ever
 	Blank    string       // why it counts for nothing until rebuilt; empty: whole
+	Filled   bool         // blank, but a primary's state was installed: frames may follow it
 	Last     themis.Position
 	Base     themis.Seq // the log holds entries behind this one
 	Applied  themis.Seq // in the store: these are committed and can't be cut
@@ -60,7 +61,7 @@ func Receive(s Standing, h Hello) Welcome {
 	case h.Epoch < s.Promised && guard.On(guard.Fence):
 		return Welcome{Refused: "promised a later epoch", Promised: s.Promised}
 	}
-	if s.Blank != "" {
+	if s.Blank != "" && !s.Filled {
 		return Welcome{Accepted: true, Install: true}
 	}
 	common := Common(s.Lineage, s.Last.Seq, h.Lineage, h.Last)

@@ -19,6 +19,7 @@ type promiseFile struct {
 	Storage  themis.StorageID    `json:"storage_id"`
 	Promised themis.Epoch        `json:"promised_epoch"`
 	Blank    string              `json:"blank,omitempty"`
+	Filled   bool                `json:"filled,omitempty"`          // blank, but a primary's state is here: frames may follow it
 	Lineage  []themis.EpochStart `json:"install_lineage,omitempty"` // of the state that is being installed
 }
 

@@ -150,15 +150,17 @@ func Open(o Options) (_ *Replica, err error) {
 	r.promise = p
 	o.Log.Tap = r.tap
 	var rec wal.Recovery
-	if r.log, rec, err = wal.Open(filepath.Join(o.Dir, "wal"), o.Log); err != nil {
-		return nil, fmt.Errorf("open log of %s: %w", o.Shard, err)
-	}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, r.close())
 		}
 	}()
-	if r.store, err = store.Open(r.storeDir(), o.Store); err != nil {
+	err = r.openOrQuarantine("wal", func(dir string) (err error) { r.log, rec, err = wal.Open(dir, o.Log); return err })
+	if err != nil {
+		return nil, fmt.Errorf("open log of %s: %w", o.Shard, err)
+	}
+	err = r.openOrQuarantine("store", func(dir string) (err error) { r.store, err = store.Open(dir, o.Store); return err })
+	if err != nil {
 		return nil, fmt.Errorf("open store of %s: %w", o.Shard, err)
 	}
 	if rec.CutBytes > 0 {
@@ -170,6 +172,25 @@ func Open(o Options) (_ *Replica, err error) {
 	}
 	r.commit.Store(uint64(max(rec.MaxCommit, r.store.Applied().Seq)))
 	return r, nil
+}
+
+// openOrQuarantine opens a part of the replica. What is damaged is neither skipped nor repaired in place: it is moved aside for
+// people to look at, and the replica is blank until a peer rebuilds it (promise 11).
+func (r *Replica) openOrQuarantine(part string, open func(dir string) error) error {
+	dir := filepath.Join(r.o.Dir, part)
+	err := open(dir)
+	if themis.CodeOf(err) != themis.Corrupt {
+		return err
+	}
+	aside := fmt.Sprintf("%s.damaged-%d", dir, r.booted.Unix())
+	if moveErr := os.Rename(dir, aside); moveErr != nil {
+		return errors.Join(err, moveErr)
+	}
+	if err := r.setBlank(fmt.Sprintf("%s is damaged and was moved to %s: %v", part, aside, err)); err != nil {
+		return err
+	}
+	r.o.Event("quarantine", "done", "corruption", r.promise.Blank, r.promise.Promised)
+	return open(dir)
 }
 
 // reconcile makes log and store agree after whatever ended the last process.
@@ -195,11 +216,11 @@ func (r *Replica) reconcile(rec wal.Recovery) error {
 func (r *Replica) storeDir() string { return filepath.Join(r.o.Dir, "store") }
 
 func (r *Replica) setBlank(reason string) error {
-	if r.promise.Blank != "" {
-		return nil
-	}
 	r.o.Logger.Warn("replica is blank", "reason", reason)
-	r.promise.Blank = reason
+	if r.promise.Blank == "" {
+		r.promise.Blank = reason
+	}
+	r.promise.Filled = false
 	return r.promise.write(r.o.Dir)
 }
 
@@ -313,7 +334,7 @@ func (r *Replica) standing() Standing {
 		blank = reason
 	}
 	return Standing{
-		Cluster: r.o.Cluster, Shard: r.o.Shard, Self: r.o.Self, Promised: r.promise.Promised, Blank: blank,
+		Cluster: r.o.Cluster, Shard: r.o.Shard, Self: r.o.Self, Promised: r.promise.Promised, Blank: blank, Filled: r.promise.Filled,
 		Last: r.log.Last(), Base: r.log.Base().Seq, Applied: r.openStore().Applied().Seq, Lineage: r.log.Lineage(),
 		Booted: r.booted, Leased: r.leased, EverPromised: r.aged,
 	}
