@@ -138,7 +138,7 @@ func (e *Etcd) read(ctx context.Context, f func(context.Context) error) error {
 	}
 	limit := readAttempt
 	last := errors.New("not asked yet")
-	for ctx.Err() == nil {
+	for ctx.Err() == nil && e.c.Ctx().Err() == nil {
 		attempt, cancel := context.WithTimeout(clientv3.WithRequireLeader(ctx), limit)
 		err := f(attempt)
 		cancel()
@@ -172,6 +172,9 @@ func codeOf(err error) codes.Code {
 func permanent(err error) bool {
 	if forLearner(err) {
 		return false // another member will do it
+	}
+	if _, ours := errors.AsType[*themis.Error](err); ours {
+		return true
 	}
 	switch codeOf(err) {
 	case codes.InvalidArgument, codes.NotFound, codes.PermissionDenied, codes.Unauthenticated, codes.FailedPrecondition,
@@ -265,6 +268,9 @@ func (e *Etcd) Txn(ctx context.Context, t Txn) (bool, themis.Revision, error) {
 	}
 	if err := ctx.Err(); err != nil {
 		return false, 0, err
+	}
+	if e.c.Ctx().Err() != nil {
+		return false, 0, ErrClosed
 	}
 	var compares []clientv3.Cmp
 	for _, c := range t.If {

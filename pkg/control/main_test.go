@@ -91,7 +91,7 @@ func single(t *testing.T, change func(*ServerOptions)) *Server {
 	t.Helper()
 	o := ServerOptions{
 		Name: "node-1", Dir: filepath.Join(t.TempDir(), "control"), Cluster: "c1", PeerURL: loopback(t, "http"), ClientURL: loopback(t, "http"),
-		Tick: 10 * time.Millisecond, Election: 100 * time.Millisecond,
+		Tick: 10 * time.Millisecond, Election: 100 * time.Millisecond, noFsync: true,
 	}
 	o.InitialCluster = map[string]string{o.Name: o.PeerURL}
 	if change != nil {

@@ -42,6 +42,8 @@ type ServerOptions struct {
 
 	Logger  *slog.Logger
 	OnFatal func(reason string) // told before etcd ends the process; must return soon
+
+	noFsync bool // for tests, which lose nothing with the power
 }
 
 // Server is a running member of the embedded etcd.
@@ -52,15 +54,15 @@ type Server struct {
 	tls     transport.TLSInfo
 	scratch string // holds the socket where Dir's path is too long for one; else empty
 
-	admin    *clientv3.Client // asks all members
 	ready    chan struct{}
 	done     chan struct{}
 	stop     context.CancelFunc
 	stopOnce sync.Once
 	waiting  sync.WaitGroup
 
-	mu  sync.Mutex
-	err error
+	mu    sync.Mutex
+	err   error
+	admin *clientv3.Client // asks all members; made when first needed
 }
 
 // ErrStopped is why a member ended that nobody told to: it was removed from the cluster, or it broke.
@@ -188,9 +190,7 @@ func (s *Server) Stop() error {
 	s.stopOnce.Do(func() {
 		s.stop()
 		s.waiting.Wait()
-		if s.admin != nil {
-			_ = s.admin.Close() // its calls end with an error, which is theirs to tell
-		}
+		s.closeAdmin()
 		s.etcd.Server.Stop() // before Close, which would wait for ever for a member that never served
 		s.etcd.Close()
 	})
@@ -256,7 +256,7 @@ func (s *Server) config() (*embed.Config, error) {
 	}
 	cfg.TickMs = uint(s.o.Tick.Milliseconds())         //nolint:gosec // checked
 	cfg.ElectionMs = uint(s.o.Election.Milliseconds()) //nolint:gosec // checked
-	cfg.QuotaBackendBytes = s.o.QuotaBytes
+	cfg.QuotaBackendBytes, cfg.UnsafeNoFsync = s.o.QuotaBytes, s.o.noFsync
 	cfg.AutoCompactionMode, cfg.AutoCompactionRetention = embed.CompactorModePeriodic, retention
 	cfg.EnableGRPCGateway, cfg.EnablePprof = false, false
 	gate, ok := cfg.ServerFeatureGate.(interface{ Set(string) error })

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"reflect"
 	"slices"
 
 	"github.com/themisdb/themis/pkg/cluster"
@@ -169,13 +170,10 @@ func checkPrimaryChange(seen, next cluster.Shard) error {
 	refuse := func(what string) error {
 		return themis.Errorf(themis.PermissionDenied, "change %s: a primary can't change %s", seen.ID, what).In(seen.ID)
 	}
-	switch {
-	case seen.ID != next.ID:
-		return refuse("another shard")
-	case seen.Epoch != next.Epoch, seen.Primary != next.Primary, seen.Boot != next.Boot:
-		return refuse("who leads")
-	case seen.Want != next.Want, seen.Have != next.Have:
-		return refuse("the policy")
+	rest := next // whatever fields a record may have: all but these two stay
+	rest.ISR, rest.Replicas, rest.Revision = seen.ISR, seen.Replicas, seen.Revision
+	if !reflect.DeepEqual(rest, seen) {
+		return refuse("anything but its in-sync set")
 	}
 	for _, r := range next.Replicas {
 		old, ok := seen.Replica(r.Node)
@@ -194,7 +192,7 @@ func (m *Map) ChangeShardAs(ctx context.Context, as cluster.Controller, seen, ne
 	switch {
 	case seen.ID != next.ID, seen.Epoch != next.Epoch:
 		return cluster.Shard{}, themis.Errorf(themis.InvalidArgument, "change %s: epoch %d to %d of %s; only a coronation begins an epoch", seen.ID, seen.Epoch, next.Epoch, next.ID).In(seen.ID)
-	case seen.Primary != next.Primary && !next.Primary.IsZero():
+	case (seen.Primary != next.Primary || seen.Boot != next.Boot) && !next.Primary.IsZero():
 		return cluster.Shard{}, themis.Errorf(themis.InvalidArgument, "change %s: primary %s to %s; only a coronation makes a primary", seen.ID, seen.Primary, next.Primary).In(seen.ID)
 	}
 	if err := checkRecord("change", next); err != nil {

@@ -107,10 +107,14 @@ type Error struct {
 	Err    error // the cause, if there is one
 }
 
-// Errorf makes an Error; %w keeps the cause.
+// Errorf makes an Error; %w keeps the cause, several keep them all.
 func Errorf(code Code, format string, args ...any) *Error {
 	err := fmt.Errorf(format, args...)
-	return &Error{Code: code, Detail: err.Error(), Err: errors.Unwrap(err)}
+	e := &Error{Code: code, Detail: err.Error(), Err: errors.Unwrap(err)}
+	if _, several := err.(interface{ Unwrap() []error }); several {
+		e.Err = err
+	}
+	return e
 }
 
 // In names the shard and returns e.
