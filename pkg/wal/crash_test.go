@@ -45,25 +45,10 @@ func checkPrefix(t *testing.T, l *Log) {
 	}
 }
 
-// inMemory moves a log to a file system without a disk, where there is one: the tests that open it a thousand times don't
-// ask what the disk does.
-func inMemory(t *testing.T, dir string) string {
-	t.Helper()
-	to, err := os.MkdirTemp("/dev/shm", "wal-test-")
-	if err != nil {
-		return copyDir(t, dir)
-	}
-	t.Cleanup(func() { os.RemoveAll(to) })
-	if err := os.CopyFS(to, os.DirFS(dir)); err != nil {
-		t.Fatal(err)
-	}
-	return to
-}
-
 func TestCrashAtEveryByte(t *testing.T) {
 	dir, ends := smallLog(t)
 	size := ends[len(ends)-1]
-	crashed := inMemory(t, dir)
+	crashed := copyDir(t, dir)
 	for _, mark := range []themis.Seq{0, 2, 4} {
 		for cut := int64(0); cut <= size; cut++ {
 			whole := themis.Seq(0)
@@ -98,7 +83,7 @@ func TestCrashAtEveryByte(t *testing.T) {
 
 func TestFlipEveryByte(t *testing.T) {
 	dir, _ := smallLog(t)
-	flipped := inMemory(t, dir)
+	flipped := copyDir(t, dir)
 	files := []string{segmentName(1), logName, markName}
 	opened, refused := 0, 0
 	for _, name := range files {

@@ -1,0 +1,131 @@
+package wal
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+
+	"github.com/themisdb/themis/pkg/themis"
+)
+
+func TestInspect(t *testing.T) {
+	whole := t.TempDir()
+	mustClose(t, twoEpochs(t, whole))
+	record := recordBytes(minFrameBytes + bigEntry)
+	// rewrite replaces entry seq by another whole entry of the same size.
+	rewrite := func(segment, seq themis.Seq, edit func(e *themis.Entry)) func(dir string) {
+		return func(dir string) {
+			change(t, segmentPath(dir, segment), func(b []byte) []byte {
+				at := int64(seq-segment)*record + record - int64(minFrameBytes+bigEntry)
+				e, n, err := DecodeFrame(b[at:])
+				if err != nil {
+					t.Fatal(err)
+				}
+				edit(&e)
+				copy(b[at:], AppendFrame(nil, &e)[:n])
+				return b
+			})
+		}
+	}
+	edit := func(name string, f func(b []byte) []byte) func(dir string) {
+		return func(dir string) { change(t, filepath.Join(dir, name), f) }
+	}
+	flip := func(segment themis.Seq, at int64) func(dir string) {
+		return edit(segmentName(segment), func(b []byte) []byte { b[at] ^= 4; return b })
+	}
+	for _, c := range []struct {
+		name    string
+		damage  func(dir string)
+		want    []Fault
+		seq     themis.Seq // of the first finding
+		offset  int64
+		entries int
+		sound   bool
+	}{
+		{"nothing", func(string) {}, nil, 0, 0, 40, true},
+		{"torn tail", edit(segmentName(34), func(b []byte) []byte { return append(b, b[:500]...) }), []Fault{FaultTornTail}, 41, 7 * record, 40, true},
+		{"zeros", edit(segmentName(34), func(b []byte) []byte { return append(b, 0, 0, 0) }), []Fault{FaultTornTail}, 41, 7 * record, 40, true},
+		{"flipped bit", flip(12, 2*record+700), []Fault{FaultFlipped}, 14, 2 * record, 39, false},
+		{"flipped size prefix", flip(12, 2*record), []Fault{FaultFlipped}, 14, 2 * record, 39, false},
+		{"flipped bit in the last entry of a segment", flip(12, 11*record-1), []Fault{FaultFlipped}, 22, 10 * record, 39, false},
+		{"two flipped bits", func(dir string) { flip(1, 700)(dir); flip(34, record+700)(dir) }, []Fault{FaultFlipped, FaultFlipped}, 1, 0, 38, false},
+		{"acknowledged end flipped", flip(34, 7*record-1), []Fault{FaultTornTail, FaultLost}, 40, 6 * record, 39, false},
+		{"gap", rewrite(12, 15, func(e *themis.Entry) { e.Seq++ }), []Fault{FaultGap, FaultDuplicate}, 15, 3 * record, 40, false},
+		{"falling epoch", rewrite(34, 37, func(e *themis.Entry) { e.Epoch = 1 }), []Fault{FaultEpochFalls}, 37, 3 * record, 40, false},
+		{"lsn", rewrite(12, 13, func(e *themis.Entry) { e.LSN += 9 }), []Fault{FaultLSN, FaultLSN}, 13, record, 40, false},
+		{"newer format", rewrite(12, 14, func(e *themis.Entry) { e.Version = 3 }), []Fault{FaultFormat}, 14, 2 * record, 39, false},
+		{"missing segment", func(dir string) { os.Remove(segmentPath(dir, 12)) }, []Fault{FaultGap}, 12, 0, 29, false},
+		{"missing last segment", func(dir string) { os.Remove(segmentPath(dir, 34)) }, []Fault{FaultLost}, 34, 0, 33, false},
+		{"empty segment", func(dir string) { os.Truncate(segmentPath(dir, 12), 0) }, []Fault{FaultFlipped, FaultGap}, 12, 0, 29, false},
+		{"segment twice", func(dir string) {
+			b, _ := os.ReadFile(segmentPath(dir, 12))
+			os.WriteFile(segmentPath(dir, 16), b, 0o600)
+		}, []Fault{FaultDuplicate}, 23, 0, 51, false},
+		{"leftover", func(dir string) { os.WriteFile(filepath.Join(dir, segmentName(12)+".START.TEMP"), nil, 0o600) }, []Fault{FaultLeftover}, 1, 0, 40, true},
+		{"LOG missing", func(dir string) { os.Remove(filepath.Join(dir, logName)) }, []Fault{FaultLogFile}, 1, 0, 40, false},
+		{"LOG damaged", edit(logName, func(b []byte) []byte { b[30] ^= 1; return b }), []Fault{FaultLogFile}, 1, 0, 40, false},
+		{"MARK missing", func(dir string) { os.Remove(filepath.Join(dir, markName)) }, []Fault{FaultMark}, 1, 0, 40, false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			dir := copyDir(t, whole)
+			c.damage(dir)
+			visited := 0
+			in, err := Inspect(dir, opts().identity(), func(v Visited) error {
+				visited++
+				if v.File == "" || v.Bytes != int(record) {
+					t.Errorf("visited %s offset %d, %d bytes", v.File, v.Offset, v.Bytes)
+				}
+				return nil
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			var got []Fault
+			for _, f := range in.Findings {
+				if f.File == "" || f.Detail == "" {
+					t.Errorf("finding without a place or a reason: %+v", f)
+				}
+				if len(got) == 0 || got[len(got)-1] != f.Fault || f.Fault == FaultFlipped || f.Fault == FaultLSN && len(got) < 2 {
+					got = append(got, f.Fault)
+				}
+			}
+			if len(c.want) > 0 && len(got) > len(c.want) {
+				got = got[:len(c.want)] // a wrong place shifts what follows
+			}
+			if !slices.Equal(got, c.want) || in.Entries != c.entries || visited != c.entries || in.Sound() != c.sound {
+				t.Fatalf("faults %v, want %v; %d entries, %d visited, want %d; sound %v\n%+v", got, c.want, in.Entries, visited, c.entries, in.Sound(), in.Findings)
+			}
+			if len(c.want) > 0 && (in.Findings[0].Seq != c.seq || in.Findings[0].Offset != c.offset) {
+				t.Fatalf("first finding %+v, want seq %d offset %d", in.Findings[0], c.seq, c.offset)
+			}
+		})
+	}
+}
+
+func TestInspectForeignAndWhole(t *testing.T) {
+	dir := t.TempDir()
+	mustClose(t, twoEpochs(t, dir))
+	in, err := Inspect(dir, Identity{Cluster: "c-9"}, nil)
+	if err != nil || len(in.Findings) != 1 || in.Findings[0].Fault != FaultForeign || in.Sound() {
+		t.Fatalf("%+v: %v", in.Findings, err)
+	}
+	if in.Identity != opts().identity() || in.Last.Seq != 40 || in.Mark != 40 || len(in.Lineage) != 2 || len(in.Segments) != 4 {
+		t.Fatalf("%+v", in)
+	}
+	if s := in.Segments[1]; s.First != 12 || s.Last != 22 || s.Entries != 11 {
+		t.Fatalf("%+v", s)
+	}
+	stop := errors.New("enough")
+	if _, err := Inspect(dir, Identity{}, func(Visited) error { return stop }); !errors.Is(err, stop) {
+		t.Fatalf("a visit's error: %v", err)
+	}
+	if _, err := Inspect(filepath.Join(dir, "nowhere"), Identity{}, nil); !errors.Is(err, os.ErrNotExist) {
+		t.Fatalf("no directory: %v", err)
+	}
+	mustOpen(t, dir, smallSegments()) // it needs no lock, and takes none
+	if in, err := Inspect(dir, Identity{}, nil); err != nil || in.Entries != 40 {
+		t.Fatalf("beside an open log: %v", err)
+	}
+}
