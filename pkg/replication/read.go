@@ -78,7 +78,7 @@ func (rg *reigning) mayRead(asked time.Time) (themis.Seq, bool) {
 		return 0, false
 	}
 	now := time.Now()
-	if rg.core.Shard().Have.Mode == themis.Async && !rg.r.o.Reigns(now) {
+	if !rg.r.o.Reigns(now) {
 		return 0, false
 	}
 	if rg.core.MayRead(now) {

@@ -146,19 +146,16 @@ func (rg *reigning) admit(ctx context.Context) error {
 	}
 }
 
-// writable is core.Writable, and for ASYNC the node's lease; mu is held.
+// writable is core.Writable, under the node's lease in the control plane; mu is held.
 func (rg *reigning) writable() error {
 	if rg.core == nil {
 		return themis.Errorf(themis.NoPrimary, "%s: the reign of epoch %d is only beginning", rg.r.o.Shard, rg.epoch).In(rg.r.o.Shard)
 	}
 	now := time.Now()
-	if err := rg.core.Writable(now); err != nil {
-		return err
+	if !rg.r.o.Reigns(now) {
+		return themis.Errorf(themis.NoPrimary, "%s: this primary can't renew its lease in the control plane", rg.r.o.Shard).In(rg.r.o.Shard)
 	}
-	if rg.core.Shard().Have.Mode == themis.Async && !rg.r.o.Reigns(now) {
-		return themis.Errorf(themis.NoPrimary, "%s: the lease in the control plane is not confirmed", rg.r.o.Shard).In(rg.r.o.Shard)
-	}
-	return nil
+	return rg.core.Writable(now)
 }
 
 func digestOf(payload []byte) uint64 {

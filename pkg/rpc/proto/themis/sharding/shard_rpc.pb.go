@@ -1052,10 +1052,12 @@ func (x *ShardMetrics) GetAvgLatencyMs() float64 {
 
 // HealthRequest asks for the health of a shard, or of the node if shard_id is empty.
 type HealthRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	ShardId       string                 `protobuf:"bytes,1,opt,name=shard_id,json=shardId,proto3" json:"shard_id,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	ShardId        string                 `protobuf:"bytes,1,opt,name=shard_id,json=shardId,proto3" json:"shard_id,omitempty"`
+	ControllerTerm uint64                 `protobuf:"varint,2,opt,name=controller_term,json=controllerTerm,proto3" json:"controller_term,omitempty"` // of a controller that probes: its heartbeat
+	ControllerId   string                 `protobuf:"bytes,3,opt,name=controller_id,json=controllerId,proto3" json:"controller_id,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *HealthRequest) Reset() {
@@ -1091,6 +1093,20 @@ func (*HealthRequest) Descriptor() ([]byte, []int) {
 func (x *HealthRequest) GetShardId() string {
 	if x != nil {
 		return x.ShardId
+	}
+	return ""
+}
+
+func (x *HealthRequest) GetControllerTerm() uint64 {
+	if x != nil {
+		return x.ControllerTerm
+	}
+	return 0
+}
+
+func (x *HealthRequest) GetControllerId() string {
+	if x != nil {
+		return x.ControllerId
 	}
 	return ""
 }
@@ -1879,9 +1895,11 @@ const file_themis_sharding_shard_rpc_proto_rawDesc = "" +
 	"\x11cpu_usage_percent\x18\x03 \x01(\x01R\x0fcpuUsagePercent\x12,\n" +
 	"\x12memory_usage_bytes\x18\x04 \x01(\x01R\x10memoryUsageBytes\x12,\n" +
 	"\x12rpc_requests_total\x18\x05 \x01(\x04R\x10rpcRequestsTotal\x12$\n" +
-	"\x0eavg_latency_ms\x18\x06 \x01(\x01R\favgLatencyMs\"*\n" +
+	"\x0eavg_latency_ms\x18\x06 \x01(\x01R\favgLatencyMs\"x\n" +
 	"\rHealthRequest\x12\x19\n" +
-	"\bshard_id\x18\x01 \x01(\tR\ashardId\"\xda\x01\n" +
+	"\bshard_id\x18\x01 \x01(\tR\ashardId\x12'\n" +
+	"\x0fcontroller_term\x18\x02 \x01(\x04R\x0econtrollerTerm\x12#\n" +
+	"\rcontroller_id\x18\x03 \x01(\tR\fcontrollerId\"\xda\x01\n" +
 	"\x0eHealthResponse\x12\x18\n" +
 	"\ahealthy\x18\x01 \x01(\bR\ahealthy\x12\x14\n" +
 	"\x05state\x18\x02 \x01(\tR\x05state\x12\x14\n" +

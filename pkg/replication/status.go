@@ -1,0 +1,107 @@
+package replication
+
+import (
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/themisdb/themis/pkg/cluster"
+	"github.com/themisdb/themis/pkg/store"
+	"github.com/themisdb/themis/pkg/themis"
+)
+
+// Status is what a replica knows of itself, for people and for the cluster's report.
+type Status struct {
+	Shard    themis.ShardID
+	Self     cluster.Member
+	Promised themis.Epoch
+	Last     themis.Position
+	Applied  themis.Seq
+	Commit   themis.Seq
+	Blank    string
+	Fault    string
+	Store    store.Stats
+	LogBytes themis.Bytes
+	Segments int
+	CutTail  string
+	Rescued  int // files
+
+	Following themis.NodeID // the primary whose stream is taken; empty: none
+	HeardMs   int64         // since its newest message
+
+	Reign *ReignStatus // nil: it does not lead
+}
+
+// ReignStatus is what a primary knows of its reign and its followers.
+type ReignStatus struct {
+	Epoch      themis.Epoch
+	NotServing string // why nothing is read yet; empty: it is
+	NotWriting string // why writes wait; empty: they don't
+	Queued     int
+	Copies     []CopyStatus
+}
+
+// CopyStatus is one other copy as its primary sees it.
+type CopyStatus struct {
+	Progress
+	Problem string // why there is no stream
+	Install *InstallProgress
+}
+
+// Status is a snapshot of the replica.
+func (r *Replica) Status() Status {
+	s := r.openStore()
+	st := Status{
+		Shard: r.o.Shard, Self: r.o.Self, Last: r.log.Last(), Applied: s.Applied().Seq, Commit: themis.Seq(r.commit.Load()),
+		Store: s.Stats(), LogBytes: r.log.Size(), Segments: r.log.Segments(), CutTail: r.cut,
+	}
+	if files, err := filepath.Glob(filepath.Join(r.o.Dir, "rescued", "*.ndjson")); err == nil {
+		st.Rescued = len(files)
+	}
+	r.mu.Lock()
+	st.Promised = r.promise.Promised
+	st.Blank = r.standing().Blank
+	if r.fault != nil {
+		st.Fault = r.fault.Error()
+	}
+	if r.follow != nil {
+		st.Following, st.HeardMs = r.follow.from, time.Since(r.follow.heard).Milliseconds()
+	}
+	rg := r.reign
+	r.mu.Unlock()
+	if rg != nil {
+		st.Reign = rg.status()
+	}
+	return st
+}
+
+func (rg *reigning) status() *ReignStatus {
+	now := time.Now()
+	rg.mu.Lock()
+	defer rg.mu.Unlock()
+	out := &ReignStatus{Epoch: rg.epoch, Queued: rg.queued}
+	if rg.core == nil || !rg.core.Ready() {
+		out.NotServing = "the reign's first entry is not committed yet"
+	}
+	if err := rg.writable(); err != nil {
+		out.NotWriting = err.Error()
+	}
+	if rg.core == nil {
+		return out
+	}
+	for _, p := range rg.core.Progress(now) {
+		if p.Member == rg.r.o.Self {
+			continue
+		}
+		c := CopyStatus{Progress: p}
+		if s := rg.shippers[p.Member]; s != nil {
+			s.mu.Lock()
+			c.Problem, c.Install = s.problem, s.install
+			s.mu.Unlock()
+		}
+		out.Copies = append(out.Copies, c)
+	}
+	slices.SortFunc(out.Copies, func(a, b CopyStatus) int { return strings.Compare(string(a.Member.Node), string(b.Member.Node)) })
+	return out
+}
