@@ -42,6 +42,11 @@ type Probe struct {
 	Refused      bool             // the newest failure was a refused connection: the machine answers, the process doesn't
 	ControlCut   bool             // its last answer said that it can't reach the control plane
 	Why          string           // of the newest failure, in words
+
+	// Of the last answer, by shard: the epoch of a reign that the node had and has ended (it lost its lease), and why a copy of
+	// its can't lead at all (blank, or stopped after a failed fsync).
+	Resigned map[themis.ShardID]themis.Epoch
+	Unfit    map[themis.ShardID]string
 }
 
 // Answered says whether the newest probe was answered.
@@ -180,7 +185,7 @@ type Rehouse struct {
 type Elect struct {
 	Shard themis.ShardID
 	Epoch themis.Epoch // the next
-	Rule  string       // why an election is needed: first-reign, no-primary, failed, boot, cut, member
+	Rule  string       // why an election is needed: first-reign, no-primary, member, failed, boot, resigned, unfit, cut
 	Why   string
 	Skip  map[themis.NodeID]string // who isn't asked, since it could not reign, and why
 	Load  map[themis.NodeID]int    // for election.Request: primaries by node, those decided in this step included

@@ -124,13 +124,16 @@ func (t *step) verdicts() []Action {
 	return out
 }
 
-// gone says why the probed node must be declared FAILED now, or nothing. A node is silent since its last answer, but not
-// longer than this controller has been listening.
+// gone says why the probed node must be declared FAILED now, or nothing. A node is silent since its last answer, or
+// since its first failure where it never answered, but not longer than this controller has been listening.
 func (t *step) gone(p Probe) string {
 	if p.FailingSince.IsZero() {
 		return ""
 	}
 	from := p.LastOK
+	if from.IsZero() {
+		from = p.FailingSince
+	}
 	if from.Before(t.Since) {
 		from = t.Since
 	}

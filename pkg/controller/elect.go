@@ -58,7 +58,7 @@ func (t *step) elect(s cluster.Shard) bool {
 	var answer []cluster.Member
 	var missing []string
 	for _, m := range s.Voters() {
-		reason := t.cannotReign(m.Node)
+		reason := t.cannotReign(s.ID, m.Node)
 		switch {
 		case reason != "":
 			skip[m.Node] = reason
@@ -76,7 +76,7 @@ func (t *step) elect(s cluster.Shard) bool {
 		}
 		return true
 	}
-	if !s.Primary.IsZero() {
+	if t.load[s.Primary.Node] > 0 {
 		t.load[s.Primary.Node]--
 	}
 	t.do(Elect{Shard: s.ID, Epoch: s.Epoch + 1, Rule: rule, Why: why, Skip: skip, Load: maps.Clone(t.load)})
@@ -101,6 +101,14 @@ func (t *step) needsElection(s cluster.Shard) (rule, why string) {
 	}
 	if t.restarted(s) {
 		return "boot", fmt.Sprintf("its primary %s has restarted since it was crowned", node)
+	}
+	if p := t.Probes[node]; p.Answered() && !p.LastOK.Before(t.Elections[s.ID].Ended) {
+		if epoch, ok := p.Resigned[s.ID]; ok && epoch == s.Epoch {
+			return "resigned", fmt.Sprintf("its primary %s has ended its reign of epoch %d", node, epoch)
+		}
+		if why := p.Unfit[s.ID]; why != "" {
+			return "unfit", fmt.Sprintf("the copy of its primary %s can't lead: %s", node, why)
+		}
 	}
 	if t.cut(node) {
 		return "cut", fmt.Sprintf("its primary %s has been cut from the control plane for longer than its lease", node)
@@ -133,15 +141,21 @@ func (t *step) cut(node themis.NodeID) bool {
 }
 
 // cannotReign says why a voter's ballot isn't even asked for.
-func (t *step) cannotReign(node themis.NodeID) string {
+func (t *step) cannotReign(shard themis.ShardID, node themis.NodeID) string {
 	if _, ok := t.View.Nodes[node]; !ok {
 		return "is no longer a member"
 	}
 	if f, ok := t.View.Failed[node]; ok {
 		return "is FAILED: " + f.Why
 	}
-	if p := t.Probes[node]; p.Answered() && p.ControlCut && node != t.Self {
+	p := t.Probes[node]
+	switch {
+	case !p.Answered():
+		return ""
+	case p.ControlCut && node != t.Self:
 		return "can't reach the control plane"
+	case p.Unfit[shard] != "":
+		return "has a copy that can't lead: " + p.Unfit[shard]
 	}
 	return ""
 }
