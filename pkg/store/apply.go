@@ -65,7 +65,7 @@ type checked struct {
 func (s *Store) group(entries []themis.Entry) (group []checked, refusal error) {
 	at := s.Applied()
 	group = make([]checked, 0, min(len(entries), 512))
-	for size := 0; len(group) < len(entries) && size < batchBytes; {
+	for size := 0; len(group) < len(entries) && size < s.batch; {
 		e := entries[len(group)]
 		ops, err := check(at, e)
 		if err != nil {

@@ -34,7 +34,7 @@ func TestDamagedTable(t *testing.T) {
 	fs := vfs.NewMem()
 	s := mustOpen(t, fs, "store")
 	j := newJournal()
-	const n = 300
+	const n = 120
 	value := func(i int) string { return strings.Repeat(fmt.Sprint("value ", i, " "), 20) }
 	for i := range n {
 		j.write(put(themis.Token(i), fmt.Sprint("k", i), value(i)))
@@ -57,7 +57,7 @@ func TestDamagedTable(t *testing.T) {
 	}
 	rng := rand.New(rand.NewPCG(1, 1))
 	damaged := 0
-	for range 60 {
+	for range 40 {
 		bad := vfs.NewMem()
 		if _, err := vfs.Clone(fs, bad, "store", "store"); err != nil {
 			t.Fatal(err)
@@ -73,7 +73,9 @@ func TestDamagedTable(t *testing.T) {
 // readAll reads documents 0…n-1 and returns how many were CORRUPT.
 func readAll(t *testing.T, fs vfs.FS, n int, value func(int) string) (damaged int) {
 	t.Helper()
-	s, err := Open("store", Options{FS: fs, MemTableBytes: 1 << 20})
+	cache := NewCache(1 << 20)
+	defer cache.Close()
+	s, err := Open("store", Options{FS: fs, Cache: cache, MemTableBytes: minMemTableBytes})
 	if err != nil {
 		requireCode(t, err, themis.Corrupt, "store")
 		return 1

@@ -64,6 +64,7 @@ type Options struct {
 	MaxOpenFiles  int          // default 500
 
 	window window // tests use a small one; part of the format, so never a setting
+	batch  int    // tests use a small one; default batchBytes
 }
 
 const (
@@ -102,6 +103,9 @@ func (o Options) withDefaults() Options {
 	if o.window == (window{}) {
 		o.window = theWindow
 	}
+	if o.batch == 0 {
+		o.batch = batchBytes
+	}
 	return o
 }
 
@@ -114,6 +118,7 @@ type Store struct {
 	lock   *pebble.Lock
 	cache  *Cache // ours to close; nil when it was passed in
 	window window
+	batch  int
 
 	writing sync.Mutex            // held by whoever writes
 	state   atomic.Pointer[state] // what the last batch left; replaced whole, never changed
@@ -152,7 +157,7 @@ func absolute(fs vfs.FS, dir string) (string, error) {
 }
 
 func open(dir string, o Options, readOnly bool) (_ *Store, err error) {
-	s := &Store{dir: dir, fs: o.FS, log: o.Logger, window: o.window}
+	s := &Store{dir: dir, fs: o.FS, log: o.Logger, window: o.window, batch: o.batch}
 	s.users.init()
 	defer func() {
 		if err != nil {
@@ -217,7 +222,9 @@ func (s *Store) openError(err error) error {
 	return fmt.Errorf("open store %s: %w", s.dir, err)
 }
 
-// Applied is the position of the last entry whose effects reads see; the zero position when there is none.
+// Applied is the position of the last entry; the zero position when there is none. Reads that begin after Applied answered see
+// at least that much, and at times the batch that Apply is just handing over: the seq that a read was at is the higher of
+// Document.Seq and of Applied before it, or exactly View.Position.
 func (s *Store) Applied() themis.Position { return s.state.Load().position }
 
 // AppliedHLC is the highest timestamp that an applied operation carries; a clock that goes on from here never repeats a version.
@@ -275,7 +282,7 @@ func (s *Store) durableApplied() (themis.Seq, error) {
 		if err != nil {
 			return 0, s.damaged("applied position", err)
 		}
-		seq = st.position.Seq
+		seq = min(st.position.Seq, s.Applied().Seq) // a batch may be on disk a moment before Applied tells of it
 	}
 	if err := it.Error(); err != nil {
 		return 0, s.failed("read the durable position", err)

@@ -52,7 +52,9 @@ func del(token themis.Token, key string) themis.Op {
 
 func mustOpen(t testing.TB, fs vfs.FS, dir string, with ...func(*Options)) *Store {
 	t.Helper()
-	o := Options{FS: fs, MemTableBytes: 1 << 20}
+	cache := NewCache(2 << 20)
+	t.Cleanup(cache.Close)
+	o := Options{FS: fs, Cache: cache, MemTableBytes: 1 << 20}
 	for _, w := range with {
 		w(&o)
 	}

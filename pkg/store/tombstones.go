@@ -44,7 +44,7 @@ func (s *Store) collectSome(upTo themis.Seq) (n int64, more bool, err error) {
 	w := s.newWriter()
 	defer w.close()
 	for ok := it.First(); ok; ok = it.Next() {
-		if w.batch.Len() >= batchBytes {
+		if w.batch.Len() >= s.batch {
 			more = true
 			break
 		}

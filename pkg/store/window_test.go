@@ -162,13 +162,13 @@ func TestCollectTombstones(t *testing.T) {
 }
 
 func TestCollectManyTombstones(t *testing.T) {
-	s := mustOpen(t, vfs.NewMem(), "store")
+	s := mustOpen(t, vfs.NewMem(), "store", func(o *Options) { o.batch = 5000 })
 	j := newJournal()
-	const n = 40_000 // more than one batch
-	for i := 0; i < n; i += 1000 {
+	const n = 1000 // more than one batch
+	for i := 0; i < n; i += 100 {
 		var ops []themis.Op
-		for k := range 1000 {
-			ops = append(ops, del(themis.Token(i+k), fmt.Sprint("document-with-a-longish-name-", i+k)))
+		for k := range 100 {
+			ops = append(ops, del(themis.Token(i+k), fmt.Sprint("document-", i+k)))
 		}
 		j.write(ops...)
 	}
