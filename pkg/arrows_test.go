@@ -93,8 +93,14 @@ var clean = []string{"net/netip", "net/url"}
 // clock are the functions of package time that read the clock or wait for it.
 const clock = "Now Since Until Sleep After AfterFunc Tick NewTimer NewTicker"
 
-// chance are the names in math/rand and math/rand/v2 that carry their own state; every other one draws from the shared source.
-const chance = "Rand New Source Source64 NewSource PCG NewPCG ChaCha8 NewChaCha8 Zipf NewZipf"
+// parts are the names a pure room may use of packages that it may not use whole.
+var parts = map[string]string{
+	"math/rand":    seeded, // every other function draws from the shared source
+	"math/rand/v2": seeded,
+	"net":          "SplitHostPort JoinHostPort", // text to text
+}
+
+const seeded = "Rand New Source Source64 NewSource PCG NewPCG ChaCha8 NewChaCha8 Zipf NewZipf"
 
 // room is one room's files that are not tests.
 type room struct {
@@ -286,16 +292,17 @@ func (h house) impure(r room, name string) []string {
 		out = append(out, fmt.Sprintf("%s: %s is pure: ", name, r.name)+fmt.Sprintf(format, args...))
 	}
 	f := r.files[name]
-	watched := map[string]string{} // the name in this file of time and math/rand: its import path
+	watched := map[string]string{} // the name in this file of time and of each of parts: its import path
 	for _, spec := range f.Imports {
 		full := importPath(spec)
 		if strings.HasPrefix(full, module) {
 			continue
 		}
-		if reaches(full) || foreign(full) && !within(full, h.outside[r.name]) {
+		_, inPart := parts[full]
+		if reaches(full) && !inPart || foreign(full) && !within(full, h.outside[r.name]) {
 			fault("it may not import %s", full)
 		}
-		if full == "time" || full == "math/rand" || full == "math/rand/v2" {
+		if full == "time" || inPart {
 			as := path.Base(strings.TrimSuffix(full, "/v2"))
 			if spec.Name != nil {
 				as = spec.Name.Name
@@ -315,10 +322,10 @@ func (h house) impure(r room, name string) []string {
 			if !ok {
 				break
 			}
-			called := slices.Contains(strings.Fields(clock), n.Sel.Name)
-			drawn := !slices.Contains(strings.Fields(chance), n.Sel.Name)
-			if from := watched[x.Name]; from == "time" && called || from != "time" && from != "" && drawn {
-				fault("%s.%s: time and chance come in as arguments", from, n.Sel.Name)
+			from := watched[x.Name]
+			names, inPart := parts[from]
+			if from == "time" && slices.Contains(strings.Fields(clock), n.Sel.Name) || inPart && !slices.Contains(strings.Fields(names), n.Sel.Name) {
+				fault("%s.%s: time, chance and the world come in as arguments", from, n.Sel.Name)
 			}
 		}
 		return true
@@ -368,6 +375,7 @@ func TestArrowsSeesFaults(t *testing.T) {
 		{"a seeded source", "pkg/rebalance/a.go", clocked(`"math/rand/v2"`, "rand.New(rand.NewPCG(1, 2)).IntN(3)"), ""},
 		{"durations", "pkg/election/a.go", clocked(`"time"`, "_ = time.Duration(3) * time.Second"), ""},
 		{"addresses", "pkg/cluster/a.go", use("net/netip"), ""},
+		{"host and port", "pkg/config/a.go", clocked(`"net"`, `net.JoinHostPort("a", "1")`), ""},
 		{"viper in config", "pkg/config/a.go", use("github.com/spf13/viper"), ""},
 
 		{"an upper room", "pkg/wal/a.go", use(module + "pkg/node"), "pkg/wal/a.go: wal may not import node"},
@@ -394,7 +402,8 @@ func TestArrowsSeesFaults(t *testing.T) {
 
 		{"disk", "pkg/routing/a.go", use("os"), "may not import os"},
 		{"processes", "pkg/routing/a.go", use("os/exec"), "may not import os/exec"},
-		{"network", "pkg/cluster/a.go", use("net"), "may not import net"},
+		{"network", "pkg/cluster/a.go", clocked(`"net"`, `net.Dial("tcp", "a:1")`), "net.Dial"},
+		{"network without a name", "pkg/cluster/a.go", clocked(`. "net"`, `Dial("tcp", "a:1")`), "under the name it has"},
 		{"HTTP", "pkg/themis/a.go", use("net/http"), "may not import net/http"},
 		{"log", "pkg/health/a.go", use("log"), "may not import log"},
 		{"slog", "pkg/controller/a.go", use("log/slog"), "may not import log/slog"},
@@ -422,6 +431,33 @@ func TestArrowsSeesFaults(t *testing.T) {
 				t.Errorf("want %q, got %q", c.want, got)
 			}
 		})
+	}
+}
+
+// TestModulesAreExplained finds each direct requirement of go.mod in the table of licences.
+func TestModulesAreExplained(t *testing.T) {
+	mod, err := os.ReadFile("../go.mod")
+	if err != nil {
+		t.Fatal(err)
+	}
+	page, err := os.ReadFile("../docs/adr/0006-dependencies-and-licences.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	known := strings.FieldsFunc(string(page), func(r rune) bool { return strings.ContainsRune(" ,|\n", r) })
+	direct := 0
+	for line := range strings.Lines(string(mod)) {
+		f := strings.Fields(strings.TrimPrefix(line, "require "))
+		if len(f) < 2 || !foreign(f[0]) || f[1][0] != 'v' || strings.Contains(line, "// indirect") {
+			continue
+		}
+		direct++
+		if !slices.Contains(known, f[0]) {
+			t.Errorf("%s has no licence and no reason in docs/adr/0006-dependencies-and-licences.md", f[0])
+		}
+	}
+	if direct == 0 {
+		t.Error("no requirement was found in go.mod")
 	}
 }
 
