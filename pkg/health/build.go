@@ -208,6 +208,9 @@ func (b *builder) node(n cluster.Node) NodeReport {
 		GRPC: n.GRPC, HTTP: n.HTTP, Region: n.Region, Datacenter: n.Datacenter, Rack: n.Rack,
 		Primaries: len(b.view.ShardsLedBy(n.ID)), Copies: len(b.view.ShardsOn(n.ID)),
 	}
+	if last := b.states[n.ID].State; last != nil {
+		out.Version = last.Version // it holds until the node says another
+	}
 	if beats {
 		out.Version = alive.Version
 		if alive.DiskUsed != nil {
@@ -236,11 +239,11 @@ func (b *builder) nodeFindings(n cluster.Node, r NodeReport, why string) {
 		f := b.view.Failed[n.ID]
 		b.add(NodeFailed, "", place{node: n.ID}, f.Since, values{"cause": f.Why, "copies": r.Copies, "led": r.Primaries})
 	case cluster.Suspect:
-		age := "unknown"
+		heard := "it has not been heard yet"
 		if r.LastHeartbeat != nil {
-			age = duration(time.Duration(*r.LastHeartbeat) * time.Millisecond)
+			heard = "its last word is " + duration(time.Duration(*r.LastHeartbeat)*time.Millisecond) + " old"
 		}
-		b.add(NodeSuspect, "", place{node: n.ID}, b.states[n.ID].Since, values{"cause": why, "age": age, "age_ms": r.LastHeartbeat})
+		b.add(NodeSuspect, "", place{node: n.ID}, b.states[n.ID].Since, values{"cause": why, "heard": heard, "age_ms": r.LastHeartbeat})
 	case cluster.Draining:
 		b.add(NodeDraining, "", place{node: n.ID}, time.Time{}, values{"copies": r.Copies, "led": r.Primaries})
 	}

@@ -154,8 +154,12 @@ func (v *shardView) writable() {
 	}
 	stall := v.primary.Stalled
 	cause := v.primary.ReadOnly
-	if cause == "" && (have < need || stall != nil) {
+	switch {
+	case cause != "":
+	case have < need:
 		cause = fmt.Sprintf("%d of %d %s", have, need, what)
+	case stall != nil:
+		cause = "writes are not acknowledged by enough copies"
 	}
 	v.out.Writable = ptr(cause == "")
 	if cause == "" {
