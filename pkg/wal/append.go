@@ -203,8 +203,9 @@ func (l *Log) commitBatch(b *batch) {
 
 	l.mu.Lock()
 	poison := l.poison
-	l.expect = n
+	l.expect = 0
 	if b.ours {
+		l.expect = n
 		l.waiting -= themis.Bytes(size)
 		if len(l.queue) > 0 {
 			l.expect += int(l.queue[0].n.Load())

@@ -16,7 +16,7 @@ type Recovery struct {
 	Last  themis.Position // behind the last entry
 	// MaxCommit is the highest commit seq in the last segments: everything up to it was committed. It is a lower bound.
 	MaxCommit themis.Seq
-	Mark      themis.Seq // what the replica had made durable before, as far as it knows
+	Mark      themis.Seq // what the replica had made durable before; 2^64 − 1 once that is no longer known
 
 	CutBytes  int64 // of a torn tail; 0 when there was none
 	CutFile   string

@@ -133,20 +133,25 @@ func (l *Log) openTidwall() (err error) {
 			err = fmt.Errorf("tidwall/wal: panic: %v", p)
 		}
 	}()
-	l.tw, err = tidwall.Open(l.dir, &tidwall.Options{
+	tw, err := tidwall.Open(l.dir, &tidwall.Options{
 		NoSync: true, SegmentSize: int(l.o.SegmentBytes), LogFormat: tidwall.Binary, SegmentCacheSize: 1,
 		NoCopy: true, AllowEmpty: true, DirPerms: dirPerm, FilePerms: filePerm,
 	})
 	if err != nil {
 		return fmt.Errorf("open segments in %s: %w", l.dir, err)
 	}
+	l.tw = tw
 	v := l.view.Load()
 	if last, err := l.tw.LastIndex(); err != nil || last != uint64(v.last.Seq) {
 		return fmt.Errorf("open segments in %s: tidwall/wal ends at %d, the checked log at %d: %w", l.dir, last, v.last.Seq, errors.Join(err, themis.ErrMalformed))
 	}
 	l.tailBytes = v.tailSize
-	l.tail, err = os.OpenFile(segmentPath(l.dir, v.segments[len(v.segments)-1].first), os.O_WRONLY, filePerm)
-	return err
+	tail, err := os.OpenFile(segmentPath(l.dir, v.segments[len(v.segments)-1].first), os.O_WRONLY, filePerm)
+	if err != nil {
+		return fmt.Errorf("open last segment: %w", err)
+	}
+	l.tail = tail
+	return nil
 }
 
 // Stats counts what the log has done since it was opened.
