@@ -2,6 +2,7 @@
 
 golangci   = github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 goreleaser = github.com/goreleaser/goreleaser/v2@v2.15.0
+tools      = $(addprefix ./,$(filter-out .ci/tools%,$(sort $(dir $(shell git ls-files ".ci/*.go")))))
 programs   = themisd themis-cli themisdb-repl-doctor
 
 .PHONY: test lint build bench generate release-check snapshot
@@ -10,7 +11,7 @@ test:
 	go test -race ./...
 
 lint:
-	go run $(golangci) run ./...
+	go run $(golangci) run ./... $(tools)
 
 build:
 	CGO_ENABLED=0 go build -trimpath -o bin/ $(programs:%=./cmd/%)

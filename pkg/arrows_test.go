@@ -146,7 +146,7 @@ func (h house) circle() []string {
 		if done[at] {
 			return nil
 		}
-		for _, next := range strings.Fields(h.may[at]) {
+		for next := range strings.FieldsSeq(h.may[at]) {
 			if c := walk(append(slices.Clone(trail), next)); c != nil {
 				return c
 			}
