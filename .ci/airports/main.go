@@ -217,7 +217,7 @@ func (s source) document(a airport) (document, error) {
 		},
 		Location: location{Latitude: lat, Longitude: lon, Elevation: up},
 	}
-	for _, word := range strings.Split(a.Keywords, ",") {
+	for word := range strings.SplitSeq(a.Keywords, ",") {
 		if word = tidy(word); word != "" && !slices.Contains(d.Also, word) {
 			d.Also = append(d.Also, word)
 		}
