@@ -22,12 +22,7 @@ func TestMain(m *testing.M) {
 func etcdLeavings() []goleak.Option {
 	var out []goleak.Option
 	for _, f := range []string{
-		"go.etcd.io/etcd/client/pkg/v3/fileutil.purgeFile.func1",
-		"go.etcd.io/etcd/server/v3/etcdserver/api/rafthttp.(*streamReader).run",
-		"go.etcd.io/raft/v3.(*node).run",
-		"net/http.(*persistConn).readLoop",
-		"net/http.(*persistConn).writeLoop",
-		"internal/poll.runtime_pollWait",
+		"net/http.(*conn).serve",
 	} {
 		out = append(out, goleak.IgnoreAnyFunction(f))
 	}

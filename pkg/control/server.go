@@ -20,6 +20,9 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/server/v3/embed"
 	"go.uber.org/zap"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/themisdb/themis/pkg/themis"
 )
@@ -56,6 +59,7 @@ type Server struct {
 
 	ready    chan struct{}
 	done     chan struct{}
+	running  context.Context // ends when Stop begins
 	stop     context.CancelFunc
 	stopOnce sync.Once
 	waiting  sync.WaitGroup
@@ -69,7 +73,6 @@ type Server struct {
 var ErrStopped = errors.New("the control-plane member has stopped")
 
 const (
-	stopLimit       = 15 * time.Second
 	ephemeralPorts  = 32768
 	socketPathLimit = 100
 	quotaDefault    = 2 << 30
@@ -93,7 +96,9 @@ func StartEmbedded(ctx context.Context, o ServerOptions) (*Server, error) {
 		return nil, err
 	}
 	s := &Server{o: o, lock: l, ready: make(chan struct{}), done: make(chan struct{})}
+	s.running, s.stop = context.WithCancel(context.Background())
 	if err := s.start(ctx); err != nil {
+		s.stop()
 		return nil, errors.Join(err, s.release())
 	}
 	return s, nil
@@ -120,9 +125,7 @@ func (s *Server) start(ctx context.Context) error {
 	if s.etcd, err = embed.StartEtcd(cfg); err != nil {
 		return fmt.Errorf("start control-plane member %s: %w", s.o.Name, err)
 	}
-	run, stop := context.WithCancel(context.Background())
-	s.stop = stop
-	s.waiting.Go(func() { s.wait(run) })
+	s.waiting.Go(s.wait)
 	if joining {
 		return nil
 	}
@@ -138,12 +141,12 @@ func (s *Server) start(ctx context.Context) error {
 }
 
 // wait turns etcd's several channels into two of ours.
-func (s *Server) wait(ctx context.Context) {
+func (s *Server) wait() {
 	defer close(s.done)
 	ready := s.etcd.Server.ReadyNotify()
 	for {
 		select {
-		case <-ctx.Done():
+		case <-s.running.Done():
 			return
 		case <-ready:
 			ready = nil
@@ -184,8 +187,8 @@ func (s *Server) Err() error {
 	return s.err
 }
 
-// Stop hands leadership on, stops the member and frees its directory. Close clients with open watches first: the member waits
-// some seconds for those that are left. It may be called more than once.
+// Stop hands leadership on, stops the member and frees its directory. Watches that clients have open here go on at another
+// member. It may be called more than once.
 func (s *Server) Stop() error {
 	s.stopOnce.Do(func() {
 		s.stop()
@@ -266,9 +269,32 @@ func (s *Server) config() (*embed.Config, error) {
 	if err := gate.Set("InitialCorruptCheck=true,CompactHashCheck=true"); err != nil {
 		return nil, fmt.Errorf("set etcd features: %w", err)
 	}
+	cfg.GRPCAdditionalServerOptions = []grpc.ServerOption{grpc.ChainStreamInterceptor(endStreams(s.running))}
 	cfg.ZapLoggerBuilder = embed.NewZapLoggerBuilder(newZap(s.o.Logger, s.o.OnFatal))
 	return cfg, nil
 }
+
+// endStreams ends clients' watches when the member is told to stop. Without it the member would wait for them for 5 s and two
+// election timeouts. UNAVAILABLE makes a client go on at another member from where it was.
+func endStreams(running context.Context) grpc.StreamServerInterceptor {
+	return func(srv any, stream grpc.ServerStream, _ *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
+		ctx, cancel := context.WithCancel(stream.Context())
+		defer cancel()
+		defer context.AfterFunc(running, cancel)()
+		err := handler(srv, endingStream{stream, ctx})
+		if running.Err() != nil {
+			return status.Error(codes.Unavailable, "this control-plane member is stopping")
+		}
+		return err
+	}
+}
+
+type endingStream struct {
+	grpc.ServerStream
+	ctx context.Context
+}
+
+func (s endingStream) Context() context.Context { return s.ctx }
 
 // splitHTTP moves etcd's HTTP to a unix socket, so that the client port speaks nothing but gRPC: twice the throughput.
 func (s *Server) splitHTTP(cfg *embed.Config) error {
