@@ -15,7 +15,7 @@ import (
 )
 
 // bulkMin is the size from which handing a field on by reference is worth more than it costs.
-const bulkMin = 4 << 10
+const bulkMin = 32 << 10
 
 // bulk names the messages whose weight is one bytes field, by that field's number. Only these take the short way.
 var bulk = map[protoreflect.FullName]protowire.Number{
@@ -29,9 +29,12 @@ var bulk = map[protoreflect.FullName]protowire.Number{
 // codec is protobuf, byte for byte what every other implementation reads and writes, but the bulk field of the messages above
 // is handed to the transport by reference and taken from it with one copy. So what is sent must not be changed after Send,
 // and what was received belongs to the receiver alone.
-type codec struct{ plain encoding.CodecV2 }
+type codec struct {
+	plain encoding.CodecV2
+	min   int // from which size on; bulkMin
+}
 
-func newCodec() codec { return codec{encoding.GetCodecV2(protocodec.Name)} }
+func newCodec() codec { return codec{encoding.GetCodecV2(protocodec.Name), bulkMin} }
 
 // Name is that of protobuf: the bytes are the same.
 func (codec) Name() string { return protocodec.Name }
@@ -43,7 +46,7 @@ func (c codec) Marshal(v any) (mem.BufferSlice, error) {
 		return c.plain.Marshal(v)
 	}
 	data := msg.Get(field).Bytes()
-	if len(data) < bulkMin {
+	if len(data) < c.min {
 		return c.plain.Marshal(v)
 	}
 	rest := msg.New() // the message itself may be on its way to others at this moment: it is only read
@@ -66,7 +69,7 @@ func (c codec) Marshal(v any) (mem.BufferSlice, error) {
 // Unmarshal decodes data into v.
 func (c codec) Unmarshal(data mem.BufferSlice, v any) error {
 	msg, field := bulkField(v)
-	if field == nil || data.Len() < bulkMin {
+	if field == nil || data.Len() < c.min {
 		return c.plain.Unmarshal(data, v)
 	}
 	all := data.Materialize() // the one copy; it is kept by the field, so it is not from a pool

@@ -195,6 +195,18 @@ func TestLongDetailsAreCut(t *testing.T) {
 	}
 }
 
+func TestParseProblemRefuses(t *testing.T) {
+	for _, bad := range []string{"", "{", "[]", `{"detail":"no code"}`, `{"code":"lower"}`, `{"code":"` + strings.Repeat("A", 65) + `"}`,
+		`{"code":"NO_PRIMARY","detail":"` + strings.Repeat("a", maxProblemBytes) + `"}`} {
+		if p, err := ParseProblem([]byte(bad)); !errors.Is(err, themis.ErrMalformed) || p != (Problem{}) {
+			t.Errorf("%.60s: %+v, %v", bad, p, err)
+		}
+	}
+	if p, err := ParseProblem([]byte(`{"code":"NO_PRIMARY","since":"1.9"}`)); err != nil || p.Code != themis.NoPrimary {
+		t.Errorf("a field of a later version: %+v, %v", p, err)
+	}
+}
+
 func FuzzParseProblem(f *testing.F) {
 	f.Add(ProblemOf(themis.Errorf(themis.NoPrimary, "none"), "demo").JSON())
 	f.Add([]byte(`{"code":"X"}`))

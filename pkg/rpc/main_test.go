@@ -5,6 +5,7 @@ import (
 	"context"
 	"log/slog"
 	"net"
+	"runtime"
 	"sync"
 	"testing"
 	"time"
@@ -228,5 +229,15 @@ func must[T any](t *testing.T) func(v T, err error) T {
 			t.Fatal(err)
 		}
 		return v
+	}
+}
+
+// eventually waits until something is true that another goroutine is about to make so.
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for end := time.Now().Add(within); !ok(); runtime.Gosched() {
+		if time.Now().After(end) {
+			t.Fatalf("not within %s: %s", within, what)
+		}
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"slices"
@@ -102,7 +103,10 @@ func invoke(ctx context.Context, conn grpc.ClientConnInterface, m protoreflect.M
 	if err != nil {
 		return err
 	}
-	if err := errors.Join(s.SendMsg(&emptypb.Empty{}), s.CloseSend()); err != nil {
+	if err := s.SendMsg(&emptypb.Empty{}); err != nil && !errors.Is(err, io.EOF) { // EOF: it has ended, RecvMsg says how
+		return err
+	}
+	if err := s.CloseSend(); err != nil {
 		return err
 	}
 	return s.RecvMsg(out)

@@ -377,6 +377,7 @@ type ReplicateResponse struct {
 	EchoNs        uint64 `protobuf:"varint,6,opt,name=echo_ns,json=echoNs,proto3" json:"echo_ns,omitempty"`                      // sent_ns of the newest message that this answers; it also renews the read lease from that moment
 	PromisedEpoch uint64 `protobuf:"varint,7,opt,name=promised_epoch,json=promisedEpoch,proto3" json:"promised_epoch,omitempty"` // above the stream's epoch: the primary must step down
 	Refused       string `protobuf:"bytes,8,opt,name=refused,proto3" json:"refused,omitempty"`                                   // why the stream ends
+	DurableLsn    uint64 `protobuf:"varint,9,opt,name=durable_lsn,json=durableLsn,proto3" json:"durable_lsn,omitempty"`          // behind the last entry on disk
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -465,6 +466,13 @@ func (x *ReplicateResponse) GetRefused() string {
 		return x.Refused
 	}
 	return ""
+}
+
+func (x *ReplicateResponse) GetDurableLsn() uint64 {
+	if x != nil {
+		return x.DurableLsn
+	}
+	return 0
 }
 
 // InstallRequest is one part of a checkpoint.
@@ -577,6 +585,8 @@ type InstallEnd struct {
 	Lineage       []*EpochStart          `protobuf:"bytes,4,rep,name=lineage,proto3" json:"lineage,omitempty"`
 	Files         uint64                 `protobuf:"varint,5,opt,name=files,proto3" json:"files,omitempty"`
 	Bytes         uint64                 `protobuf:"varint,6,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	Format        uint32                 `protobuf:"varint,7,opt,name=format,proto3" json:"format,omitempty"` // of the store's files
+	Hlc           uint64                 `protobuf:"varint,8,opt,name=hlc,proto3" json:"hlc,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -649,6 +659,20 @@ func (x *InstallEnd) GetFiles() uint64 {
 func (x *InstallEnd) GetBytes() uint64 {
 	if x != nil {
 		return x.Bytes
+	}
+	return 0
+}
+
+func (x *InstallEnd) GetFormat() uint32 {
+	if x != nil {
+		return x.Format
+	}
+	return 0
+}
+
+func (x *InstallEnd) GetHlc() uint64 {
+	if x != nil {
+		return x.Hlc
 	}
 	return 0
 }
@@ -2636,7 +2660,7 @@ const file_themis_node_v1_node_proto_rawDesc = "" +
 	"\n" +
 	"commit_seq\x18\x03 \x01(\x04R\tcommitSeq\x12\x17\n" +
 	"\asent_ns\x18\x04 \x01(\x04R\x06sentNs\x12\x14\n" +
-	"\x05whole\x18\x05 \x01(\bR\x05whole\"\x8f\x02\n" +
+	"\x05whole\x18\x05 \x01(\bR\x05whole\"\xb0\x02\n" +
 	"\x11ReplicateResponse\x12\x1d\n" +
 	"\n" +
 	"common_seq\x18\x01 \x01(\x04R\tcommonSeq\x12#\n" +
@@ -2648,7 +2672,9 @@ const file_themis_node_v1_node_proto_rawDesc = "" +
 	"appliedSeq\x12\x17\n" +
 	"\aecho_ns\x18\x06 \x01(\x04R\x06echoNs\x12%\n" +
 	"\x0epromised_epoch\x18\a \x01(\x04R\rpromisedEpoch\x12\x18\n" +
-	"\arefused\x18\b \x01(\tR\arefused\"\xf9\x01\n" +
+	"\arefused\x18\b \x01(\tR\arefused\x12\x1f\n" +
+	"\vdurable_lsn\x18\t \x01(\x04R\n" +
+	"durableLsn\"\xf9\x01\n" +
 	"\x0eInstallRequest\x12+\n" +
 	"\x05hello\x18\x01 \x01(\v2\x15.themis.node.v1.HelloR\x05hello\x12\x12\n" +
 	"\x04file\x18\x02 \x01(\tR\x04file\x12\x16\n" +
@@ -2657,7 +2683,7 @@ const file_themis_node_v1_node_proto_rawDesc = "" +
 	"\x05crc32\x18\x05 \x01(\rR\x05crc32\x12\x1e\n" +
 	"\vend_of_file\x18\x06 \x01(\bR\tendOfFile\x12\x16\n" +
 	"\x06digest\x18\a \x01(\tR\x06digest\x12,\n" +
-	"\x03end\x18\b \x01(\v2\x1a.themis.node.v1.InstallEndR\x03end\"\xa8\x01\n" +
+	"\x03end\x18\b \x01(\v2\x1a.themis.node.v1.InstallEndR\x03end\"\xd2\x01\n" +
 	"\n" +
 	"InstallEnd\x12\x10\n" +
 	"\x03seq\x18\x01 \x01(\x04R\x03seq\x12\x14\n" +
@@ -2665,7 +2691,9 @@ const file_themis_node_v1_node_proto_rawDesc = "" +
 	"\x03lsn\x18\x03 \x01(\x04R\x03lsn\x124\n" +
 	"\alineage\x18\x04 \x03(\v2\x1a.themis.node.v1.EpochStartR\alineage\x12\x14\n" +
 	"\x05files\x18\x05 \x01(\x04R\x05files\x12\x14\n" +
-	"\x05bytes\x18\x06 \x01(\x04R\x05bytes\"2\n" +
+	"\x05bytes\x18\x06 \x01(\x04R\x05bytes\x12\x16\n" +
+	"\x06format\x18\a \x01(\rR\x06format\x12\x10\n" +
+	"\x03hlc\x18\b \x01(\x04R\x03hlc\"2\n" +
 	"\x0fInstallResponse\x12\x1f\n" +
 	"\vdurable_seq\x18\x01 \x01(\x04R\n" +
 	"durableSeq\"\xa7\x01\n" +
