@@ -334,3 +334,20 @@ func plain(evidence map[string]any) bool {
 	}
 	return true
 }
+
+// TestNodeStateTravels: a node's own words come out of JSON as they went in.
+func TestNodeStateTravels(t *testing.T) {
+	want := *rebuilding().state("node-2")
+	want.Control = &LocalControl{Leader: true, LeaderID: "node-2", HasQuorum: true}
+	b, err := json.Marshal(want)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got NodeState
+	if err := json.Unmarshal(b, &got); err != nil {
+		t.Fatal(err)
+	}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("got %+v, want %+v", got, want)
+	}
+}
