@@ -45,6 +45,7 @@ type Config struct {
 	Log         Log         `mapstructure:"log"`
 
 	cells    map[string]cell
+	own      map[string]cell // cells without what was applied to the cluster
 	warnings []Fault
 }
 
@@ -245,10 +246,10 @@ func Load(files []Source, env, flags map[string]string) (Config, error) {
 }
 
 // With lays the configuration that was applied to the cluster over c. values are cluster-wide keys and values as
-// Config.Applied gives them; any other key is an error.
+// Config.Applied gives them, and replace those of an earlier With; any other key is an error.
 func (c Config) With(values map[string]string) (Config, error) {
 	r := newReader()
-	maps.Copy(r.cells, c.cells)
+	maps.Copy(r.cells, c.own)
 	for _, name := range slices.Sorted(maps.Keys(values)) {
 		k, ok := known.find(name)
 		switch {
@@ -260,7 +261,9 @@ func (c Config) With(values map[string]string) (Config, error) {
 			r.text(k, name, values[name], layerApplied, "cluster")
 		}
 	}
-	return r.finish()
+	next, err := r.finish()
+	next.own = c.own
+	return next, err
 }
 
 // Environ makes a map of the lines "NAME=value" that a process is given.
@@ -311,7 +314,7 @@ func (r *reader) finish() (Config, error) {
 	if !r.check() {
 		return Config{}, r.err()
 	}
-	c := Config{cells: r.cells, warnings: r.warnings}
+	c := Config{cells: r.cells, own: r.cells, warnings: r.warnings}
 	v := viper.NewWithOptions(viper.KeyDelimiter("::"))
 	for _, k := range known.keys {
 		if k.top() && k.Served() {

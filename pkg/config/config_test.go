@@ -186,6 +186,7 @@ func TestFaults(t *testing.T) {
 		"quoted number":      {"wal:\n  keep_segments: '7'\n", []string{`wal.keep_segments: "7": want a whole number`}},
 		"fraction":           {"wal:\n  keep_segments: 7.5\n", []string{`wal.keep_segments: "7.5": want a whole number`}},
 		"huge":               {"wal:\n  keep_segments: 99999999999999999999\n", []string{`want a whole number`}},
+		"too high":           {"rebalance:\n  disk_threshold: 1.5\n", []string{`rebalance.disk_threshold: "1.5": want a number, 0.05 to 0.99`}},
 		"not a number":       {"rebalance:\n  skew_threshold: .nan\n", []string{`rebalance.skew_threshold: ".nan": want a number, 0.01 to 10`}},
 		"yes":                {"metrics:\n  enabled: yes\n", []string{`metrics.enabled: "yes": want true or false`}},
 		"quoted bool":        {"metrics:\n  enabled: 'true'\n", []string{`metrics.enabled: "true": want true or false`}},
@@ -402,6 +403,9 @@ func TestApplied(t *testing.T) {
 	}
 	if v := valueOf(t, back, "replication.mode"); v.From != "cluster" || v.Value != "hybrid" {
 		t.Errorf("the cluster's value must beat the file's: %+v", v)
+	}
+	if again, err := back.With(nil); err != nil || again.Replication.Mode != themis.Async {
+		t.Errorf("what an earlier With laid over stays: %s, %v", again.Replication.Mode, err)
 	}
 	for values, want := range map[[2]string]string{
 		{"node.rack", "x"}:          "cluster: node.rack: belongs to each node, not to the cluster",

@@ -82,7 +82,8 @@ func (r *reader) warn(where, key, format string, args ...any) {
 	r.warnings = append(r.warnings, Fault{where, key, fmt.Sprintf(format, args...)})
 }
 
-// set stores a value unless a higher layer has one. Two names of one setting may not contradict each other in one place.
+// set stores a value over that of a lower layer: layers are read in rising order. Two names of one setting may not
+// contradict each other in one place.
 func (r *reader) set(k Key, c cell) {
 	old := r.cells[k.Path]
 	if old.layer == c.layer && old.name != c.name && show(old.value) != show(c.value) {
@@ -90,9 +91,7 @@ func (r *reader) set(k Key, c cell) {
 		r.fault(c.where, c.name, "%s, but %s (%s) says %s: the two are one setting", show(c.value), old.name, old.where, show(old.value))
 		return
 	}
-	if c.layer >= old.layer {
-		r.cells[k.Path] = c
-	}
+	r.cells[k.Path] = c
 }
 
 // file reads one YAML file into a layer.

@@ -23,7 +23,6 @@ type object struct {
 // parseScalar reads one value of k. tag is the YAML tag; loose is for environment and flags, where all is text.
 // The result is a bool, int64, float64 or string; nil is null.
 func (k Key) parseScalar(text, tag string, loose bool) (any, error) {
-	wrong := fmt.Errorf("%q: want %s", text, k.Want())
 	if tag == "!!null" && k.Type != Bound {
 		return nil, fmt.Errorf("no value: want %s, or leave the key out", k.Want())
 	}
@@ -31,25 +30,25 @@ func (k Key) parseScalar(text, tag string, loose bool) (any, error) {
 	case Bool:
 		b, err := strconv.ParseBool(text)
 		if err != nil || !loose && tag != "!!bool" {
-			return nil, wrong
+			return nil, k.refuse(text)
 		}
 		return b, nil
 	case Int:
 		n, err := strconv.ParseInt(text, 10, 64)
 		if err != nil || !loose && tag != "!!int" || !k.inRange(float64(n)) {
-			return nil, wrong
+			return nil, k.refuse(text)
 		}
 		return n, nil
 	case Float:
 		f, err := strconv.ParseFloat(text, 64)
 		if err != nil || !loose && tag != "!!int" && tag != "!!float" || math.IsNaN(f) || math.IsInf(f, 0) || !k.inRange(f) {
-			return nil, wrong
+			return nil, k.refuse(text)
 		}
 		return f, nil
 	case Millis:
 		ms, ok := parseMillis(text)
 		if !ok || !k.inRange(float64(ms)) {
-			return nil, wrong
+			return nil, k.refuse(text)
 		}
 		return ms, nil
 	case Enum:
@@ -87,11 +86,11 @@ func (k Key) parseText(text, tag string) (any, error) {
 			return nil, nil
 		}
 		if _, ok := parseBound(text); !ok {
-			err = fmt.Errorf("%q: want %s", text, k.Want())
+			err = k.refuse(text)
 		}
 	case Path:
 		if strings.ContainsRune(text, 0) {
-			err = fmt.Errorf("%q: want a path", text)
+			err = k.refuse(text)
 		} else {
 			text = path.Clean(text)
 		}
@@ -111,8 +110,10 @@ func (k Key) parseName(text string) (any, error) {
 			return nil, fmt.Errorf("%q says when writes are acknowledged, its key is replication.mode; here: %s", text, k.Want())
 		}
 	}
-	return nil, fmt.Errorf("%q: want %s", text, k.Want())
+	return nil, k.refuse(text)
 }
+
+func (k Key) refuse(text string) error { return fmt.Errorf("%q: want %s", text, k.Want()) }
 
 func parseMillis(text string) (int64, bool) {
 	if n, err := strconv.ParseInt(text, 10, 64); err == nil {
