@@ -36,11 +36,11 @@ func (s *Store) Apply(entries []themis.Entry) ([]Result, error) {
 	defer s.users.leave()
 	s.writing.Lock()
 	defer s.writing.Unlock()
-	if err := s.Fault(); err != nil {
-		return nil, err
-	}
 	results := make([]Result, 0, len(entries))
 	for len(entries) > 0 {
+		if err := s.Fault(); err != nil {
+			return results, err
+		}
 		group, refusal := s.group(entries)
 		r, err := s.applyGroup(group)
 		results = append(results, r...)

@@ -28,6 +28,7 @@ func (s *Store) damaged(what string, err error) error {
 // setFault keeps the first fault and returns e.
 func (s *Store) setFault(e *themis.Error) *themis.Error {
 	if s.fault.CompareAndSwap(nil, e) {
+		close(s.faulty)
 		s.log.Error("store takes no more entries", "dir", s.dir, "err", e)
 	}
 	return e

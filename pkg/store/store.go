@@ -125,6 +125,7 @@ type Store struct {
 	counts  counts
 	aging   aging // the oldest requests, read ahead; writing is held
 	fault   atomic.Pointer[themis.Error]
+	faulty  chan struct{} // closed with the first fault
 	durable atomic.Uint64 // highest seq seen on disk; never falls
 
 	users users
@@ -157,7 +158,7 @@ func absolute(fs vfs.FS, dir string) (string, error) {
 }
 
 func open(dir string, o Options, readOnly bool) (_ *Store, err error) {
-	s := &Store{dir: dir, fs: o.FS, log: o.Logger, window: o.window, batch: o.batch}
+	s := &Store{faulty: make(chan struct{}), dir: dir, fs: o.FS, log: o.Logger, window: o.window, batch: o.batch}
 	s.users.init()
 	defer func() {
 		if err != nil {
@@ -254,8 +255,13 @@ func (s *Store) flush() error {
 	if err := s.Fault(); err != nil {
 		return err
 	}
-	if err := s.db.Flush(); err != nil {
+	done, err := s.db.AsyncFlush()
+	if err != nil {
 		return s.failed("flush", err)
+	}
+	select { // Pebble tries again and again on a disk that fails
+	case <-done:
+	case <-s.faulty:
 	}
 	return s.Fault()
 }
