@@ -158,6 +158,11 @@ func TestEnviron(t *testing.T) {
 	if w := warns(c); w != "env THEMIS_NODE_RLOE: sets nothing; did you mean THEMIS_NODE_ROLE?" {
 		t.Errorf("warnings: %s", w)
 	}
+	for _, odd := range []string{"NaN", "Inf", "-Inf", "1e400"} {
+		if _, err := Load(nil, map[string]string{"THEMIS_REBALANCE_SKEW_THRESHOLD": odd}, nil); themis.CodeOf(err) != themis.InvalidArgument {
+			t.Errorf("skew %s: %v", odd, err)
+		}
+	}
 	if _, err := Load(nil, map[string]string{"THEMIS_METRICS_ENABLED": "maybe"}, nil); err == nil || !strings.Contains(err.Error(), "env THEMIS_METRICS_ENABLED: metrics.enabled: \"maybe\": want true or false") {
 		t.Errorf("%v", err)
 	}

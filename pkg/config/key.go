@@ -120,7 +120,7 @@ func (k Key) Names() []string {
 	return strings.Split(k.Range, "|")
 }
 
-// inRange says whether a number is allowed.
+// inRange says whether a number is allowed. What isn't a number is in no range with an upper end.
 func (k Key) inRange(v float64) bool {
 	if k.Range == "" {
 		return true

@@ -107,6 +107,9 @@ func TestEveryRowIsWhole(t *testing.T) {
 				t.Errorf("%s: default %q is spelled %v in the range", k.Path, k.Default, v)
 			}
 		}
+		if lo, hi, _ := strings.Cut(k.Range, ".."); k.Type == Float && (lo == "" || hi == "") {
+			t.Errorf("%s: a Float needs both ends: they keep NaN and infinity out", k.Path)
+		}
 		if !k.top() {
 			continue
 		}

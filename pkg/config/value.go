@@ -3,7 +3,6 @@ package config
 import (
 	"encoding/json"
 	"fmt"
-	"math"
 	"net"
 	"path"
 	"slices"
@@ -41,7 +40,7 @@ func (k Key) parseScalar(text, tag string, loose bool) (any, error) {
 		return n, nil
 	case Float:
 		f, err := strconv.ParseFloat(text, 64)
-		if err != nil || !loose && tag != "!!int" && tag != "!!float" || math.IsNaN(f) || math.IsInf(f, 0) || !k.inRange(f) {
+		if err != nil || !loose && tag != "!!int" && tag != "!!float" || !k.inRange(f) {
 			return nil, k.refuse(text)
 		}
 		return f, nil
