@@ -52,7 +52,8 @@ type Meta struct {
 	Format     int              `json:"format"`
 	ID         themis.ClusterID `json:"id"`
 	Name       string           `json:"name"`
-	Redundancy string           `json:"redundancy"` // NONE or MIRROR
+	Redundancy string           `json:"redundancy"`  // NONE or MIRROR
+	SessionKey []byte           `json:"session_key"` // signs session tokens
 	Created    time.Time        `json:"created"`
 }
 

@@ -29,20 +29,21 @@ import (
 
 // NodeState is what one node knows by itself. The admin service answers it as JSON; readers ignore fields they don't know.
 type NodeState struct {
-	Node        themis.NodeID    `json:"node"`
-	Storage     themis.StorageID `json:"storage_id"`
-	Boot        themis.BootID    `json:"boot_id"`
-	Version     string           `json:"version"`
-	Role        cluster.Role     `json:"role"`
-	Pid         int              `json:"pid"`
-	UptimeMs    int64            `json:"uptime_ms"`
-	DiskUsed    *float64         `json:"disk_used_ratio"` // null when it can't be read
-	DiskFree    *themis.Bytes    `json:"disk_free_bytes"`
-	CertExpires *time.Time       `json:"cert_expires"`
-	PlainHTTP   string           `json:"plain_http"` // off, status, full
-	Replicas    []LocalReplica   `json:"replicas"`   // by shard
-	Control     *LocalControl    `json:"control"`    // null: not a control member
-	Warnings    []string         `json:"warnings"`   // of the configuration, in words
+	Node        themis.NodeID     `json:"node"`
+	Storage     themis.StorageID  `json:"storage_id"`
+	Boot        themis.BootID     `json:"boot_id"`
+	Version     string            `json:"version"`
+	Role        cluster.Role      `json:"role"`
+	Pid         int               `json:"pid"`
+	UptimeMs    int64             `json:"uptime_ms"`
+	DiskUsed    *float64          `json:"disk_used_ratio"` // null when it can't be read
+	DiskFree    *themis.Bytes     `json:"disk_free_bytes"`
+	CertExpires *time.Time        `json:"cert_expires"`
+	PlainHTTP   string            `json:"plain_http"`        // off, status, full
+	Replicas    []LocalReplica    `json:"replicas"`          // by shard
+	Control     *LocalControl     `json:"control"`           // null: not a control member
+	Warnings    []string          `json:"warnings"`          // of the configuration, in words
+	Holding     map[string]string `json:"holding,omitempty"` // on the controller: by subject, why it holds back
 }
 
 // Copy is what a copy of a shard is for at this moment.

@@ -164,10 +164,10 @@ func (f *following) take(m Ship) (Reply, error) {
 			return Reply{}, err
 		}
 	}
-	durable := r.log.Durable()
+	last := r.log.Last()
 	r.mu.Unlock()
-	r.safe(min(m.Commit, durable))
-	return Reply{Durable: durable, Applied: r.openStore().Applied().Seq, Echo: m.Sent}, nil
+	r.safe(min(m.Commit, last.Seq))
+	return Reply{Durable: last.Seq, LSN: last.LSN, Applied: r.openStore().Applied().Seq, Echo: m.Sent}, nil
 }
 
 // nowWhole takes a rebuilt copy for whole: the control plane counts it, so its primary was the current one; mu is held.

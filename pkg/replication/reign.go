@@ -28,11 +28,13 @@ func DefaultRules() Rules {
 type Ack struct {
 	Durable themis.Seq
 	Applied themis.Seq
-	Sent    time.Time // when the primary sent what this answers; zero: nothing to confirm
+	LSN     themis.LSN // behind the last durable entry
+	Sent    time.Time  // when the primary sent what this answers; zero: nothing to confirm
 }
 
 type follower struct {
 	durable, applied themis.Seq
+	lsn              themis.LSN
 	heard            time.Time // when the newest ack came
 	confirmed        time.Time // the newest Sent it answered: it promises the read lease from then on
 }
@@ -111,7 +113,7 @@ func (r *Reign) Heard(from cluster.Member, a Ack, now time.Time) {
 		r.peers[from] = f
 	}
 	f.durable, f.applied = max(f.durable, a.Durable), max(f.applied, a.Applied)
-	f.heard = now
+	f.heard, f.lsn = now, max(f.lsn, a.LSN)
 	if a.Sent.After(f.confirmed) {
 		f.confirmed = a.Sent
 	}
@@ -406,7 +408,8 @@ type Progress struct {
 	Class            cluster.Class
 	InSync           bool
 	Durable, Applied themis.Seq
-	Heard            time.Time // zero: never in this reign
+	LSN              themis.LSN // 0: never heard in this reign
+	Heard            time.Time  // zero: never in this reign
 	Missing          time.Duration
 }
 
@@ -418,7 +421,7 @@ func (r *Reign) Progress(now time.Time) []Progress {
 		if rep.Member == r.self {
 			p.Durable, p.Applied, p.Heard = r.durable, r.commit, now
 		} else if f := r.peers[rep.Member]; f != nil {
-			p.Durable, p.Applied, p.Heard, p.Missing = f.durable, f.applied, f.heard, r.Missing(rep.Member, now)
+			p.Durable, p.Applied, p.LSN, p.Heard, p.Missing = f.durable, f.applied, f.lsn, f.heard, r.Missing(rep.Member, now)
 		}
 		out = append(out, p)
 	}

@@ -327,6 +327,16 @@ func (r *Replica) failIfPoisoned(err error) {
 	}
 }
 
+// Unfit says why this copy can't lead: its disk failed, or it is blank. Empty: it can.
+func (r *Replica) Unfit() string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.fault != nil {
+		return r.fault.Error()
+	}
+	return r.promise.Blank
+}
+
 // standing is what this replica knows of itself; mu is held.
 func (r *Replica) standing() Standing {
 	blank := r.promise.Blank

@@ -45,8 +45,9 @@ type ReignStatus struct {
 // CopyStatus is one other copy as its primary sees it.
 type CopyStatus struct {
 	Progress
-	Problem string // why there is no stream
-	Install *InstallProgress
+	LagBytes themis.Bytes // 0 where it was never heard
+	Problem  string       // why there is no stream
+	Install  *InstallProgress
 }
 
 // Status is a snapshot of the replica.
@@ -90,11 +91,15 @@ func (rg *reigning) status() *ReignStatus {
 	if rg.core == nil {
 		return out
 	}
+	end := rg.r.log.Last().LSN
 	for _, p := range rg.core.Progress(now) {
 		if p.Member == rg.r.o.Self {
 			continue
 		}
 		c := CopyStatus{Progress: p}
+		if p.LSN > 0 {
+			c.LagBytes = max(0, end.Since(p.LSN))
+		}
 		if s := rg.shippers[p.Member]; s != nil {
 			s.mu.Lock()
 			c.Problem, c.Install = s.problem, s.install

@@ -20,6 +20,7 @@ type Ship struct {
 // Reply is one answer of a follower.
 type Reply struct {
 	Durable, Applied themis.Seq
+	LSN              themis.LSN    // behind the last durable entry
 	Echo             time.Duration // Sent of the newest message that this answers
 	Promised         themis.Epoch  // above the stream's epoch: the primary must step down
 	Refused          string        // the stream ends, for this reason

@@ -1,0 +1,515 @@
+package node
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/themisdb/themis/pkg/cluster"
+	"github.com/themisdb/themis/pkg/control"
+	"github.com/themisdb/themis/pkg/controller"
+	"github.com/themisdb/themis/pkg/election"
+	"github.com/themisdb/themis/pkg/pki"
+	"github.com/themisdb/themis/pkg/rpc"
+	"github.com/themisdb/themis/pkg/rpc/proto/themis/sharding"
+	"github.com/themisdb/themis/pkg/themis"
+)
+
+const (
+	controllerSilence = 2 * time.Second        // after which another control node takes over
+	stepEvery         = 100 * time.Millisecond // at most so long between two steps
+	ballotTimeout     = time.Second
+)
+
+// controllerHeard is when the controller's heartbeat, its probe, last came.
+type controllerHeard struct {
+	mu   sync.Mutex
+	term themis.Term
+	at   time.Time
+}
+
+func (h *controllerHeard) from(t themis.Term, now time.Time) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if t >= h.term {
+		h.term, h.at = t, now
+	}
+}
+
+func (h *controllerHeard) since() time.Time {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.at
+}
+
+// controlLoop runs on every control node; on one of them it is the controller.
+type controlLoop struct {
+	n *Node
+	m *control.Map
+
+	as     cluster.Controller // the record that makes this one the controller
+	cfg    controller.Config
+	mu     sync.Mutex
+	probes map[themis.NodeID]controller.Probe
+	since  time.Time
+	last   time.Time
+	gone   map[themis.NodeID]time.Time
+	tries  map[themis.ShardID]controller.Attempt
+	told   map[string]bool // refusals that were recorded
+	nudge  chan struct{}
+	wg     *errgroup.Group
+}
+
+// run takes the controllership when nobody else has it, and gives it up when somebody does.
+func (c *controlLoop) run(ctx context.Context) error {
+	started := time.Now()
+	tick := time.NewTicker(stepEvery)
+	defer tick.Stop()
+	for {
+		v, ok := c.n.latest()
+		if ok && c.shouldTake(v, started) {
+			as, err := c.m.TakeController(ctx, v.Controller, c.n.id.Node, c.n.boot)
+			if err == nil {
+				c.n.event(cluster.Event{Actor: cluster.Actor{Kind: "controller", ID: string(c.n.id.Node)}, Action: "take_controller", Subject: string(c.n.id.Node), Outcome: "done", Reason: fmt.Sprintf("term %d", as.Term)})
+				err = c.reign(ctx, as)
+			}
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			if err != nil {
+				c.n.log.Debug("not the controller", "err", err)
+			}
+			started = time.Now()
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-tick.C:
+		}
+	}
+}
+
+// shouldTake: there is no controller, or its heartbeat has not been heard for 2 s and somewhat more by rank, so that not all
+// try at once.
+func (c *controlLoop) shouldTake(v cluster.View, started time.Time) bool {
+	if v.Controller.Term == 0 || v.Controller.Node == c.n.id.Node {
+		return true
+	}
+	rank := slices.Index(v.ControlNodes(), c.n.id.Node)
+	wait := controllerSilence + time.Duration(max(rank, 0))*100*time.Millisecond
+	heard := c.n.heard.since()
+	if started.After(heard) {
+		heard = started
+	}
+	return time.Since(heard) > wait
+}
+
+// reign decides and carries out until another takes over.
+func (c *controlLoop) reign(ctx context.Context, as cluster.Controller) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	g, ctx := errgroup.WithContext(ctx)
+	now := time.Now()
+	*c = controlLoop{
+		n: c.n, m: c.m, as: as, cfg: c.config(), probes: map[themis.NodeID]controller.Probe{}, since: now, last: now,
+		gone: map[themis.NodeID]time.Time{}, tries: map[themis.ShardID]controller.Attempt{}, told: map[string]bool{}, nudge: make(chan struct{}, 1), wg: g,
+	}
+	c.n.log.Info("controller", "term", as.Term)
+	if err := c.cfg.Validate(); err != nil {
+		return fmt.Errorf("failover settings: %w", err)
+	}
+	g.Go(func() error { return c.steps(ctx) })
+	g.Go(func() error { return c.look(ctx) })
+	err := g.Wait()
+	c.n.holding.Store(nil)
+	c.n.log.Info("no longer controller", "term", as.Term, "err", err)
+	return err
+}
+
+func (c *controlLoop) config() controller.Config {
+	f, cfg := c.n.cfg.Failover, controller.Default()
+	cfg.ProbeEvery, cfg.RetryEvery, cfg.Threshold = f.ProbeInterval, f.RetryInterval, f.FailureThreshold
+	cfg.FailAfterMin, cfg.FailAfterMax = f.FailedAfterMin, f.FailedAfterMax
+	cfg.CutAfter = c.n.cfg.Control.LeaseTTL
+	return cfg
+}
+
+func (c *controlLoop) steps(ctx context.Context) error {
+	tick := time.NewTicker(stepEvery)
+	defer tick.Stop()
+	probing := map[themis.NodeID]context.CancelFunc{}
+	for {
+		v, ok := c.n.latest()
+		if ok && v.Controller.Term > c.as.Term {
+			return fmt.Errorf("%s took over in term %d", v.Controller.Node, v.Controller.Term)
+		}
+		if ok && v.Controller.Term == c.as.Term {
+			c.staff(ctx, v, probing)
+			if err := c.step(ctx, v); err != nil {
+				return err
+			}
+		}
+		changed := c.n.changed.next()
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-tick.C:
+		case <-c.nudge:
+		case <-changed:
+		}
+	}
+}
+
+// staff has one prober for every other member.
+func (c *controlLoop) staff(ctx context.Context, v cluster.View, probing map[themis.NodeID]context.CancelFunc) {
+	for id := range v.Nodes {
+		if id == c.n.id.Node || probing[id] != nil {
+			continue
+		}
+		pctx, stop := context.WithCancel(ctx)
+		probing[id] = stop
+		c.wg.Go(func() error { return c.probe(pctx, id) })
+	}
+	for id, stop := range probing {
+		if _, ok := v.Nodes[id]; !ok {
+			stop()
+			delete(probing, id)
+			c.mu.Lock()
+			delete(c.probes, id)
+			c.mu.Unlock()
+		}
+	}
+}
+
+// probe asks one node again and again; each question is this controller's heartbeat.
+func (c *controlLoop) probe(ctx context.Context, id themis.NodeID) error {
+	p := controller.Probe{Node: id}
+	for {
+		v, _ := c.n.latest()
+		try, cancel := context.WithTimeout(ctx, c.cfg.ProbeTimeout)
+		resp, err := c.ask(try, v.Nodes[id])
+		cancel()
+		now := time.Now()
+		if err == nil {
+			p.Boot, p.Storage = themis.BootID(resp.GetBootId()), themis.StorageID(resp.GetStorageId())
+			p.LastOK, p.FailingSince, p.Failures, p.Refused, p.Why = now, time.Time{}, 0, false, ""
+			p.ControlCut, p.Unfit = resp.GetState() == stateCut, map[themis.ShardID]string{}
+			for id, why := range resp.GetUnfitShards() {
+				p.Unfit[themis.ShardID(id)] = why
+			}
+		} else {
+			if p.FailingSince.IsZero() {
+				p.FailingSince = now
+			}
+			p.Failures++
+			p.Refused, p.Why = rpc.IsRefused(err), err.Error()
+		}
+		c.mu.Lock()
+		c.probes[id] = p
+		c.mu.Unlock()
+		if err != nil {
+			c.poke()
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(time.Until(c.cfg.NextProbe(p, now))):
+		}
+	}
+}
+
+func (c *controlLoop) poke() {
+	select {
+	case c.nudge <- struct{}{}:
+	default:
+	}
+}
+
+func (c *controlLoop) ask(ctx context.Context, node cluster.Node) (*sharding.HealthResponse, error) {
+	client, err := c.n.pool.Shards(ctx, node.GRPC, node.ID, rpc.Lane("probe"))
+	if err != nil {
+		return nil, err
+	}
+	return client.HealthCheck(ctx, &sharding.HealthRequest{ControllerTerm: uint64(c.as.Term), ControllerId: string(c.n.id.Node)})
+}
+
+// look notices when this process itself stood still: then the age of an answer says nothing about who gave it. It ticks apart
+// from the steps, which may wait for a slow transaction.
+func (c *controlLoop) look(ctx context.Context) error {
+	tick := time.NewTicker(stepEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-tick.C:
+		}
+		now := time.Now()
+		c.mu.Lock()
+		c.since = controller.Looking(c.since, c.last, now, c.cfg)
+		c.last = now
+		c.mu.Unlock()
+	}
+}
+
+// world is what Step decides from.
+func (c *controlLoop) world(v cluster.View, now time.Time) controller.World {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for id := range v.Nodes {
+		if _, alive := v.Alive[id]; alive {
+			delete(c.gone, id)
+		} else if c.gone[id].IsZero() {
+			c.gone[id] = now
+		}
+	}
+	w := controller.World{
+		Self: c.n.id.Node, View: v, Since: c.since, Probes: map[themis.NodeID]controller.Probe{}, AliveGone: map[themis.NodeID]time.Time{},
+		Elections: map[themis.ShardID]controller.Attempt{},
+	}
+	for k, x := range c.probes {
+		w.Probes[k] = x
+	}
+	for k, x := range c.gone {
+		w.AliveGone[k] = x
+	}
+	for k, x := range c.tries {
+		w.Elections[k] = x
+	}
+	return w
+}
+
+func (c *controlLoop) step(ctx context.Context, v cluster.View) error {
+	now := time.Now()
+	holding, told := map[string]string{}, map[string]bool{}
+	for _, a := range controller.Step(c.world(v, now), now, c.cfg) {
+		if nd, ok := a.(controller.NotDone); ok {
+			holding[nd.Subject] = nd.Reason + " [" + nd.Rule + "]"
+			told[nd.Key()] = true
+			if !c.told[nd.Key()] {
+				c.event(cluster.Event{Action: nd.Action, Subject: nd.Subject, Outcome: "not_done", Rule: nd.Rule, Reason: nd.Reason})
+			}
+			continue
+		}
+		if err := c.do(ctx, v, a); err != nil {
+			if errors.Is(err, control.ErrDeposed) {
+				return err
+			}
+			c.n.log.Warn("action not done", "action", a.String(), "err", err)
+		}
+	}
+	c.told = told
+	c.n.holding.Store(&holding)
+	return ctx.Err()
+}
+
+func (c *controlLoop) event(e cluster.Event) {
+	e.Actor = cluster.Actor{Kind: "controller", ID: string(c.n.id.Node)}
+	c.n.event(e)
+}
+
+// do carries one action out. Each is one transaction that compares what it was decided on.
+func (c *controlLoop) do(ctx context.Context, v cluster.View, a controller.Action) error {
+	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
+	defer cancel()
+	change := func(action string, shard themis.ShardID, why string, next cluster.Shard, err error) error {
+		if err == nil {
+			_, err = c.m.ChangeShardAs(ctx, c.as, v.Shards[shard], next)
+		}
+		if err == nil {
+			c.event(cluster.Event{Action: action, Subject: string(shard), Outcome: "done", Reason: why, Epoch: next.Epoch, Before: asJSON(v.Shards[shard].Replicas), After: asJSON(next.Replicas)})
+		}
+		return err
+	}
+	switch a := a.(type) {
+	case controller.DeclareFailed:
+		err := c.m.DeclareFailed(ctx, c.as, cluster.Failed{Format: cluster.Format, Node: a.Node, Boot: a.Boot, Since: a.Since.UTC(), Why: a.Why, Term: c.as.Term})
+		if err == nil {
+			c.event(cluster.Event{Action: "declare_failed", Subject: string(a.Node), Outcome: "done", Rule: "detection", Reason: a.Why, Phases: a.Phases()})
+		}
+		return err
+	case controller.ClearFailed:
+		err := c.m.ClearFailed(ctx, c.as, a.Node)
+		if err == nil {
+			c.event(cluster.Event{Action: "clear_failed", Subject: string(a.Node), Outcome: "done", Reason: a.Why})
+		}
+		return err
+	case controller.Elect:
+		c.elect(v, a)
+		return nil
+	case controller.Rehouse:
+		next, err := v.Shards[a.Shard].Rehouse(a.Node, a.Storage)
+		return change("rehouse", a.Shard, a.String(), next, err)
+	case controller.Join:
+		next, err := v.Shards[a.Shard].Join(a.Replica)
+		return change("join", a.Shard, a.String(), next, err)
+	case controller.Drop:
+		next, err := v.Shards[a.Shard].Drop(a.Member)
+		return change("drop", a.Shard, a.String(), next, err)
+	case controller.Enlist:
+		next, err := v.Shards[a.Shard].Enlist(a.Member, a.Replaces)
+		return change("enlist", a.Shard, a.String(), next, err)
+	case controller.StandDown:
+		next, err := v.Shards[a.Shard].StandDown(a.Member)
+		return change("stand_down", a.Shard, a.String(), next, err)
+	}
+	return themis.Errorf(themis.Internal, "%s: no way to do it", a)
+}
+
+func asJSON(v any) json.RawMessage {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return nil
+	}
+	return b
+}
+
+// elect runs one election beside the steps.
+func (c *controlLoop) elect(v cluster.View, a controller.Elect) {
+	c.mu.Lock()
+	t := c.tries[a.Shard]
+	t.Running = true
+	c.tries[a.Shard] = t
+	c.mu.Unlock()
+	c.wg.Go(func() error {
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		defer cancel()
+		err := c.ballot(ctx, v, a)
+		c.mu.Lock()
+		t := controller.Attempt{Ended: time.Now(), Failed: c.tries[a.Shard].Failed}
+		if err != nil {
+			t.Failed++
+		} else {
+			t.Failed = 0
+		}
+		c.tries[a.Shard] = t
+		c.mu.Unlock()
+		c.poke()
+		return nil
+	})
+}
+
+// ballot collects ballots, counts them, and crowns the winner by one transaction over the record that was counted.
+func (c *controlLoop) ballot(ctx context.Context, v cluster.View, a controller.Elect) error {
+	began := time.Now()
+	seen := v.Shards[a.Shard]
+	e := cluster.Event{Action: "elect", Subject: string(a.Shard), Epoch: a.Epoch, Rule: a.Rule}
+	ballots, silent := c.collect(ctx, v, seen, a)
+	counted := time.Now()
+	res := election.Count(election.Request{Shard: seen, Epoch: a.Epoch, Ballots: ballots, Silent: silent, Load: a.Load})
+	e.Phases = append(e.Phases, cluster.Phase{Name: "ballots", Ms: ms(counted.Sub(began))})
+	if res.Winner == nil {
+		e.Outcome, e.Reason = "not_done", a.Why+"; "+res.Why+others(res.Others)
+		c.eventOnce(e)
+		return errors.New(res.Why)
+	}
+	next, err := seen.Crown(res.Winner.Voter, res.Winner.Boot, res.Wait, false)
+	if err == nil {
+		_, err = c.m.Crown(ctx, seen, c.as, next)
+	}
+	e.Phases = append(e.Phases, cluster.Phase{Name: "crown", Ms: ms(time.Since(counted))}, cluster.Phase{Name: "lease_wait", Ms: ms(res.Wait)})
+	e.DurationMs = ms(time.Since(began))
+	if err != nil {
+		e.Outcome, e.Reason = "failed", err.Error()
+		c.eventOnce(e)
+		return err
+	}
+	e.Outcome = "done"
+	e.Reason = fmt.Sprintf("%s: %s leads with last epoch %d, seq %d, by %d of %d ballots%s", a.Why, res.Winner.Voter.Node, res.Winner.Last.Epoch, res.Winner.Last.Seq, res.Got, res.Need, others(res.Others))
+	if res.MayLose {
+		e.Reason += "; writes that the old primary had acknowledged under async may be missing, see rescued/ when it returns"
+	}
+	c.event(e)
+	return nil
+}
+
+// eventOnce records an election that led to nothing only when its reason is news.
+func (c *controlLoop) eventOnce(e cluster.Event) {
+	key := e.Subject + e.Reason
+	c.mu.Lock()
+	news := !c.told["elect|"+key]
+	c.mu.Unlock()
+	if news {
+		c.event(e)
+	}
+}
+
+func others(rs []election.Rejected) string {
+	s := ""
+	for _, r := range rs {
+		s += "; " + r.String()
+	}
+	return s
+}
+
+func ms(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
+
+// collect asks every voter for its ballot, and keeps those whose signature is by the node's registered key over this very
+// question.
+func (c *controlLoop) collect(ctx context.Context, v cluster.View, s cluster.Shard, a controller.Elect) ([]election.Ballot, map[themis.NodeID]string) {
+	ctx, cancel := context.WithTimeout(ctx, ballotTimeout)
+	defer cancel()
+	var mu sync.Mutex
+	var ballots []election.Ballot
+	silent := map[themis.NodeID]string{}
+	var g errgroup.Group
+	for _, voter := range s.Voters() {
+		if why := a.Skip[voter.Node]; why != "" {
+			silent[voter.Node] = why
+			continue
+		}
+		g.Go(func() error {
+			b, err := c.oneBallot(ctx, v, s, voter, a.Epoch)
+			mu.Lock()
+			defer mu.Unlock()
+			if err != nil {
+				silent[voter.Node] = err.Error()
+			} else {
+				ballots = append(ballots, b)
+			}
+			return nil
+		})
+	}
+	_ = g.Wait()
+	return ballots, silent
+}
+
+func (c *controlLoop) oneBallot(ctx context.Context, v cluster.View, s cluster.Shard, voter cluster.Member, e themis.Epoch) (election.Ballot, error) {
+	nonce := make([]byte, 16)
+	_, _ = rand.Read(nonce) // never fails
+	req := &sharding.VoteRequest{
+		Term: uint64(e), CandidateId: string(c.n.id.Node), ShardId: string(s.ID), Nonce: nonce, TimestampNs: uint64(time.Now().UnixNano()), //nolint:gosec // positive
+		ClusterId: string(v.Meta.ID), ControllerTerm: uint64(c.as.Term),
+	}
+	node := v.Nodes[voter.Node]
+	client, err := c.n.pool.Shards(ctx, node.GRPC, node.ID, rpc.Lane("probe"))
+	if err != nil {
+		return election.Ballot{}, err
+	}
+	m, err := client.RequestVote(ctx, req)
+	if err != nil {
+		return election.Ballot{}, err
+	}
+	if !m.GetVoteGranted() {
+		return election.Ballot{}, errors.New(m.GetReason())
+	}
+	b := ballotOf(v.Meta.ID, s.ID, m)
+	if string(m.GetNonce()) != string(nonce) || b.Voter.Node != node.ID {
+		c.n.metrics.votesRejected.WithLabelValues("replayed").Inc()
+		return b, errors.New("a ballot for another question")
+	}
+	for _, key := range node.Keys {
+		if err = pki.Verify(key, b.Signed(), m.GetSignature()); err == nil {
+			return b, nil
+		}
+	}
+	c.n.metrics.votesRejected.WithLabelValues("signature").Inc()
+	return b, fmt.Errorf("its signature is not by the key that %s registered: %w", node.ID, err)
+}

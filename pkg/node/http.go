@@ -1,0 +1,50 @@
+package node
+
+import (
+	"context"
+	"net"
+
+	"github.com/themisdb/themis/pkg/health"
+	"github.com/themisdb/themis/pkg/themis"
+	"github.com/themisdb/themis/pkg/web"
+)
+
+// source is what the HTTP face asks of the node.
+type source struct{ n *Node }
+
+// Report implements web.Source.
+func (s source) Report(ctx context.Context) (health.Report, error) {
+	r, _, err := s.n.Report(ctx)
+	return r, err
+}
+
+// Ready implements web.Source: it serves once it belongs to a cluster and every copy here is open and not out.
+func (s source) Ready() error {
+	v, ok := s.n.latest()
+	if !ok {
+		return themis.Errorf(themis.NoPrimary, "this node belongs to no cluster yet")
+	}
+	all := s.n.shards.all()
+	for _, id := range v.ShardsOn(s.n.id.Node) {
+		r := all[id]
+		if r == nil {
+			return themis.Errorf(themis.NoPrimary, "the copy of %s is not open", id).In(id)
+		}
+		if st := r.Status(); st.Fault != "" {
+			return themis.Errorf(themis.ReadOnly, "the copy of %s is out: %s", id, st.Fault).In(id)
+		}
+	}
+	return nil
+}
+
+func (n *Node) serveHTTP(ctx context.Context, l net.Listener, r *router) error {
+	return web.Serve(ctx, l, web.Options{
+		Documents: r, Source: source{n}, Metrics: n.metrics.handler(), TLS: n.source.OptionalServerConfig(), PlainLoopback: n.cfg.HTTP.PlainLoopback,
+		Cluster: n.clusterName, Shards: n.shardIDs, Logger: n.log,
+	})
+}
+
+func (n *Node) shardIDs() []themis.ShardID {
+	v, _ := n.latest()
+	return v.ShardIDs()
+}

@@ -1,0 +1,116 @@
+package node
+
+import (
+	"crypto/rand"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"syscall"
+
+	"github.com/themisdb/themis/pkg/themis"
+)
+
+// identity is node.json: who this data directory is, and which cluster it belongs to.
+type identity struct {
+	Format  int              `json:"format"`
+	Node    themis.NodeID    `json:"node_id"`
+	Storage themis.StorageID `json:"storage_id"`
+	Joined  *joined          `json:"joined,omitempty"`
+}
+
+// joined is what a node was told when it became a member.
+type joined struct {
+	ID             themis.ClusterID  `json:"cluster_id"`
+	Name           string            `json:"cluster_name"`
+	ControlMember  bool              `json:"control_member"`
+	InitialCluster map[string]string `json:"initial_cluster,omitempty"` // peer URLs by node, for control members
+	Existing       bool              `json:"existing,omitempty"`        // the control plane existed before this member
+	Endpoints      []string          `json:"control_endpoints"`         // client URLs
+}
+
+const identityName = "node.json"
+
+// openIdentity reads the directory's identity, or makes one. A directory of another node is an error that names both.
+func openIdentity(dir string, node themis.NodeID) (identity, error) {
+	name := filepath.Join(dir, identityName)
+	b, err := os.ReadFile(name) //nolint:gosec // the operator's own directory
+	if errors.Is(err, fs.ErrNotExist) {
+		id := identity{Format: 1, Node: node, Storage: themis.StorageID(randomID())}
+		return id, id.write(dir)
+	}
+	var id identity
+	if err == nil {
+		err = json.Unmarshal(b, &id)
+	}
+	switch {
+	case err != nil:
+		return id, themis.Errorf(themis.Corrupt, "read %s: %w", name, err).Do("move %s away: the node then joins as a new disk, and its copies are rebuilt", dir)
+	case id.Format != 1:
+		return id, themis.Errorf(themis.Unimplemented, "%s has format %d, this version knows 1", name, id.Format).Do("start a newer themisd")
+	case id.Node != node:
+		return id, themis.Errorf(themis.InvalidArgument, "node.data_dir %s belongs to %s, this is %s", dir, id.Node, node).Do("give each node a directory of its own")
+	}
+	return id, nil
+}
+
+func (id identity) write(dir string) error {
+	b, err := json.MarshalIndent(id, "", "  ")
+	if err != nil {
+		return fmt.Errorf("encode %s: %w", identityName, err)
+	}
+	name := filepath.Join(dir, identityName)
+	f, err := os.OpenFile(name+".new", os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600) //nolint:gosec // the operator's own directory
+	if err != nil {
+		return fmt.Errorf("write %s: %w", name, err)
+	}
+	_, err = f.Write(b)
+	if err == nil {
+		err = f.Sync()
+	}
+	err = errors.Join(err, f.Close())
+	if err == nil {
+		err = os.Rename(name+".new", name)
+	}
+	if err == nil {
+		err = syncDir(dir)
+	}
+	if err != nil {
+		return fmt.Errorf("write %s: %w", name, err)
+	}
+	return nil
+}
+
+func syncDir(dir string) error {
+	d, err := os.Open(dir) //nolint:gosec // the operator's own directory
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
+
+// randomID is sixteen random bytes in hexadecimal.
+func randomID() string {
+	b := make([]byte, 16)
+	_, _ = rand.Read(b) // never fails
+	return hex.EncodeToString(b)
+}
+
+// lockDir keeps a second process out of the directory.
+func lockDir(dir string) (*os.File, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("node.data_dir: %w", err)
+	}
+	f, err := os.OpenFile(filepath.Join(dir, "LOCK"), os.O_CREATE|os.O_RDWR, 0o600) //nolint:gosec // the operator's own directory
+	if err != nil {
+		return nil, fmt.Errorf("node.data_dir: %w", err)
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil { //nolint:gosec // a descriptor
+		_ = f.Close()
+		return nil, themis.Errorf(themis.RefusedUnsafe, "node.data_dir %s: another themisd has it open", dir).Do("stop that process first: fuser -v %s/LOCK", dir)
+	}
+	return f, nil
+}

@@ -1,0 +1,220 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"strings"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+
+	"github.com/themisdb/themis/pkg/cluster"
+	"github.com/themisdb/themis/pkg/control"
+	"github.com/themisdb/themis/pkg/pki"
+	"github.com/themisdb/themis/pkg/themis"
+)
+
+// memberLife waits until the node belongs to a cluster, then lives as its member.
+func (n *Node) memberLife(ctx context.Context) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-n.member:
+	}
+	j := n.joined()
+	n.log.Info("member of a cluster", "cluster", j.Name, "control", j.ControlMember)
+	if j.ControlMember {
+		server, err := n.startControl(ctx, j)
+		if err != nil {
+			return err
+		}
+		n.etcd.Store(server)
+		defer func() {
+			if err := server.Stop(); err != nil {
+				n.log.Warn("control plane did not stop cleanly", "err", err)
+			}
+		}()
+	}
+	kv, err := control.Connect(ctx, endpointsOf(j.Endpoints), n.source.ClientConfig("", ""))
+	if err != nil {
+		return fmt.Errorf("connect to the control plane: %w", err)
+	}
+	defer func() { _ = kv.Close() }()
+	m, err := control.NewMap(kv, j.ID, control.Options{TTL: n.cfg.Control.LeaseTTL})
+	if err != nil {
+		return err
+	}
+	n.m.Store(m)
+	lease, err := n.announce(ctx, m)
+	if err != nil {
+		return err
+	}
+	n.lease.Store(lease)
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return lease.Run(ctx) })
+	g.Go(func() error { return n.watchMap(ctx, m) })
+	g.Go(func() error { return n.shards.run(ctx) })
+	g.Go(func() error { return n.writeEvents(ctx, m) })
+	g.Go(func() error { return n.beat(ctx, lease) })
+	if j.ControlMember || n.cfg.Control.Mode == "external" {
+		c := &controlLoop{n: n, m: m}
+		g.Go(func() error { return c.run(ctx) })
+	}
+	if s := n.etcd.Load(); s != nil {
+		g.Go(func() error {
+			select {
+			case <-ctx.Done():
+				return ctx.Err()
+			case <-s.Done():
+				return fmt.Errorf("control plane: %w", errors.Join(control.ErrStopped, s.Err()))
+			}
+		})
+	}
+	return g.Wait()
+}
+
+func endpointsOf(urls []string) []string {
+	var out []string
+	for _, u := range urls {
+		if p, err := url.Parse(u); err == nil && p.Host != "" {
+			u = p.Host
+		}
+		out = append(out, strings.TrimSuffix(u, "/"))
+	}
+	return out
+}
+
+func (n *Node) startControl(ctx context.Context, j *joined) (*control.Server, error) {
+	c := n.cfg.Control
+	return control.StartEmbedded(ctx, control.ServerOptions{
+		Name: string(n.id.Node), Dir: n.dir("control"), Cluster: j.ID,
+		PeerURL: n.controlURL(c.PeerListen), ClientURL: n.controlURL(c.ClientListen),
+		InitialCluster: j.InitialCluster, Existing: j.Existing,
+		CertFile: n.cfg.PKI.Cert, KeyFile: n.cfg.PKI.Key, CAFile: n.cfg.PKI.CA, AllowedHostname: pki.NodeName(j.Name),
+		Tick: c.Tick, Election: c.Election, QuotaBytes: int64(c.QuotaBytes), Logger: n.log,
+		OnFatal: func(reason string) { n.log.Error("control plane is out", "reason", reason) },
+	})
+}
+
+// controlURL is where a listener of the control plane is reached: an address without a host is on the host of gRPC.
+func (n *Node) controlURL(addr string) string {
+	host, port, err := net.SplitHostPort(addr)
+	if err != nil || host != "" {
+		return "https://" + addr
+	}
+	host, _, _ = net.SplitHostPort(n.addr.GRPC)
+	if ips, err := net.DefaultResolver.LookupNetIP(context.Background(), "ip", host); err == nil && len(ips) > 0 {
+		host = ips[0].Unmap().String()
+	}
+	return "https://" + net.JoinHostPort(host, port)
+}
+
+// announce takes the node's lease, and waits for a control plane that is only coming up.
+func (n *Node) announce(ctx context.Context, m *control.Map) (*control.Lease, error) {
+	for {
+		try, cancel := context.WithTimeout(ctx, 3*time.Second)
+		lease, err := m.Heartbeat(try, n.alive())
+		cancel()
+		if err == nil {
+			return lease, nil
+		}
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		n.log.Warn("the control plane does not answer yet", "err", err)
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(200 * time.Millisecond):
+		}
+	}
+}
+
+func (n *Node) alive() cluster.Alive {
+	used, _ := diskUsed(n.cfg.Node.DataDir)
+	return cluster.Alive{Format: cluster.Format, Node: n.id.Node, Storage: n.id.Storage, Boot: n.boot, Version: n.o.Version, DiskUsed: used}
+}
+
+// beat keeps the figures of the heartbeat current.
+func (n *Node) beat(ctx context.Context, lease *control.Lease) error {
+	t := time.NewTicker(10 * time.Second)
+	defer t.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-t.C:
+		}
+		if err := lease.PutAlive(ctx, n.alive()); err != nil && ctx.Err() == nil {
+			n.log.Debug("heartbeat figures not written", "err", err)
+		}
+	}
+}
+
+// diskUsed is the used share of the file system, and its free bytes; nil when it can't be read.
+func diskUsed(dir string) (*float64, *themis.Bytes) {
+	var st unix.Statfs_t
+	if err := unix.Statfs(dir, &st); err != nil || st.Blocks == 0 {
+		return nil, nil
+	}
+	ratio := 1 - float64(st.Bavail)/float64(st.Blocks)
+	free := themis.Bytes(int64(st.Bavail) * int64(st.Bsize)) //nolint:gosec,unconvert // sizes of disks
+	return &ratio, &free
+}
+
+// watchMap passes every new view on.
+func (n *Node) watchMap(ctx context.Context, m *control.Map) error {
+	w := m.Watch(ctx)
+	for v := range w.Views() {
+		if v.Meta.ID == "" {
+			continue // the cluster is still being written
+		}
+		n.view.Store(&v)
+		n.shards.learn(v)
+		n.changed.wake()
+	}
+	return ctx.Err()
+}
+
+// reigns says whether the node's lease in the control plane holds.
+func (n *Node) reigns(now time.Time) bool {
+	l := n.lease.Load()
+	return l != nil && l.Holds(now)
+}
+
+// event records what was done, refused or left undone. A full queue drops the event and counts it; the log has it all the same.
+func (n *Node) event(e cluster.Event) {
+	e.Time = time.Now().UTC()
+	n.log.Info("event", "action", e.Action, "subject", e.Subject, "outcome", e.Outcome, "rule", e.Rule, "reason", e.Reason, "epoch", e.Epoch)
+	select {
+	case n.events <- e:
+	default:
+		n.metrics.eventsDropped.Inc()
+	}
+}
+
+func (n *Node) writeEvents(ctx context.Context, m *control.Map) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case e := <-n.events:
+			for {
+				try, cancel := context.WithTimeout(ctx, 5*time.Second)
+				_, err := m.AppendEvent(try, n.id.Node, e)
+				cancel()
+				if err == nil || ctx.Err() != nil || themis.CodeOf(err) == themis.InvalidArgument {
+					break
+				}
+				select {
+				case <-ctx.Done():
+				case <-time.After(time.Second):
+				}
+			}
+		}
+	}
+}

@@ -1,0 +1,460 @@
+package node
+
+import (
+	"context"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"io"
+	"time"
+	"unicode/utf8"
+
+	"github.com/themisdb/themis/pkg/cluster"
+	"github.com/themisdb/themis/pkg/replication"
+	"github.com/themisdb/themis/pkg/routing"
+	nodev1 "github.com/themisdb/themis/pkg/rpc/proto/themis/node/v1"
+	"github.com/themisdb/themis/pkg/store"
+	"github.com/themisdb/themis/pkg/themis"
+)
+
+// router answers for any document: from the copy here, or by asking the node that leads its shard. Within a request's time it
+// waits out elections and stale maps, as long as it is sure that nothing was done yet, or the request carries an id.
+type router struct{ n *Node }
+
+const (
+	defaultTimeout = 10 * time.Second
+	retryPause     = 50 * time.Millisecond
+)
+
+// withTimeout gives a request that brought no deadline the default one.
+func withTimeout(ctx context.Context) (context.Context, context.CancelFunc) {
+	if _, ok := ctx.Deadline(); ok {
+		return context.WithCancel(ctx)
+	}
+	return context.WithTimeout(ctx, defaultTimeout)
+}
+
+// checkWrite says what is wrong with a request before anything is done, or nil.
+func checkWrite(req *nodev1.WriteRequest) error {
+	if err := themis.CheckCollection(req.GetCollection()); err != nil {
+		return err
+	}
+	if len(req.GetOperations()) == 0 {
+		return themis.Errorf(themis.InvalidArgument, "operations: none")
+	}
+	if len(req.GetRequestId()) > themis.MaxRequestIDBytes {
+		return themis.Errorf(themis.InvalidArgument, "Idempotency-Key: %d bytes; at most %d", len(req.GetRequestId()), themis.MaxRequestIDBytes)
+	}
+	if _, err := themis.ParseWriteConcern(req.GetWriteConcern()); err != nil {
+		return err
+	}
+	for _, o := range req.GetOperations() {
+		if err := themis.CheckKey(o.GetKey()); err != nil {
+			return err
+		}
+		switch {
+		case len(o.GetValue()) > themis.MaxDocumentBytes:
+			return themis.Errorf(themis.TooLarge, "document %q: %d bytes; at most %d (16 MiB)", o.GetKey(), len(o.GetValue()), themis.MaxDocumentBytes)
+		case !o.GetDelete() && (!json.Valid(o.GetValue()) || !utf8.Valid(o.GetValue())):
+			return themis.Errorf(themis.InvalidArgument, "document %q: not valid JSON", o.GetKey())
+		case o.GetDelete() && len(o.GetValue()) > 0:
+			return themis.Errorf(themis.InvalidArgument, "document %q: a delete carries no value", o.GetKey())
+		}
+	}
+	return nil
+}
+
+func placement(shardKey, key string) themis.Token {
+	if shardKey != "" {
+		return routing.TokenOf(shardKey)
+	}
+	return routing.TokenOf(key)
+}
+
+// Write implements web.Documents.
+func (r *router) Write(ctx context.Context, req *nodev1.WriteRequest) (*nodev1.WriteResponse, error) {
+	if err := checkWrite(req); err != nil {
+		return nil, err
+	}
+	ctx, cancel := withTimeout(ctx)
+	defer cancel()
+	col, err := r.collection(ctx, req.GetCollection())
+	if err != nil {
+		return nil, err
+	}
+	repeatable := req.GetRequestId() != ""
+	var out *nodev1.WriteResponse
+	err = r.try(ctx, repeatable, req.GetForwarded(), func(v cluster.View) (err error) {
+		shard, err := r.shardOf(v, req)
+		if err != nil {
+			return err
+		}
+		leader := v.Shards[shard].Primary.Node
+		switch {
+		case leader == r.n.id.Node:
+			out, err = r.writeHere(ctx, v, shard, col, req)
+		case req.GetForwarded():
+			err = noPrimary(v, shard)
+		case leader == "":
+			err = noPrimary(v, shard)
+		default:
+			out, err = r.writeThere(ctx, v, shard, leader, req)
+		}
+		return err
+	})
+	return out, err
+}
+
+func noPrimary(v cluster.View, shard themis.ShardID) error {
+	s := v.Shards[shard]
+	if s.Primary.IsZero() {
+		return themis.Errorf(themis.NoPrimary, "%s has no primary", shard).In(shard)
+	}
+	return themis.Errorf(themis.NoPrimary, "%s is led by %s in epoch %d, not by this node", shard, s.Primary, s.Epoch).In(shard)
+}
+
+// shardOf is the one shard of all the operations.
+func (r *router) shardOf(v cluster.View, req *nodev1.WriteRequest) (shard themis.ShardID, err error) {
+	for i, o := range req.GetOperations() {
+		t := placement(o.GetShardKey(), o.GetKey())
+		if want := req.GetShardId(); want != "" {
+			if err := v.Routing.CheckOwner(t, themis.ShardID(want), req.GetRoutingVersion()); err != nil {
+				return "", err
+			}
+		}
+		s := v.Routing.Shard(t)
+		if i > 0 && s != shard {
+			return "", themis.Errorf(themis.InvalidArgument, "operations: %q belongs to %s, %q to %s; one request changes documents of one shard", req.GetOperations()[0].GetKey(), shard, o.GetKey(), s)
+		}
+		shard = s
+	}
+	return shard, nil
+}
+
+// try repeats what surely was not done, or may be repeated, until it is done, refused, or time runs out.
+func (r *router) try(ctx context.Context, repeatable, once bool, do func(cluster.View) error) error {
+	for {
+		changed := r.n.changed.next()
+		v, ok := r.n.latest()
+		err := error(themis.Errorf(themis.NoPrimary, "this node knows no cluster map yet").Do("themis-cli cluster init, or node join"))
+		if ok {
+			err = do(v)
+		}
+		if err == nil || once || !again(err, repeatable) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-changed:
+		case <-time.After(retryPause):
+		}
+		if ctx.Err() != nil {
+			return err
+		}
+	}
+}
+
+func again(err error, repeatable bool) bool {
+	switch themis.CodeOf(err) {
+	case themis.NoPrimary, themis.StaleRoute, themis.Unreachable:
+		return true
+	case themis.OutcomeUnknown:
+		return repeatable
+	}
+	return false
+}
+
+// collection finds the collection, and makes it with the first write.
+func (r *router) collection(ctx context.Context, name string) (themis.CollectionID, error) {
+	if v, ok := r.n.latest(); ok {
+		if c, ok := v.Collection(name); ok {
+			return c.ID, nil
+		}
+	}
+	m := r.n.m.Load()
+	if m == nil {
+		return 0, themis.Errorf(themis.NoPrimary, "this node belongs to no cluster yet").Do("themis-cli cluster init, or node join")
+	}
+	c, err := m.EnsureCollection(ctx, name)
+	if err != nil {
+		return 0, err
+	}
+	return c.ID, nil
+}
+
+func (r *router) writeHere(ctx context.Context, v cluster.View, shard themis.ShardID, col themis.CollectionID, req *nodev1.WriteRequest) (*nodev1.WriteResponse, error) {
+	rep, err := r.n.shards.get(shard)
+	if err != nil {
+		return nil, err
+	}
+	concern, _ := themis.ParseWriteConcern(req.GetWriteConcern())
+	if concern == themis.ConcernDefault {
+		concern = r.n.cfg.Replication.Concern()
+	}
+	w := replication.Write{RequestID: req.GetRequestId(), Concern: concern}
+	for _, o := range req.GetOperations() {
+		c := replication.Change{Op: themis.Op{
+			Code: themis.OpPut, Type: themis.TypeDocument, Collection: col, Placement: placement(o.GetShardKey(), o.GetKey()).Placement(), Key: o.GetKey(), Value: o.GetValue(),
+		}, IfAbsent: o.GetIfNoneMatch()}
+		if o.GetDelete() {
+			c.Code, c.Value, c.MustExist = themis.OpDelete, nil, true
+		}
+		if o.GetIfMatch() != "" {
+			if c.IfVersion, err = themis.ParseHLC(o.GetIfMatch()); err != nil {
+				return nil, err
+			}
+		}
+		w.Changes = append(w.Changes, c)
+	}
+	done, err := rep.Write(ctx, w)
+	if err != nil {
+		return nil, err
+	}
+	r.n.metrics.shardOps.WithLabelValues(string(shard)).Inc()
+	out := &nodev1.WriteResponse{
+		Id: req.GetId(), ShardId: string(shard), Seq: uint64(done.Seq), Hlc: done.HLC.String(), WriteConcern: string(done.Concern), SessionToken: sessionToken(v, shard, done.Seq),
+	}
+	for _, o := range done.Ops {
+		out.Results = append(out.Results, &nodev1.OperationResult{Version: o.Version.String(), Existed: o.Existed})
+	}
+	return out, nil
+}
+
+func (r *router) writeThere(ctx context.Context, v cluster.View, shard themis.ShardID, leader themis.NodeID, req *nodev1.WriteRequest) (*nodev1.WriteResponse, error) {
+	c, err := r.n.pool.Documents(ctx, v.Nodes[leader].GRPC, leader)
+	if err != nil {
+		return nil, err
+	}
+	return c.Write(ctx, &nodev1.WriteRequest{
+		Collection: req.GetCollection(), Operations: req.GetOperations(), RequestId: req.GetRequestId(), WriteConcern: req.GetWriteConcern(),
+		RoutingVersion: v.Routing.Version(), ShardId: string(shard), Id: req.GetId(), Forwarded: true,
+	})
+}
+
+// Read implements web.Documents.
+func (r *router) Read(ctx context.Context, req *nodev1.ReadRequest) (*nodev1.ReadResponse, error) {
+	if err := themis.CheckCollection(req.GetCollection()); err != nil {
+		return nil, err
+	}
+	if err := themis.CheckKey(req.GetKey()); err != nil {
+		return nil, err
+	}
+	level, err := themis.ParseConsistency(req.GetConsistency())
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := withTimeout(ctx)
+	defer cancel()
+	t := placement(req.GetShardKey(), req.GetKey())
+	var out *nodev1.ReadResponse
+	err = r.try(ctx, true, req.GetForwarded(), func(v cluster.View) (err error) {
+		shard := v.Routing.Shard(t)
+		if want := req.GetShardId(); want != "" {
+			if err := v.Routing.CheckOwner(t, themis.ShardID(want), req.GetRoutingVersion()); err != nil {
+				return err
+			}
+		}
+		leader := v.Shards[shard].Primary.Node
+		_, local := v.Shards[shard].Replica(r.n.id.Node)
+		switch {
+		case leader == r.n.id.Node, local && (level == themis.Eventual || level == themis.Session):
+			out, err = r.readHere(ctx, v, shard, level, t, req)
+		case req.GetForwarded() || leader == "":
+			err = noPrimary(v, shard)
+		default:
+			out, err = r.readThere(ctx, v, shard, leader, req)
+		}
+		return err
+	})
+	return out, err
+}
+
+func (r *router) readHere(ctx context.Context, v cluster.View, shard themis.ShardID, level themis.Consistency, t themis.Token, req *nodev1.ReadRequest) (*nodev1.ReadResponse, error) {
+	absent := themis.Errorf(themis.NotFound, "no document %q in collection %q", req.GetKey(), req.GetCollection()).In(shard)
+	col, ok := v.Collection(req.GetCollection())
+	rep, err := r.n.shards.get(shard)
+	if err != nil {
+		return nil, err
+	}
+	atLeast, err := sessionSeq(v, shard, req.GetSessionToken())
+	if err != nil {
+		return nil, err
+	}
+	view, err := rep.Read(ctx, level, atLeast)
+	if err != nil {
+		return nil, err
+	}
+	r.n.metrics.shardOps.WithLabelValues(string(shard)).Inc()
+	if !ok {
+		// The map here may be older than a collection that was just made elsewhere.
+		m := r.n.m.Load()
+		now, err := m.View(ctx)
+		if err != nil {
+			return nil, err
+		}
+		if col, ok = now.Collection(req.GetCollection()); !ok {
+			return nil, absent
+		}
+	}
+	d, ok, err := view.Get(col.ID, t.Placement(), req.GetKey())
+	if err != nil {
+		return nil, err
+	}
+	if !ok {
+		return nil, absent
+	}
+	return &nodev1.ReadResponse{Value: d.Value, Version: d.Version.String(), ShardId: string(shard), Seq: uint64(d.Seq), SessionToken: sessionToken(v, shard, view.Seq)}, nil
+}
+
+func (r *router) readThere(ctx context.Context, v cluster.View, shard themis.ShardID, leader themis.NodeID, req *nodev1.ReadRequest) (*nodev1.ReadResponse, error) {
+	c, err := r.n.pool.Documents(ctx, v.Nodes[leader].GRPC, leader)
+	if err != nil {
+		return nil, err
+	}
+	return c.Read(ctx, &nodev1.ReadRequest{
+		Collection: req.GetCollection(), Key: req.GetKey(), ShardKey: req.GetShardKey(), Consistency: req.GetConsistency(), SessionToken: req.GetSessionToken(),
+		RoutingVersion: v.Routing.Version(), ShardId: string(shard), Forwarded: true,
+	})
+}
+
+// Scan yields the documents of a collection on one shard, from a token on, in order of token and key.
+func (r *router) Scan(ctx context.Context, req *nodev1.ScanRequest, yield func(*nodev1.ScannedDocument) error) error {
+	if err := themis.CheckCollection(req.GetCollection()); err != nil {
+		return err
+	}
+	level, err := themis.ParseConsistency(req.GetConsistency())
+	if err != nil {
+		return err
+	}
+	ctx, cancel := withTimeout(ctx)
+	defer cancel()
+	sent := false
+	return r.try(ctx, true, req.GetForwarded(), func(v cluster.View) error {
+		shard := themis.ShardID(req.GetShardId())
+		record, ok := v.Shards[shard]
+		if !ok {
+			return themis.Errorf(themis.NotFound, "no shard %q", shard)
+		}
+		once := func(d *nodev1.ScannedDocument) error { sent = true; return yield(d) }
+		var err error
+		switch leader := record.Primary.Node; {
+		case leader == r.n.id.Node:
+			err = r.scanHere(ctx, v, shard, level, req, once)
+		case req.GetForwarded() || leader == "":
+			err = noPrimary(v, shard)
+		default:
+			err = r.scanThere(ctx, v, shard, leader, req, once)
+		}
+		if err != nil && sent && again(err, true) { // a part was passed on already: the caller goes on behind it
+			return themis.Errorf(themis.Overloaded, "the scan of %s was interrupted: %w", shard, err).In(shard)
+		}
+		return err
+	})
+}
+
+func (r *router) scanHere(ctx context.Context, v cluster.View, shard themis.ShardID, level themis.Consistency, req *nodev1.ScanRequest, yield func(*nodev1.ScannedDocument) error) error {
+	rep, err := r.n.shards.get(shard)
+	if err != nil {
+		return err
+	}
+	view, err := rep.Read(ctx, level, 0)
+	if err != nil {
+		return err
+	}
+	col, ok := v.Collection(req.GetCollection())
+	if !ok {
+		return nil
+	}
+	from := themis.Token(req.GetFromToken())
+	o := store.ScanOptions{From: from.Placement(), Limit: int(req.GetLimit())} //nolint:gosec // a count of documents
+	if to := themis.Token(req.GetToToken()); to != 0 && to != routing.MaxToken {
+		o.To = (to + 1).Placement()
+	}
+	if req.GetAfterKey() != "" {
+		o.After = &store.Cursor{Placement: from.Placement(), Key: req.GetAfterKey()}
+	}
+	for d, err := range view.Scan(col.ID, o) {
+		if err != nil {
+			return err
+		}
+		t := themis.Token(binary.BigEndian.Uint32(d.Placement))
+		if v.Routing.Shard(t) != shard {
+			continue // not (any more) this shard's to show
+		}
+		if err := yield(&nodev1.ScannedDocument{Key: d.Key, Value: d.Value, Version: d.Version.String(), Token: uint32(t)}); err != nil {
+			return err
+		}
+		if ctx.Err() != nil {
+			return themis.Errorf(themis.Deadline, "the scan of %s ran out of time", shard).In(shard)
+		}
+	}
+	return nil
+}
+
+func (r *router) scanThere(ctx context.Context, v cluster.View, shard themis.ShardID, leader themis.NodeID, req *nodev1.ScanRequest, yield func(*nodev1.ScannedDocument) error) error {
+	c, err := r.n.pool.Documents(ctx, v.Nodes[leader].GRPC, leader)
+	if err != nil {
+		return err
+	}
+	s, err := c.Scan(ctx, &nodev1.ScanRequest{
+		Collection: req.GetCollection(), ShardId: req.GetShardId(), FromToken: req.GetFromToken(), ToToken: req.GetToToken(), AfterKey: req.GetAfterKey(),
+		Limit: req.GetLimit(), RoutingVersion: v.Routing.Version(), Consistency: req.GetConsistency(), Forwarded: true,
+	})
+	if err != nil {
+		return err
+	}
+	for {
+		m, err := s.Recv()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		for _, d := range m.GetDocuments() {
+			if err := yield(d); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// Session tokens say how far a client has seen a shard: | version 1 | shard length u8 | shard | seq u64 | 16 bytes of an HMAC
+// under the cluster's key |, in base64. They are opaque to clients.
+const tokenVersion = 1
+
+func sessionToken(v cluster.View, shard themis.ShardID, seq themis.Seq) string {
+	b := append([]byte{tokenVersion, byte(len(shard))}, shard...)
+	b = binary.BigEndian.AppendUint64(b, uint64(seq))
+	return base64.RawURLEncoding.EncodeToString(append(b, tokenMAC(v, b)...))
+}
+
+func tokenMAC(v cluster.View, b []byte) []byte {
+	h := hmac.New(sha256.New, v.Meta.SessionKey)
+	h.Write(b)
+	return h.Sum(nil)[:16]
+}
+
+// sessionSeq is the position a token names in that shard; 0 for one of another shard.
+func sessionSeq(v cluster.View, shard themis.ShardID, token string) (themis.Seq, error) {
+	if token == "" {
+		return 0, nil
+	}
+	bad := themis.Errorf(themis.InvalidArgument, "session_token: not one that this cluster gave")
+	b, err := base64.RawURLEncoding.DecodeString(token)
+	if err != nil || len(b) < 2+8+16 || b[0] != tokenVersion || len(b) != 2+int(b[1])+8+16 {
+		return 0, bad
+	}
+	body := b[:len(b)-16]
+	if !hmac.Equal(tokenMAC(v, body), b[len(b)-16:]) {
+		return 0, bad
+	}
+	if themis.ShardID(body[2:2+int(b[1])]) != shard {
+		return 0, nil
+	}
+	return themis.Seq(binary.BigEndian.Uint64(body[len(body)-8:])), nil
+}

@@ -1,0 +1,357 @@
+package node
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"hash"
+	"hash/crc32"
+	"io"
+	"os"
+	"path/filepath"
+	"time"
+
+	"google.golang.org/grpc"
+
+	"github.com/themisdb/themis/pkg/cluster"
+	"github.com/themisdb/themis/pkg/replication"
+	"github.com/themisdb/themis/pkg/rpc"
+	nodev1 "github.com/themisdb/themis/pkg/rpc/proto/themis/node/v1"
+	"github.com/themisdb/themis/pkg/store"
+	"github.com/themisdb/themis/pkg/themis"
+)
+
+// transport carries a primary's words over gRPC. It stands on a channel of its own beside that of calls, so that frames and
+// heartbeats don't wait behind documents.
+type transport struct{ n *Node }
+
+func (t *transport) client(ctx context.Context, to themis.NodeID, lane string) (nodev1.ReplicationServiceClient, error) {
+	v, _ := t.n.latest()
+	node, ok := v.Nodes[to]
+	if !ok {
+		return nil, fmt.Errorf("%s is no member", to)
+	}
+	return t.n.pool.Replication(ctx, node.GRPC, to, rpc.Lane(lane))
+}
+
+// Open implements replication.Transport.
+func (t *transport) Open(ctx context.Context, to cluster.Member, h replication.Hello) (replication.Outgoing, replication.Welcome, error) {
+	var w replication.Welcome
+	c, err := t.client(ctx, to.Node, "ship")
+	if err != nil {
+		return nil, w, err
+	}
+	s, err := c.Replicate(ctx)
+	if err != nil {
+		return nil, w, err
+	}
+	if err := s.Send(&nodev1.ReplicateRequest{Hello: helloOut(h)}); err != nil && !errors.Is(err, io.EOF) {
+		return nil, w, err
+	}
+	m, err := s.Recv()
+	if err != nil {
+		return nil, w, err
+	}
+	w = replication.Welcome{
+		Accepted: m.GetAccepted(), Refused: m.GetRefused(), Promised: themis.Epoch(m.GetPromisedEpoch()),
+		Common: themis.Seq(m.GetCommonSeq()), Install: m.GetNeedsInstall(),
+	}
+	return &outgoing{s}, w, nil
+}
+
+func helloOut(h replication.Hello) *nodev1.Hello {
+	out := &nodev1.Hello{
+		ClusterId: string(h.Cluster), ShardId: string(h.Shard), Epoch: uint64(h.Epoch), PrimaryId: string(h.Primary.Node),
+		PrimaryStorageId: string(h.Primary.Storage), FollowerStorageId: string(h.Follower), FirstSeq: uint64(h.First), LastSeq: uint64(h.Last),
+		AckedMayVanish: h.AckedMayVanish, BarrierSeq: uint64(h.Barrier),
+	}
+	for _, x := range h.Lineage {
+		out.Lineage = append(out.Lineage, &nodev1.EpochStart{Epoch: uint64(x.Epoch), Seq: uint64(x.Seq)})
+	}
+	return out
+}
+
+func helloIn(m *nodev1.Hello) replication.Hello {
+	h := replication.Hello{
+		Cluster: themis.ClusterID(m.GetClusterId()), Shard: themis.ShardID(m.GetShardId()), Epoch: themis.Epoch(m.GetEpoch()),
+		Primary:  cluster.Member{Node: themis.NodeID(m.GetPrimaryId()), Storage: themis.StorageID(m.GetPrimaryStorageId())},
+		Follower: themis.StorageID(m.GetFollowerStorageId()), First: themis.Seq(m.GetFirstSeq()), Last: themis.Seq(m.GetLastSeq()),
+		AckedMayVanish: m.GetAckedMayVanish(), Barrier: themis.Seq(m.GetBarrierSeq()),
+	}
+	for _, x := range m.GetLineage() {
+		h.Lineage = append(h.Lineage, themis.EpochStart{Epoch: themis.Epoch(x.GetEpoch()), Seq: themis.Seq(x.GetSeq())})
+	}
+	return h
+}
+
+type outgoing struct {
+	s grpc.BidiStreamingClient[nodev1.ReplicateRequest, nodev1.ReplicateResponse]
+}
+
+// Send implements replication.Outgoing.
+func (o *outgoing) Send(m replication.Ship) error {
+	return o.s.Send(&nodev1.ReplicateRequest{Frames: m.Frames, CommitSeq: uint64(m.Commit), SentNs: uint64(m.Sent), Whole: m.Whole}) //nolint:gosec // never negative
+}
+
+// Recv implements replication.Outgoing.
+func (o *outgoing) Recv() (replication.Reply, error) {
+	m, err := o.s.Recv()
+	if err != nil {
+		return replication.Reply{}, err
+	}
+	return replication.Reply{
+		Durable: themis.Seq(m.GetDurableSeq()), Applied: themis.Seq(m.GetAppliedSeq()), LSN: themis.LSN(m.GetDurableLsn()), Echo: time.Duration(m.GetEchoNs()), //nolint:gosec // our own clock
+		Promised: themis.Epoch(m.GetPromisedEpoch()), Refused: m.GetRefused(),
+	}, nil
+}
+
+type incoming struct {
+	s grpc.BidiStreamingServer[nodev1.ReplicateRequest, nodev1.ReplicateResponse]
+}
+
+// Recv implements replication.Incoming.
+func (i *incoming) Recv() (replication.Ship, error) {
+	m, err := i.s.Recv()
+	if err != nil {
+		return replication.Ship{}, err
+	}
+	return replication.Ship{Frames: m.GetFrames(), Commit: themis.Seq(m.GetCommitSeq()), Sent: time.Duration(m.GetSentNs()), Whole: m.GetWhole()}, nil //nolint:gosec // an opaque number
+}
+
+// Send implements replication.Incoming.
+func (i *incoming) Send(m replication.Reply) error {
+	return i.s.Send(&nodev1.ReplicateResponse{
+		DurableSeq: uint64(m.Durable), AppliedSeq: uint64(m.Applied), DurableLsn: uint64(m.LSN), EchoNs: uint64(m.Echo), PromisedEpoch: uint64(m.Promised), Refused: m.Refused, //nolint:gosec // an opaque number
+	})
+}
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+const installChunk = 1 << 20
+
+// Install implements replication.Transport: every file in chunks with a checksum each, and a digest of the whole.
+func (t *transport) Install(ctx context.Context, to cluster.Member, h replication.Hello, snap store.Snapshot, dir string, progress func(themis.Bytes)) error {
+	c, err := t.client(ctx, to.Node, "install")
+	if err != nil {
+		return err
+	}
+	s, err := c.Install(ctx)
+	if err != nil {
+		return err
+	}
+	if err := s.Send(&nodev1.InstallRequest{Hello: helloOut(h)}); err != nil {
+		return closing(s, err)
+	}
+	sent := themis.Bytes(0)
+	for _, f := range snap.Files {
+		if err := sendFile(s, filepath.Join(dir, f.Name), f, &sent, progress); err != nil {
+			return closing(s, err)
+		}
+	}
+	end := &nodev1.InstallEnd{
+		Seq: uint64(snap.Position.Seq), Epoch: uint64(snap.Position.Epoch), Lsn: uint64(snap.Position.LSN),
+		Files: uint64(len(snap.Files)), Bytes: uint64(snap.Bytes()), Format: snap.Format, Hlc: uint64(snap.HLC), //nolint:gosec // never negative
+	}
+	if err := s.Send(&nodev1.InstallRequest{End: end}); err != nil {
+		return closing(s, err)
+	}
+	_, err = s.CloseAndRecv()
+	return err
+}
+
+// closing is the follower's own word on why it ended the stream, where there is one.
+func closing(s grpc.ClientStreamingClient[nodev1.InstallRequest, nodev1.InstallResponse], err error) error {
+	if errors.Is(err, io.EOF) {
+		_, err = s.CloseAndRecv()
+	}
+	return err
+}
+
+func sendFile(s grpc.ClientStreamingClient[nodev1.InstallRequest, nodev1.InstallResponse], name string, want store.File, sent *themis.Bytes, progress func(themis.Bytes)) error {
+	f, err := os.Open(name) //nolint:gosec // our own checkpoint
+	if err != nil {
+		return err
+	}
+	defer func() { _ = f.Close() }()
+	for off := uint64(0); ; {
+		buf := make([]byte, installChunk)
+		n, err := io.ReadFull(f, buf)
+		last := errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)
+		if err != nil && !last {
+			return fmt.Errorf("read %s: %w", name, err)
+		}
+		m := &nodev1.InstallRequest{File: want.Name, Offset: off, Data: buf[:n], Crc32: crc32.Checksum(buf[:n], castagnoli), EndOfFile: last}
+		if last {
+			m.Digest = want.SHA256
+		}
+		if err := s.Send(m); err != nil {
+			return err
+		}
+		off += uint64(n)
+		*sent += themis.Bytes(n)
+		progress(*sent)
+		if last {
+			return nil
+		}
+	}
+}
+
+// replicationService is a follower's side of the stream.
+type replicationService struct {
+	nodev1.UnimplementedReplicationServiceServer
+	n *Node
+}
+
+// peerIs refuses a stream whose certificate is not that of the node it speaks for.
+func peerIs(ctx context.Context, node themis.NodeID) error {
+	p, ok := rpc.Peer(ctx)
+	if !ok || p.Node != node {
+		return themis.Errorf(themis.PermissionDenied, "a certificate of %s can't speak for %s", p.Name(), node)
+	}
+	return nil
+}
+
+// Replicate implements the service.
+func (s *replicationService) Replicate(stream grpc.BidiStreamingServer[nodev1.ReplicateRequest, nodev1.ReplicateResponse]) error {
+	first, err := stream.Recv()
+	if err != nil {
+		return err
+	}
+	if first.GetHello() == nil {
+		return themis.Errorf(themis.InvalidArgument, "hello: missing in the first message")
+	}
+	h := helloIn(first.GetHello())
+	if err := peerIs(stream.Context(), h.Primary.Node); err != nil {
+		return err
+	}
+	r, err := s.n.shards.get(h.Shard)
+	if err != nil {
+		return err
+	}
+	w, f, err := r.Accept(stream.Context(), h)
+	if err != nil {
+		return err
+	}
+	err = stream.Send(&nodev1.ReplicateResponse{
+		Accepted: w.Accepted, Refused: w.Refused, PromisedEpoch: uint64(w.Promised), CommonSeq: uint64(w.Common), NeedsInstall: w.Install,
+	})
+	if err != nil || f == nil {
+		return err
+	}
+	return f.Serve(&incoming{stream})
+}
+
+// Install implements the service: what comes is kept aside until all of it is there and checked.
+func (s *replicationService) Install(stream grpc.ClientStreamingServer[nodev1.InstallRequest, nodev1.InstallResponse]) error {
+	first, err := stream.Recv()
+	if err != nil {
+		return err
+	}
+	if first.GetHello() == nil {
+		return themis.Errorf(themis.InvalidArgument, "hello: missing in the first message")
+	}
+	h := helloIn(first.GetHello())
+	if err := peerIs(stream.Context(), h.Primary.Node); err != nil {
+		return err
+	}
+	r, err := s.n.shards.get(h.Shard)
+	if err != nil {
+		return err
+	}
+	dir, err := os.MkdirTemp(s.n.dir("shards", string(h.Shard)), "install-*")
+	if err != nil {
+		return fmt.Errorf("install %s: %w", h.Shard, err)
+	}
+	defer func() { _ = os.RemoveAll(dir) }()
+	in := &receiver{dir: dir}
+	end, err := in.all(stream)
+	if err != nil {
+		return err
+	}
+	snap := store.Snapshot{
+		Format:   end.GetFormat(),
+		Position: themis.Position{Seq: themis.Seq(end.GetSeq()), Epoch: themis.Epoch(end.GetEpoch()), LSN: themis.LSN(end.GetLsn())},
+		HLC:      themis.HLC(end.GetHlc()), Files: in.files,
+	}
+	if uint64(len(in.files)) != end.GetFiles() || uint64(snap.Bytes()) != end.GetBytes() { //nolint:gosec // never negative
+		return themis.Errorf(themis.Corrupt, "install %s: %d files of %d bytes came, %d of %d were sent", h.Shard, len(in.files), snap.Bytes(), end.GetFiles(), end.GetBytes())
+	}
+	if err := r.Install(h, snap, dir); err != nil {
+		return err
+	}
+	return stream.SendAndClose(&nodev1.InstallResponse{DurableSeq: end.GetSeq()})
+}
+
+// receiver writes the files of a checkpoint.
+type receiver struct {
+	dir   string
+	files []store.File
+
+	f    *os.File
+	name string
+	size uint64
+	sum  hash.Hash
+}
+
+func (r *receiver) all(stream grpc.ClientStreamingServer[nodev1.InstallRequest, nodev1.InstallResponse]) (*nodev1.InstallEnd, error) {
+	defer func() {
+		if r.f != nil {
+			_ = r.f.Close()
+		}
+	}()
+	for {
+		m, err := stream.Recv()
+		if errors.Is(err, io.EOF) {
+			return nil, themis.Errorf(themis.InvalidArgument, "the checkpoint ends without its end")
+		}
+		if err != nil {
+			return nil, err
+		}
+		if m.GetEnd() != nil {
+			if r.f != nil {
+				return nil, themis.Errorf(themis.Corrupt, "%s: cut short", r.name)
+			}
+			return m.GetEnd(), nil
+		}
+		if err := r.chunk(m); err != nil {
+			return nil, err
+		}
+	}
+}
+
+func (r *receiver) chunk(m *nodev1.InstallRequest) error {
+	if r.f == nil {
+		if m.GetFile() == "" || filepath.Base(m.GetFile()) != m.GetFile() {
+			return themis.Errorf(themis.InvalidArgument, "file %q: want a plain name", m.GetFile())
+		}
+		f, err := os.OpenFile(filepath.Join(r.dir, m.GetFile()), os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600) //nolint:gosec // a plain name in our own directory
+		if err != nil {
+			return fmt.Errorf("receive %s: %w", m.GetFile(), err)
+		}
+		r.f, r.name, r.size, r.sum = f, m.GetFile(), 0, sha256.New()
+	}
+	switch {
+	case m.GetFile() != r.name || m.GetOffset() != r.size:
+		return themis.Errorf(themis.Corrupt, "%s at %d where %s at %d belongs", m.GetFile(), m.GetOffset(), r.name, r.size)
+	case crc32.Checksum(m.GetData(), castagnoli) != m.GetCrc32():
+		return themis.Errorf(themis.Corrupt, "%s at %d: checksum does not match", r.name, r.size)
+	}
+	if _, err := r.f.Write(m.GetData()); err != nil {
+		return fmt.Errorf("receive %s: %w", r.name, err)
+	}
+	r.sum.Write(m.GetData())
+	r.size += uint64(len(m.GetData()))
+	if !m.GetEndOfFile() {
+		return nil
+	}
+	digest := hex.EncodeToString(r.sum.Sum(nil))
+	if digest != m.GetDigest() {
+		return themis.Errorf(themis.Corrupt, "%s: digest does not match", r.name)
+	}
+	err := errors.Join(r.f.Sync(), r.f.Close())
+	r.f = nil
+	r.files = append(r.files, store.File{Name: r.name, Size: themis.Bytes(r.size), SHA256: digest}) //nolint:gosec // a file's size
+	return err
+}
