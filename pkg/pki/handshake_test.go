@@ -56,6 +56,8 @@ func craft(t testing.TB, ca *CA, r Request, change func(*x509.Certificate)) *tls
 	return &tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
 }
 
+func asServer(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth} }
+
 func pairOf(t testing.TB, i *Issued) *tls.Certificate {
 	t.Helper()
 	pair := must(tls.X509KeyPair(i.CertPEM, i.KeyPEM))(t)
@@ -120,7 +122,7 @@ func TestServerRefuses(t *testing.T) {
 	own.ClusterID = "id-1"
 	server := newSource(t, ca, own, Options{Now: clk.Now, OnRefuse: seen.add})
 	cases := append(peers(t, ca, clk), refused{"no certificate", nil, NoCertificate, "Client certificate required", "--cert"},
-		refused{"server's certificate", craft(t, ca, nodeRequest("node-9"), func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth} }), WrongUsage, "client authentication", "pki issue"})
+		refused{"server's certificate", craft(t, ca, nodeRequest("node-9"), asServer), WrongUsage, "client authentication", "pki issue"})
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
 			client := &tls.Config{InsecureSkipVerify: true} //nolint:gosec // the server is under test
@@ -148,6 +150,7 @@ func TestClientRefuses(t *testing.T) {
 	client := newSource(t, ca, own, Options{Now: clk.Now, OnRefuse: seen.add})
 	cases := append(peers(t, ca, clk),
 		refused{"a client as server", pairOf(t, must(ca.Issue(Request{Client: "node-9"}))(t)), WrongUsage, "server authentication", "pki issue"},
+		refused{"a client with a server's usage", craft(t, ca, Request{Client: "node-9"}, asServer), WrongUsage, "is a client's: a server must be a node", "address"},
 		refused{"wrong node", pairOf(t, must(ca.Issue(nodeRequest("node-8")))(t)), WrongNode, "answers at localhost, where node-9 should be", "node list"})
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
@@ -251,7 +254,7 @@ func TestOnlyTLS13AndNothingResumed(t *testing.T) {
 		t.Error("the client speaks TLS 1.2")
 	}
 
-	config, eager := server.ServerConfig(), client.ClientConfig("node-1", "")
+	config, eager := server.ServerConfig(), client.ClientConfig("node-1", "localhost") // sessions are kept by name
 	eager.ClientSessionCache = tls.NewLRUClientSessionCache(4)
 	for range 3 {
 		state, sErr, cErr := handshake(t, config, eager)
@@ -354,6 +357,11 @@ func TestPin(t *testing.T) {
 	if _, _, cErr := handshake(t, &tls.Config{Certificates: []tls.Certificate{*client}}, pinned(Pin(ca.Cert))); cErr == nil {
 		t.Error("a client was believed")
 	}
+	client = craft(t, ca, Request{Client: "ann"}, asServer)
+	client.Certificate = append(client.Certificate, ca.Cert.Raw)
+	if _, _, cErr := handshake(t, &tls.Config{Certificates: []tls.Certificate{*client}}, pinned(Pin(ca.Cert))); cErr == nil {
+		t.Error("a client with a server's usage was believed")
+	}
 	leaf := must(ca.Issue(nodeRequest("node-1")))(t)
 	twice := pairOf(t, leaf)
 	twice.Certificate = append(twice.Certificate, leaf.Cert.Raw)
@@ -438,5 +446,18 @@ func TestRevocationIsByIssuer(t *testing.T) {
 	}
 	if cert, _ := list.revokedIn(leaf(b)); cert != nil {
 		t.Error("revoked by another CA's list")
+	}
+}
+
+// A delta or a part of a list read as the whole would forget who is revoked.
+func TestPartialCRLIsRefused(t *testing.T) {
+	clk := newClock()
+	ca := newTestCA(t, "prod", clk)
+	der := must(x509.CreateRevocationList(rand.Reader, &x509.RevocationList{
+		Number: big.NewInt(2), ThisUpdate: clk.Now(), NextUpdate: clk.Now().Add(time.Hour),
+		ExtraExtensions: []pkix.Extension{{Id: []int{2, 5, 29, 27}, Critical: true, Value: []byte{2, 1, 1}}}, // delta, based on number 1
+	}, ca.Cert, ca.key))(t)
+	if _, err := parseCRL(der, []*x509.Certificate{ca.Cert}); err == nil || !strings.Contains(err.Error(), "critical extension 2.5.29.27") {
+		t.Errorf("error %v", err)
 	}
 }

@@ -103,6 +103,8 @@ func (s *Source) verifyServer(st *state, certs []*x509.Certificate, node themis.
 	switch {
 	case refusal != nil:
 		return refusal
+	case info.Kind != KindNode:
+		return notANode(certs[0])
 	case node != "" && info.Node == node:
 		return nil
 	case node != "":
@@ -126,6 +128,10 @@ func verifyHost(leaf *x509.Certificate, host string) *Refusal {
 	}
 	return refuse(WrongHost, leaf, "dial it by one of these names, or issue a certificate that names "+host,
 		"does not name %q but %.300s", host, strings.Join(names, ", "))
+}
+
+func notANode(leaf *x509.Certificate) *Refusal {
+	return refuse(WrongUsage, leaf, "check the address", "is a client's: a server must be a node")
 }
 
 func orElse(s, other string) string {
@@ -196,7 +202,7 @@ func verifyPinned(certs []*x509.Certificate, pin string, now time.Time) *Refusal
 			return refuse(Malformed, certs[0], "check the address", "can't be read: %v", err)
 		}
 		if info.Kind != KindNode {
-			return refuse(WrongUsage, certs[0], "check the address", "is not a node's")
+			return notANode(certs[0])
 		}
 		return nil
 	}
