@@ -84,8 +84,8 @@ func (c codec) Unmarshal(data mem.BufferSlice, v any) error {
 	return nil
 }
 
-// cut takes one bytes field out of an encoded message. It doesn't find a field that is there twice, nor one in bytes
-// that are no message: the plain codec then says what is wrong.
+// cut takes one bytes field out of an encoded message; of several the last one counts, as in protobuf. In bytes that are no
+// message it finds nothing: the plain codec then says what is wrong.
 func cut(b []byte, number protowire.Number) (rest, value []byte, found bool) {
 	for at := 0; at < len(b); {
 		num, typ, n := protowire.ConsumeTag(b[at:])
@@ -101,9 +101,6 @@ func cut(b []byte, number protowire.Number) (rest, value []byte, found bool) {
 		if num != number || typ != protowire.BytesType {
 			rest = append(rest, whole...)
 			continue
-		}
-		if found {
-			return nil, nil, false
 		}
 		value, _ = protowire.ConsumeBytes(whole[n:])
 		value, found = value[:len(value):len(value)], true

@@ -91,21 +91,23 @@ func TestBulkTable(t *testing.T) {
 
 // What was received belongs to the receiver: the transport's buffers are used again at once.
 func TestReceivedBytesStay(t *testing.T) {
-	m := bulkMessages(bulkMin * 4)[0]
-	wire, err := proto.Marshal(m)
-	if err != nil {
-		t.Fatal(err)
-	}
-	got := &nodev1.ReplicateRequest{}
-	if err := newCodec().Unmarshal(split(wire, 1000), got); err != nil {
-		t.Fatal(err)
-	}
-	clear(wire)
-	if !proto.Equal(got, m) {
-		t.Error("the message changed with the transport's buffer")
-	}
-	if frames := got.GetFrames(); cap(frames) != len(frames) {
-		t.Error("appending to frames would write over what is behind them")
+	for _, piece := range []int{1000, 1 << 30} {
+		m := bulkMessages(bulkMin * 4)[0]
+		wire, err := proto.Marshal(m)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := &nodev1.ReplicateRequest{}
+		if err := newCodec().Unmarshal(split(wire, piece), got); err != nil {
+			t.Fatal(err)
+		}
+		clear(wire)
+		if !proto.Equal(got, m) {
+			t.Error("the message changed with the transport's buffer")
+		}
+		if frames := got.GetFrames(); cap(frames) != len(frames) {
+			t.Error("appending to frames would write over what is behind them")
+		}
 	}
 }
 

@@ -128,9 +128,12 @@ func (s *Server) Run(ctx context.Context, lis net.Listener) error {
 		return fmt.Errorf("serve on %s: %w", lis.Addr(), err)
 	case <-ctx.Done():
 	}
-	cut := time.AfterFunc(s.opts.Grace, s.Stop)
+	wasCut := make(chan struct{})
+	cut := time.AfterFunc(s.opts.Grace, func() { s.Stop(); close(wasCut) })
 	s.GracefulStop() // returns when the calls have ended, by themselves or by Stop
-	cut.Stop()
+	if !cut.Stop() {
+		<-wasCut
+	}
 	if err := <-served; err != nil && !errors.Is(err, grpc.ErrServerStopped) {
 		return fmt.Errorf("serve on %s: %w", lis.Addr(), err)
 	}
