@@ -310,7 +310,7 @@ func TestLingerJoinsWriters(t *testing.T) {
 	reign(t, l, 1)
 	sync := l.sync
 	l.sync = func(f *os.File) error { // a slow disk: writers have the time to come back
-		for start := time.Now(); time.Since(start) < 2*time.Millisecond; {
+		for start := time.Now(); time.Since(start) < 4*time.Millisecond; {
 		}
 		return sync(f)
 	}
@@ -321,7 +321,7 @@ func TestLingerJoinsWriters(t *testing.T) {
 	}
 	close(left)
 	done, err := appendAll(l, writers, 100, func() bool { _, ok := <-left; return ok })
-	if st := l.Stats(); err != nil || done != writers*each || float64(st.Entries)/float64(st.Syncs) < writers/2 {
+	if st := l.Stats(); err != nil || done != writers*each || float64(st.Entries)/float64(st.Syncs) < 0.7*writers {
 		t.Fatalf("%d entries in %d syncs: %v", st.Entries, st.Syncs, err)
 	}
 }
@@ -386,5 +386,48 @@ func TestStoredByANewerVersion(t *testing.T) {
 	}
 	if after, _ := os.ReadFile(segmentPath(dir, 1)); !bytes.Equal(before, after) {
 		t.Fatal("an entry of a newer version was cut")
+	}
+}
+
+// A whole entry that is out of its order at the end is no torn tail: somebody wrote it.
+func TestWholeEntryOutOfOrderIsNotCut(t *testing.T) {
+	dir, last := closed(t, opts(), 3, 10)
+	for name, e := range map[string]themis.Entry{
+		"duplicate":     {Seq: 3, LSN: last.LSN, Epoch: 1},
+		"gap":           {Seq: 5, LSN: last.LSN, Epoch: 1},
+		"falling epoch": {Seq: 4, LSN: last.LSN},
+		"lsn":           {Seq: 4, LSN: last.LSN + 1, Epoch: 1},
+	} {
+		dir := copyDir(t, dir)
+		frame := AppendFrame(nil, &e)
+		change(t, segmentPath(dir, 1), func(b []byte) []byte { return append(append(b, byte(len(frame))), frame...) })
+		_, _, err := Open(dir, opts())
+		if c := wantCorrupt(t, err, 4); !errors.As(c, new(*OrderError)) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// The scanner checks the order of whole entries too, in segments that Open does not read to the end.
+func TestScanFindsOrder(t *testing.T) {
+	dir, _ := closed(t, smallSegments(), 25, bigEntry)
+	change(t, segmentPath(dir, 1), func(b []byte) []byte {
+		record := recordBytes(minFrameBytes + bigEntry)
+		copy(b[4*record:5*record], b[3*record:4*record]) // entry 4 twice, entry 5 never
+		return b
+	})
+	l, _ := mustOpen(t, dir, smallSegments())
+	s, err := l.Scan(1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	b, err := s.NextFrames(nil, 1<<30)
+	if err != nil || b.Last != 4 {
+		t.Fatalf("up to %d: %v", b.Last, err)
+	}
+	_, err = s.Next()
+	if c := wantCorrupt(t, err, 5); !errors.As(c, new(*OrderError)) {
+		t.Fatal(err)
 	}
 }

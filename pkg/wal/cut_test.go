@@ -70,7 +70,14 @@ func TestTruncateBackBounds(t *testing.T) {
 	if _, err := l.Begin(themis.KindWrite, themis.Tags{}, nil, 1); !errors.Is(err, ErrNoReign) {
 		t.Fatalf("it still reigns: %v", err)
 	}
-	if err := l.TruncateBack(100); err != nil || l.Last() != l.Base() {
+	steps := 0
+	l.onStep = func(string) {
+		steps++
+		if err := l.SetEpoch(9); themis.CodeOf(err) != themis.RefusedUnsafe {
+			t.Errorf("a reign began while the log was being cut: %v", err)
+		}
+	}
+	if err := l.TruncateBack(100); err != nil || l.Last() != l.Base() || steps == 0 {
 		t.Fatalf("down to the base: %v, last %+v", err, l.Last())
 	}
 }

@@ -277,11 +277,8 @@ func (s *found) blank() (reason string, upTo themis.Seq) {
 		more(s.starts[n-1].Seq, "epoch %d began at seq %d", s.starts[n-1].Epoch, s.starts[n-1].Seq)
 	}
 	more(s.maxCommit, "entries up to seq %d were committed", s.maxCommit)
-	switch {
-	case s.markErr != nil:
-		return fmt.Sprintf("what it had acknowledged is not known: %v", s.markErr), markUnknown
-	case s.mark == markUnknown:
-		return fmt.Sprintf("what it had acknowledged is not known: %s was lost before", markName), markUnknown
+	if s.markErr != nil || s.mark == markUnknown {
+		return fmt.Sprintf("what it had acknowledged is not known: %s was lost", markName), markUnknown
 	}
 	more(s.mark, "it was durable up to seq %d", s.mark)
 	return reason, upTo

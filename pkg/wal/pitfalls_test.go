@@ -207,6 +207,15 @@ func TestPitfall04LengthByteAndMiddleSegment(t *testing.T) {
 		{"first length byte", func(dir string) {
 			change(t, segmentPath(dir, middle), func(b []byte) []byte { b[0] ^= 0x40; return b })
 		}, 0}, // found at open or by the scan
+		{"first lsn", func(dir string) {
+			change(t, segmentPath(dir, middle), func(b []byte) []byte { b[3+20] ^= 1; return b })
+		}, middle},
+		{"all but a new segment", func(dir string) {
+			for _, first := range firsts {
+				os.Remove(segmentPath(dir, first))
+			}
+			createEmpty(segmentPath(dir, 99))
+		}, 1},
 		{"another's bytes", func(dir string) {
 			b, _ := os.ReadFile(segmentPath(dir, next))
 			os.WriteFile(segmentPath(dir, middle), b, 0o600)
@@ -600,15 +609,17 @@ func TestPitfall12Memory(t *testing.T) {
 	}
 }
 
+// tidwallDefaults are as they were before any test opened a log.
+var tidwallDefaults = *tidwall.DefaultOptions
+
 func TestPitfall13OptionsShared(t *testing.T) {
-	defaults := *tidwall.DefaultOptions
 	mine := opts()
 	small := smallSegments()
 	l1, _ := mustOpen(t, t.TempDir(), mine)
 	var held []Batch
 	small.Tap = func(b Batch) { held = append(held, b) }
 	l2, _ := mustOpen(t, t.TempDir(), small)
-	if *tidwall.DefaultOptions != defaults {
+	if *tidwall.DefaultOptions != tidwallDefaults {
 		t.Fatal("tidwall's defaults were changed")
 	}
 	if !reflect.DeepEqual(mine, opts()) {
@@ -626,5 +637,19 @@ func TestPitfall13OptionsShared(t *testing.T) {
 		if want := themis.Seq(i + 1); err != nil || n != len(b.Frames) || e.Seq != want || !bytes.Equal(e.Payload, payloadOf(want, bigEntry)) {
 			t.Fatalf("batch %d changed in the holder's hand: %v", i, err)
 		}
+	}
+}
+
+// Should tidwall ever count otherwise than our own reading of the same files, the log does not open.
+func TestTidwallMustAgree(t *testing.T) {
+	dir, _ := closed(t, opts(), 3, 10)
+	l := &Log{dir: dir, o: opts().withDefaults()}
+	l.view.Store(&view{segments: []segment{{first: 1}}, last: themis.Position{Seq: 4}})
+	err := l.openTidwall()
+	if l.tw != nil {
+		defer l.tw.Close()
+	}
+	if !errors.Is(err, themis.ErrMalformed) {
+		t.Fatalf("tidwall ends at 3, the log at 4: %v", err)
 	}
 }
