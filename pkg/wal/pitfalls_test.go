@@ -33,59 +33,9 @@ func smallSegments() Options {
 	return o
 }
 
-// closed makes a log of n entries and closes it.
-func closed(t *testing.T, o Options, n, size int) (dir string, last themis.Position) {
-	t.Helper()
-	dir = t.TempDir()
-	l, _ := mustOpen(t, dir, o)
-	reign(t, l, 1)
-	put(t, l, n, size)
-	mustClose(t, l)
-	return dir, l.Last()
-}
-
-// copyDir copies a log to a file system without a disk, where there is one: a copy is opened to see what becomes of it, and
-// does not ask what the disk does.
-func copyDir(t *testing.T, from string) string {
-	t.Helper()
-	to, err := os.MkdirTemp("/dev/shm", "wal-test-")
-	if err != nil {
-		to = t.TempDir()
-	}
-	t.Cleanup(func() { os.RemoveAll(to) })
-	if err := os.CopyFS(filepath.Join(to, "log"), os.DirFS(from)); err != nil {
-		t.Fatal(err)
-	}
-	return filepath.Join(to, "log")
-}
-
-// change edits a file of the log in place.
-func change(t *testing.T, path string, edit func(b []byte) []byte) {
-	t.Helper()
-	b, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(path, edit(b), 0o600); err != nil {
-		t.Fatal(err)
-	}
-}
-
 // rawTidwall opens the segments as tidwall alone would.
 func rawTidwall(dir string) (*tidwall.Log, error) {
 	return tidwall.Open(dir, &tidwall.Options{NoSync: true, AllowEmpty: true, SegmentSize: 1 << 20})
-}
-
-func wantCorrupt(t *testing.T, err error, seq themis.Seq) *CorruptError {
-	t.Helper()
-	c, ok := errors.AsType[*CorruptError](err)
-	if !ok || themis.CodeOf(err) != themis.Corrupt {
-		t.Fatalf("error %v, want a CorruptError", err)
-	}
-	if c.Seq != seq || c.Shard != "shard-1" || c.File == "" || !strings.Contains(err.Error(), c.File) {
-		t.Fatalf("%+v, want seq %d", c, seq)
-	}
-	return c
 }
 
 func TestPitfall01NoChecksum(t *testing.T) {
