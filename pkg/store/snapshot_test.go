@@ -2,6 +2,7 @@ package store
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -155,55 +156,114 @@ func TestInstallCrash(t *testing.T) {
 	snap := mustCheckpoint(t, s, "checkpoint")
 	for _, fresh := range []bool{false, true} {
 		seen := map[themis.Seq]int{}
-		rng := rand.New(rand.NewPCG(4, 4))
-		for stop, finished := int32(0), false; !finished; stop++ {
-			fs := vfs.NewCrashableMem()
-			if _, err := vfs.Clone(source, fs, "checkpoint", "checkpoint", vfs.CloneSync); err != nil {
-				t.Fatal(err)
-			}
-			if err := fs.MkdirAll("shard", 0o755); err != nil {
-				t.Fatal(err)
-			}
-			if err := syncDir(fs, ""); err != nil {
-				t.Fatal(err)
-			}
-			oldDigest := Digest{}
-			if !fresh {
-				oldDigest = oldStore(t, fs, "shard/store")
-			}
-			left := untilPowerGoes(fs, stop, rng, func(fs vfs.FS) {
-				if err := Install("shard/store", "checkpoint", snap, Options{FS: fs}); err != nil {
-					t.Fatal(err)
+		for round := range uint64(6) {
+			rng := rand.New(rand.NewPCG(4, round))
+			for stop, finished := int32(0), false; !finished; stop++ {
+				fs := crashDisk(t, source)
+				oldDigest := Digest{}
+				if !fresh {
+					oldDigest = oldStore(t, fs, "shard/store")
 				}
-			})
-			if finished = left == nil; finished {
-				left = fs
-			}
-			again := untilPowerGoes(left, rng.Int32N(8), rng, func(fs vfs.FS) { // and once more while Open clears up
-				if err := recoverInstall(fs, "shard/store"); err != nil {
-					t.Fatal(err)
+				left := untilPowerGoes(fs, stop, rng, func(fs vfs.FS) {
+					if err := Install("shard/store", "checkpoint", snap, Options{FS: fs}); err != nil {
+						t.Fatal(err)
+					}
+				})
+				if finished = left == nil; finished { // what Install has done stays done
+					oldDigest, left = newDigest, fs.CrashClone(vfs.CrashCloneCfg{})
 				}
-			})
-			if again != nil {
-				left = again
-			}
-			got := mustOpen(t, left, "shard/store")
-			d := mustDigest(t, got, DigestOptions{})
-			seen[d.Position.Seq]++
-			if d != newDigest && (d.Position != oldDigest.Position || !fresh && d != oldDigest) {
-				t.Fatalf("stopped before operation %d: neither old nor new: %+v", stop, d)
-			}
-			if err := got.Close(); err != nil {
-				t.Fatal(err)
-			}
-			for _, left2 := range []string{"shard/store" + suffixNew, "shard/store" + suffixOld, "shard/store/" + markWhole} {
-				if exists(left, left2) {
-					t.Fatalf("stopped before operation %d: %s stays behind", stop, left2)
+				again := untilPowerGoes(left, rng.Int32N(8), rng, func(fs vfs.FS) { // and once more while Open clears up
+					if err := recoverInstall(fs, "shard/store"); err != nil {
+						t.Fatal(err)
+					}
+				})
+				if again != nil {
+					left = again
+				}
+				d := openedAfterCrash(t, left, stop)
+				seen[d.Position.Seq]++
+				if d != newDigest && (d.Position != oldDigest.Position || oldDigest.Documents > 0 && d != oldDigest) {
+					t.Fatalf("stopped before operation %d: neither old nor new: %+v", stop, d)
 				}
 			}
 		}
 		if len(seen) != 2 {
 			t.Fatalf("old and new should both occur: %v", seen)
+		}
+	}
+}
+
+// crashDisk holds a checkpoint whose files nobody has synced.
+func crashDisk(t *testing.T, source vfs.FS) *vfs.MemFS {
+	t.Helper()
+	fs := vfs.NewCrashableMem()
+	if _, err := vfs.Clone(source, fs, "checkpoint", "checkpoint"); err != nil {
+		t.Fatal(err)
+	}
+	if err := fs.MkdirAll("shard", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := syncDir(fs, ""); err != nil {
+		t.Fatal(err)
+	}
+	return fs
+}
+
+// openedAfterCrash opens the store, reads all of it and checks that nothing temporary is left.
+func openedAfterCrash(t *testing.T, fs vfs.FS, stop int32) Digest {
+	t.Helper()
+	cache := NewCache(1 << 20)
+	defer cache.Close()
+	s, err := Open("shard/store", Options{FS: fs, Cache: cache, MemTableBytes: minMemTableBytes})
+	if err != nil {
+		t.Fatalf("stopped before operation %d: %v", stop, err)
+	}
+	d := mustDigest(t, s, DigestOptions{})
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"shard/store" + suffixNew, "shard/store" + suffixOld, "shard/store/" + markWhole} {
+		if exists(fs, name) {
+			t.Fatalf("stopped before operation %d: %s stays behind", stop, name)
+		}
+	}
+	return d
+}
+
+func TestRecoverInstall(t *testing.T) {
+	for name, c := range map[string]struct {
+		there []string // "dir", "new", "whole" (new and marked), "old"
+		want  string   // whose directory is at dir then
+	}{
+		"nothing":                      {nil, ""},
+		"half, nothing before":         {[]string{"new"}, ""},
+		"half, the old one in place":   {[]string{"dir", "new"}, "dir"},
+		"whole, the old one in place":  {[]string{"dir", "whole"}, "dir"},
+		"between the renames":          {[]string{"whole", "old"}, "whole"},
+		"whole, nothing before":        {[]string{"whole"}, "whole"},
+		"half, the old one moved away": {[]string{"new", "old"}, "old"},
+		"only the old one moved away":  {[]string{"old"}, "old"},
+		"after the renames":            {[]string{"dir", "old"}, "dir"},
+	} {
+		fs := vfs.NewMem()
+		for _, what := range c.there {
+			dir := map[string]string{"dir": "p/s", "new": "p/s" + suffixNew, "whole": "p/s" + suffixNew, "old": "p/s" + suffixOld}[what]
+			if err := errors.Join(fs.MkdirAll(dir, 0o755), writeFile(fs, dir+"/is-"+what, nil)); err != nil {
+				t.Fatal(err)
+			}
+			if what == "whole" {
+				if err := writeFile(fs, dir+"/"+markWhole, nil); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		if err := errors.Join(fs.MkdirAll("p", 0o755), recoverInstall(fs, "p/s")); err != nil {
+			t.Fatal(err)
+		}
+		names, _ := fs.List("p")
+		inside, _ := fs.List("p/s")
+		if c.want == "" && len(names) > 0 || c.want != "" && (fmt.Sprint(names) != "[s]" || fmt.Sprint(inside) != "[is-"+c.want+"]") {
+			t.Errorf("%s: %v, in place %v, want that of %q", name, names, inside, c.want)
 		}
 	}
 }
