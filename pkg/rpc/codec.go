@@ -103,7 +103,7 @@ func cut(b []byte, number protowire.Number) (rest, value []byte, found bool) {
 			continue
 		}
 		value, _ = protowire.ConsumeBytes(whole[n:])
-		value, found = value[:len(value):len(value)], true
+		found = true
 	}
 	return rest, value, found
 }
