@@ -589,17 +589,3 @@ func TestPitfall13OptionsShared(t *testing.T) {
 		}
 	}
 }
-
-// Should tidwall ever count otherwise than our own reading of the same files, the log does not open.
-func TestTidwallMustAgree(t *testing.T) {
-	dir, _ := closed(t, opts(), 3, 10)
-	l := &Log{dir: dir, o: opts().withDefaults()}
-	l.view.Store(&view{segments: []segment{{first: 1}}, last: themis.Position{Seq: 4}})
-	err := l.openTidwall()
-	if l.tw != nil {
-		defer l.tw.Close()
-	}
-	if !errors.Is(err, themis.ErrMalformed) {
-		t.Fatalf("tidwall ends at 3, the log at 4: %v", err)
-	}
-}
