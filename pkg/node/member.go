@@ -39,7 +39,7 @@ func (n *Node) memberLife(ctx context.Context) error {
 			}
 		}()
 	}
-	kv, err := control.Connect(ctx, endpointsOf(j.Endpoints), n.source.ClientConfig("", ""))
+	kv, err := control.Connect(ctx, endpointsOf(j.Endpoints), n.source.ClientConfig("", pki.NodeName(j.Name)))
 	if err != nil {
 		return fmt.Errorf("connect to the control plane: %w", err)
 	}

@@ -175,6 +175,7 @@ func sendFile(s grpc.ClientStreamingClient[nodev1.InstallRequest, nodev1.Install
 		return err
 	}
 	defer func() { _ = f.Close() }()
+	sum := sha256.New()
 	for off := uint64(0); ; {
 		buf := make([]byte, installChunk)
 		n, err := io.ReadFull(f, buf)
@@ -182,9 +183,10 @@ func sendFile(s grpc.ClientStreamingClient[nodev1.InstallRequest, nodev1.Install
 		if err != nil && !last {
 			return fmt.Errorf("read %s: %w", name, err)
 		}
+		sum.Write(buf[:n])
 		m := &nodev1.InstallRequest{File: want.Name, Offset: off, Data: buf[:n], Crc32: crc32.Checksum(buf[:n], castagnoli), EndOfFile: last}
 		if last {
-			m.Digest = want.SHA256
+			m.Digest = hex.EncodeToString(sum.Sum(nil))
 		}
 		if err := s.Send(m); err != nil {
 			return err

@@ -98,7 +98,7 @@ func (s *shipper) run(ctx context.Context) error {
 		err := s.session(ctx)
 		if err != nil {
 			s.say(err.Error())
-			s.rg.r.o.Logger.Debug("stream ended", "node", s.to.Node, "epoch", s.rg.epoch, "err", err)
+			s.rg.r.o.Logger.Info("stream ended", "node", s.to.Node, "epoch", s.rg.epoch, "err", err)
 		}
 		if time.Since(began) > time.Second || err == nil {
 			wait = 20 * time.Millisecond

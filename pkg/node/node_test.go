@@ -1,0 +1,254 @@
+package node
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/themisdb/themis/pkg/config"
+	"github.com/themisdb/themis/pkg/health"
+	"github.com/themisdb/themis/pkg/pki"
+	"github.com/themisdb/themis/pkg/rpc"
+	nodev1 "github.com/themisdb/themis/pkg/rpc/proto/themis/node/v1"
+	"github.com/themisdb/themis/pkg/themis"
+)
+
+// fleet is a cluster of nodes in this process: real sockets, real etcd members, real disks.
+type fleet struct {
+	t     *testing.T
+	dir   string
+	pool  *rpc.Pool
+	nodes map[string]*fleetNode
+	peer  map[string]string // control addresses, the same at every start
+}
+
+type fleetNode struct {
+	addr Addresses
+	stop context.CancelFunc
+	done chan error
+}
+
+func newFleet(t *testing.T, names ...string) *fleet {
+	t.Helper()
+	f := &fleet{t: t, dir: t.TempDir(), nodes: map[string]*fleetNode{}, peer: map[string]string{}}
+	ca, err := pki.NewCA(pki.CAOptions{Cluster: "demo"})
+	if err == nil {
+		err = ca.Save(f.path("pki"))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := []string{pki.Read, pki.Write, pki.Replicate, pki.Admin}
+	for _, n := range names {
+		f.issue(ca, pki.Request{Node: themis.NodeID(n), Datacenter: "dc1", Capabilities: all, Loopback: true}, n)
+		f.peer[n+"/peer"], f.peer[n+"/client"], f.peer[n+"/grpc"] = freeAddr(t), freeAddr(t), freeAddr(t)
+	}
+	f.issue(ca, pki.Request{Client: "operator", Capabilities: []string{pki.Read, pki.Write, pki.Admin}}, "operator")
+	src, err := pki.Open(pki.FilesIn(f.path("pki"), "operator"), pki.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if f.pool, err = rpc.NewPool(rpc.PoolOptions{Source: src}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		for n := range f.nodes {
+			f.stop(n)
+		}
+		_ = f.pool.Close()
+	})
+	for _, n := range names {
+		f.start(n)
+	}
+	return f
+}
+
+func (f *fleet) path(parts ...string) string {
+	return filepath.Join(append([]string{f.dir}, parts...)...)
+}
+
+func (f *fleet) issue(ca *pki.CA, r pki.Request, name string) {
+	f.t.Helper()
+	is, err := ca.Issue(r)
+	if err == nil {
+		err = is.Save(pki.FilesIn(f.path("pki"), name))
+	}
+	if err != nil {
+		f.t.Fatal(err)
+	}
+}
+
+// freeAddr is a loopback address whose port is free, below the range that the kernel hands out.
+func freeAddr(t *testing.T) string {
+	t.Helper()
+	for range 200 {
+		port := 20000 + int(time.Now().UnixNano()/1000)%12000
+		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
+		if err != nil {
+			continue
+		}
+		defer l.Close()
+		return l.Addr().String()
+	}
+	t.Fatal("no free port")
+	return ""
+}
+
+func (f *fleet) start(name string) {
+	f.t.Helper()
+	files := pki.FilesIn(f.path("pki"), name)
+	cfg, err := config.Load(nil, nil, map[string]string{
+		"node.id": name, "node.data_dir": f.path(name), "node.grpc_listen": f.peer[name+"/grpc"], "node.http_listen": "127.0.0.1:0", "node.metrics_listen": "127.0.0.1:0",
+		"control.peer_listen": f.peer[name+"/peer"], "control.client_listen": f.peer[name+"/client"], "http.plain_loopback": "full",
+		"pki.cert": files.Cert, "pki.key": files.Key, "pki.ca": files.CA, "replication.timeout_ms": "1000",
+	})
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	log := slog.New(slog.DiscardHandler)
+	if testing.Verbose() {
+		log = slog.New(slog.NewTextHandler(os.Stderr, nil))
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	n := &fleetNode{stop: stop, done: make(chan error, 1)}
+	ready := make(chan Addresses, 1)
+	go func() {
+		n.done <- Run(ctx, Options{Config: cfg, Version: "test", Logger: log, Listening: func(a Addresses) { ready <- a }})
+	}()
+	select {
+	case n.addr = <-ready:
+	case err := <-n.done:
+		f.t.Fatalf("%s: %v", name, err)
+	}
+	f.nodes[name] = n
+}
+
+func (f *fleet) stop(name string) {
+	f.t.Helper()
+	n := f.nodes[name]
+	delete(f.nodes, name)
+	n.stop()
+	select {
+	case err := <-n.done:
+		if err != nil {
+			f.t.Errorf("%s ended: %v", name, err)
+		}
+	case <-time.After(30 * time.Second):
+		f.t.Fatalf("%s does not end", name)
+	}
+}
+
+func (f *fleet) admin(name string) nodev1.AdminServiceClient {
+	f.t.Helper()
+	c, err := f.pool.Admin(f.t.Context(), f.nodes[name].addr.GRPC, themis.NodeID(name))
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	return c
+}
+
+func (f *fleet) documents(name string) nodev1.DocumentServiceClient {
+	f.t.Helper()
+	c, err := f.pool.Documents(f.t.Context(), f.nodes[name].addr.GRPC, themis.NodeID(name))
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	return c
+}
+
+func (f *fleet) found(a initArgs) {
+	f.t.Helper()
+	for n := range f.nodes {
+		a.Nodes = append(a.Nodes, f.nodes[n].addr.GRPC)
+	}
+	b, err := json.Marshal(a)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(f.t.Context(), 30*time.Second)
+	defer cancel()
+	if _, err := f.admin("node-1").Act(ctx, &nodev1.ActRequest{Verb: "cluster.init", ArgsJson: b}); err != nil {
+		f.t.Fatal(err)
+	}
+}
+
+func (f *fleet) report(name string) (health.Report, error) {
+	ctx, cancel := context.WithTimeout(f.t.Context(), 5*time.Second)
+	defer cancel()
+	frame, err := f.admin(name).GetState(ctx, &nodev1.GetStateRequest{})
+	if err != nil {
+		return health.Report{}, err
+	}
+	var r health.Report
+	return r, json.Unmarshal(frame.GetReportJson(), &r)
+}
+
+// until waits for a report that fits.
+func (f *fleet) until(name, what string, ok func(health.Report) bool) health.Report {
+	f.t.Helper()
+	var last health.Report
+	var lastErr error
+	for deadline := time.Now().Add(40 * time.Second); time.Now().Before(deadline); {
+		if last, lastErr = f.report(name); lastErr == nil && ok(last) {
+			return last
+		}
+		select {
+		case <-f.t.Context().Done():
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+	b, _ := json.MarshalIndent(last, "", " ")
+	f.t.Fatalf("%s did not come about: %v\n%s", what, lastErr, b)
+	return last
+}
+
+func TestClusterServesAndFailsOver(t *testing.T) {
+	f := newFleet(t, "node-1", "node-2", "node-3")
+	f.found(initArgs{Name: "demo", Shards: 4, RF: 2, K: 1, Redundancy: "MIRROR", Mode: themis.Sync})
+	healthy := func(r health.Report) bool { return r.Status == health.Healthy }
+	f.until("node-1", "HEALTHY", healthy)
+
+	ctx := t.Context()
+	put := func(via, key, value string) error {
+		_, err := f.documents(via).Write(ctx, &nodev1.WriteRequest{Collection: "things", RequestId: key + value, Operations: []*nodev1.Operation{{Key: key, Value: []byte(value)}}})
+		return err
+	}
+	get := func(via, key string) (string, error) {
+		m, err := f.documents(via).Read(ctx, &nodev1.ReadRequest{Collection: "things", Key: key})
+		return string(m.GetValue()), err
+	}
+	for i := range 60 {
+		via := fmt.Sprintf("node-%d", i%3+1)
+		if err := put(via, fmt.Sprint("k", i), fmt.Sprintf(`{"i":%d}`, i)); err != nil {
+			t.Fatalf("put %d via %s: %v", i, via, err)
+		}
+	}
+	for i := range 60 {
+		via := fmt.Sprintf("node-%d", (i+1)%3+1)
+		if got, err := get(via, fmt.Sprint("k", i)); err != nil || got != fmt.Sprintf(`{"i":%d}`, i) {
+			t.Fatalf("get %d via %s: %q, %v", i, via, got, err)
+		}
+	}
+	if _, err := get("node-1", "nothing"); themis.CodeOf(err) != themis.NotFound {
+		t.Fatalf("get of nothing: %v", err)
+	}
+	f.stop("node-3")
+	for i := range 60 {
+		if got, err := get("node-1", fmt.Sprint("k", i)); err != nil || got != fmt.Sprintf(`{"i":%d}`, i) {
+			t.Fatalf("get %d with a node down: %q, %v", i, got, err)
+		}
+	}
+	for i := range 20 {
+		if err := put("node-2", fmt.Sprint("k", i), `{"after":true}`); err != nil {
+			t.Fatalf("put %d with a node down: %v", i, err)
+		}
+	}
+	f.start("node-3")
+	f.until("node-1", "HEALTHY again", healthy)
+}
