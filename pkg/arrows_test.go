@@ -44,7 +44,7 @@ var ours = house{
 		"playground": "pki client health config cluster",
 		"client":     "rpc pki routing cluster health",
 		"doctor":     "client wal cluster health",
-		"web":        "cluster health",
+		"web":        "cluster health rpc pki",
 		"sim":        "controller rebalance routing cluster health",
 
 		// floor 3

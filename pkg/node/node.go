@@ -64,17 +64,18 @@ type Node struct {
 	id     identity
 	member chan struct{} // closed once the node belongs to a cluster
 
-	view    atomic.Pointer[cluster.View]
-	changed broadcast // a newer view
-	m       atomic.Pointer[control.Map]
-	lease   atomic.Pointer[control.Lease]
-	etcd    atomic.Pointer[control.Server]
-	shards  *shards
-	events  chan cluster.Event
-	cache   *store.Cache
-	heard   controllerHeard
-	gather  *gatherer
-	holding atomic.Pointer[map[string]string] // why the controller here holds back
+	view     atomic.Pointer[cluster.View]
+	changed  broadcast // a newer view
+	m        atomic.Pointer[control.Map]
+	lease    atomic.Pointer[control.Lease]
+	etcd     atomic.Pointer[control.Server]
+	shards   *shards
+	events   chan cluster.Event
+	cache    *store.Cache
+	heard    controllerHeard
+	gather   *gatherer
+	rechecks chan struct{}                     // certificates were read anew
+	holding  atomic.Pointer[map[string]string] // why the controller here holds back
 }
 
 // Run runs a node until ctx ends.
@@ -94,7 +95,7 @@ func Run(ctx context.Context, o Options) error {
 		return err
 	}
 	n := &Node{
-		o: o, cfg: cfg, log: o.Logger.With("node", cfg.Node.ID), boot: themis.BootID(randomID()), began: time.Now(),
+		rechecks: make(chan struct{}, 1), o: o, cfg: cfg, log: o.Logger.With("node", cfg.Node.ID), boot: themis.BootID(randomID()), began: time.Now(),
 		id: id, member: make(chan struct{}), events: make(chan cluster.Event, 1024), cache: store.NewCache(themis.Bytes(cfg.Store.CacheMB) << 20),
 	}
 	defer n.cache.Close()
@@ -121,6 +122,15 @@ func (n *Node) openPKI() (*pki.Source, error) {
 	src, err := pki.Open(pki.Files{Cert: p.Cert, Key: p.Key, CA: p.CA, CRL: p.CRL}, pki.Options{
 		SkipHostname: !p.VerifyHostname, SkipPeer: !p.VerifyPeer,
 		OnRefuse: func(r *pki.Refusal) { n.log.Warn("certificate refused", "err", r) },
+		OnReload: func(st pki.Status) {
+			if st.Problem != "" {
+				n.log.Warn("certificates could not be read anew, the last good ones stay in use", "err", st.Problem)
+			}
+			select {
+			case n.rechecks <- struct{}{}:
+			default:
+			}
+		},
 	})
 	if err != nil {
 		return nil, err
@@ -172,6 +182,18 @@ func (n *Node) serve(ctx context.Context, rm *rpc.Metrics) error {
 		g.Go(func() error { return serveOn(ctx, metricsLis, n.metrics.handler()) })
 	}
 	g.Go(func() error { return n.memberLife(ctx) })
+	g.Go(func() error {
+		for {
+			select {
+			case <-ctx.Done():
+				return ctx.Err()
+			case <-n.rechecks: // open connections of peers that are no longer trusted end
+				if cut := server.Recheck() + n.pool.Recheck(); cut > 0 {
+					n.log.Warn("connections closed: their certificates are no longer accepted", "connections", cut)
+				}
+			}
+		}
+	})
 	err = g.Wait()
 	if errors.Is(err, context.Canceled) && ctx.Err() != nil {
 		return nil

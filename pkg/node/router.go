@@ -148,14 +148,21 @@ func (r *router) try(ctx context.Context, repeatable, once bool, do func(cluster
 		}
 		select {
 		case <-ctx.Done():
-			return err
 		case <-changed:
 		case <-time.After(retryPause):
 		}
 		if ctx.Err() != nil {
-			return err
+			return unanswered(err)
 		}
 	}
+}
+
+// unanswered is what a client is told when its time is over: that another node could not be reached is this cluster's business.
+func unanswered(err error) error {
+	if themis.CodeOf(err) == themis.Unreachable {
+		return themis.Errorf(themis.NoPrimary, "the shard's primary can't be reached: %w", err)
+	}
+	return err
 }
 
 func again(err error, repeatable bool) bool {

@@ -90,6 +90,9 @@ func (l *Log) Begin(kind themis.Kind, tags themis.Tags, payload []byte, ops int)
 	}
 	b := l.openBatch(n)
 	e := &a.entry
+	if b.n.Load() == 0 {
+		e.Flags |= FlagBatch
+	}
 	e.Seq, e.LSN, e.Epoch = l.next.Seq+1, l.next.LSN, l.epoch
 	e.HLC = l.hlc + 1
 	if l.stamp != nil {

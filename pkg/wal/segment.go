@@ -127,13 +127,16 @@ func torn(err error) bool {
 	return err != nil && !errors.Is(err, ErrUpgrade) && !errors.As(err, &order)
 }
 
-// nextGoodFrame looks for a whole frame of a later entry anywhere in data from the offset on. Its place in the file is not
-// compared with its lsn: bytes may have been lost between.
+// nextGoodFrame looks for a whole frame that begins a later batch, anywhere in data from the offset on: it was written only
+// after everything before it was on disk. Its place in the file is not compared with its lsn: bytes may have been lost between.
 func nextGoodFrame(data []byte, from int64, prev themis.Position) (at int64, found bool) {
 	window := uint64(len(data))/minFrameBytes + 1<<20
 	for p := from; p+minFrameBytes <= int64(len(data)); p++ {
 		b := data[p:]
 		if seq := binary.LittleEndian.Uint64(b[seqAt:]); seq <= uint64(prev.Seq) || seq-uint64(prev.Seq) > window {
+			continue
+		}
+		if binary.LittleEndian.Uint16(b[10:])&FlagBatch == 0 {
 			continue
 		}
 		if _, err := checkFrame(b); err == nil {
