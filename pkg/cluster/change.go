@@ -4,6 +4,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/themisdb/themis/pkg/internal/guard"
 	"github.com/themisdb/themis/pkg/themis"
 )
 
@@ -51,7 +52,7 @@ func (s Shard) RemoveFromISR(m Member, failed bool) (Shard, error) {
 		return s, refuse(s, "isr-primary", "the primary can't leave its own in-sync set")
 	case !s.InSync(m):
 		return s, nil
-	case s.Have.Mode == themis.Sync && len(s.ISR)-1 < 1+s.Have.K && !failed:
+	case s.Have.Mode == themis.Sync && len(s.ISR)-1 < 1+s.Have.K && !failed && guard.On(guard.FailedFloor):
 		return s, refuse(s, "isr-floor", "without %s %d of %d in-sync members remain, and it has not been declared FAILED", m.Node, len(s.ISR)-1, 1+s.Have.K)
 	}
 	next := s.clone()

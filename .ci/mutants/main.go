@@ -1,0 +1,134 @@
+// Command mutants takes each guard of docs/guards.md out once and demands that the test named beside it goes red: the proof
+// that the tests can fail. It builds with the tag `mutants`, under which THEMIS_GUARD_OFF switches one rule off.
+//
+//	go run ./.ci/mutants [-only NAME] [-seeds 60000] [-report FILE]
+package main
+
+import (
+	"bufio"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+)
+
+type guard struct {
+	rule, pkg, test string
+}
+
+func main() {
+	only := flag.String("only", "", "this guard alone")
+	seeds := flag.String("seeds", "60000", "runs of TestSeeds")
+	report := flag.String("report", "", "write a report of what was seen red")
+	flag.Parse()
+	if err := run(*only, *seeds, *report); err != nil {
+		fmt.Fprintln(os.Stderr, "mutants:", err)
+		os.Exit(1)
+	}
+}
+
+func run(only, seeds, report string) error {
+	guards, err := list("docs/guards.md")
+	if err != nil {
+		return err
+	}
+	dir, err := os.MkdirTemp("", "mutants-*")
+	if err != nil {
+		return err
+	}
+	defer func() { _ = os.RemoveAll(dir) }()
+	built := map[string]string{}
+	var red []string
+	green := 0
+	for _, g := range guards {
+		if only != "" && g.rule != only {
+			continue
+		}
+		bin, err := build(built, dir, g.pkg)
+		if err != nil {
+			return err
+		}
+		cmd := exec.Command(bin, "-test.run", "^"+g.test+"$", "-test.timeout", "10m") //nolint:gosec,noctx // our own binary
+		cmd.Dir = g.pkg
+		cmd.Env = append(os.Environ(), "THEMIS_GUARD_OFF="+g.rule, "THEMIS_SEEDS="+seeds)
+		began := time.Now()
+		out, err := cmd.CombinedOutput()
+		switch {
+		case err == nil:
+			green++
+			fmt.Printf("GREEN  %-16s %s.%s stays green without it\n", g.rule, g.pkg, g.test)
+		case !strings.Contains(string(out), "FAIL") && !strings.Contains(string(out), "panic"):
+			return fmt.Errorf("%s: %w\n%s", g.rule, err, out)
+		default:
+			red = append(red, g.rule)
+			fmt.Printf("red    %-16s %s.%s after %.1f s\n", g.rule, g.pkg, g.test, time.Since(began).Seconds())
+		}
+	}
+	if report != "" {
+		if err := write(report, red, seeds); err != nil {
+			return err
+		}
+	}
+	if green > 0 {
+		return fmt.Errorf("%d guards can be taken out without a test that notices", green)
+	}
+	if len(red) == 0 {
+		return fmt.Errorf("no guard named %q", only)
+	}
+	fmt.Printf("%d guards, each seen red\n", len(red))
+	return nil
+}
+
+func build(built map[string]string, dir, pkg string) (string, error) {
+	if bin, ok := built[pkg]; ok {
+		return bin, nil
+	}
+	bin := filepath.Join(dir, strings.ReplaceAll(pkg, "/", "-"))
+	out, err := exec.Command("go", "test", "-tags", "mutants", "-c", "-o", bin, "./"+pkg).CombinedOutput() //nolint:gosec,noctx // our own packages
+	if err != nil {
+		return "", fmt.Errorf("build %s: %w\n%s", pkg, err, out)
+	}
+	built[pkg] = bin
+	return bin, nil
+}
+
+// list reads the rows | `rule` | `pkg/x.TestY` | … |.
+func list(file string) ([]guard, error) {
+	f, err := os.Open(file) //nolint:gosec // our own file
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = f.Close() }()
+	var out []guard
+	for s := bufio.NewScanner(f); s.Scan(); {
+		cells := strings.Split(s.Text(), "|")
+		if len(cells) < 4 || !strings.Contains(cells[1], "`") {
+			continue
+		}
+		rule, test := strings.Trim(cells[1], " `"), strings.Trim(cells[2], " `")
+		i := strings.LastIndex(test, ".Test")
+		if i < 0 {
+			return nil, fmt.Errorf("%s: %s names no test: %q", file, rule, test)
+		}
+		out = append(out, guard{rule, test[:i], test[i+1:]})
+	}
+	return out, nil
+}
+
+func write(name string, red []string, seeds string) error {
+	commit, err := exec.Command("git", "rev-parse", "HEAD").Output() //nolint:noctx // local
+	if err != nil {
+		return err
+	}
+	b, err := json.MarshalIndent(map[string]any{
+		"command": "go run ./.ci/mutants", "commit": strings.TrimSpace(string(commit)), "seed": seeds, "date": time.Now().UTC().Format(time.RFC3339), "tests": red,
+	}, "", "  ")
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(name, append(b, '\n'), 0o644) //nolint:gosec // a report
+}
