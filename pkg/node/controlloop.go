@@ -63,6 +63,7 @@ type controlLoop struct {
 	gone   map[themis.NodeID]time.Time
 	tries  map[themis.ShardID]controller.Attempt
 	told   map[string]bool // refusals that were recorded
+	stuck  map[string]string // by shard: why the newest election led to nothing
 	nudge  chan struct{}
 	wg     *errgroup.Group
 }
@@ -119,7 +120,7 @@ func (c *controlLoop) reign(ctx context.Context, as cluster.Controller) error {
 	now := time.Now()
 	*c = controlLoop{
 		n: c.n, m: c.m, as: as, cfg: c.config(), probes: map[themis.NodeID]controller.Probe{}, since: now, last: now,
-		gone: map[themis.NodeID]time.Time{}, tries: map[themis.ShardID]controller.Attempt{}, told: map[string]bool{}, nudge: make(chan struct{}, 1), wg: g,
+		gone: map[themis.NodeID]time.Time{}, tries: map[themis.ShardID]controller.Attempt{}, told: map[string]bool{}, stuck: map[string]string{}, nudge: make(chan struct{}, 1), wg: g,
 	}
 	c.n.log.Info("controller", "term", as.Term)
 	if err := c.cfg.Validate(); err != nil {
@@ -427,14 +428,32 @@ func (c *controlLoop) ballot(ctx context.Context, v cluster.View, a controller.E
 		e.Reason += "; writes that the old primary had acknowledged under async may be missing, see rescued/ when it returns"
 	}
 	c.event(e)
-	return nil
+	c.mu.Lock()
+	delete(c.stuck, e.Subject)
+	c.mu.Unlock()
+	return c.seen(ctx, a)
+}
+
+// seen waits until the map here shows the crown, so that nobody decides on what was before.
+func (c *controlLoop) seen(ctx context.Context, a controller.Elect) error {
+	for {
+		changed := c.n.changed.next()
+		if v, ok := c.n.latest(); ok && v.Shards[a.Shard].Epoch >= a.Epoch {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-changed:
+		}
+	}
 }
 
 // eventOnce records an election that led to nothing only when its reason is news.
 func (c *controlLoop) eventOnce(e cluster.Event) {
-	key := e.Subject + e.Reason
 	c.mu.Lock()
-	news := !c.told["elect|"+key]
+	news := c.stuck[e.Subject] != e.Reason
+	c.stuck[e.Subject] = e.Reason
 	c.mu.Unlock()
 	if news {
 		c.event(e)
