@@ -1,6 +1,7 @@
 package control
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -28,23 +29,37 @@ func (m *Map) AppendEvent(ctx context.Context, node themis.NodeID, e cluster.Eve
 	}
 	e.Format = cluster.Format
 	e.Before, e.After = short(e.Before), short(e.After)
-	e.ID = fmt.Sprintf("%s-%s-%d", e.HLC, node, m.events.Add(1))
+	for range swapTries {
+		e.ID = fmt.Sprintf("%s-%s-%d", e.HLC, node, m.events.Add(1))
+		switch ok, err := m.putEvent(ctx, e); {
+		case err != nil:
+			return e, fmt.Errorf("append event %s: %w", e.ID, err)
+		case ok:
+			return e, nil
+		} // else an earlier run of this process, whose clock was ahead, has used the id
+	}
+	return e, busy("append event")
+}
+
+func (m *Map) putEvent(ctx context.Context, e cluster.Event) (bool, error) {
 	b, err := cluster.Encode(e)
 	if err != nil {
-		return e, err
+		return false, err
 	}
-	// The id is this process's own and the bytes are the same, so the write may be repeated until the answer comes.
-	t := Txn{Put: []Put{{Key: m.keys.event(e.ID), Value: b}}}
+	key := m.keys.event(e.ID)
+	t := Txn{If: []Compare{{key, 0}}, Put: []Put{{Key: key, Value: b}}}
 	for range resolveTries {
-		if _, _, err = m.kv.Txn(ctx, t); !errors.Is(err, ErrUnknownOutcome) {
-			break
+		var ok bool
+		if ok, _, err = m.kv.Txn(ctx, t); err == nil && !ok {
+			now, readErr := m.kv.Get(ctx, key) // an earlier try may have been done
+			return bytes.Equal(now.Value, b), readErr
+		}
+		if !errors.Is(err, ErrUnknownOutcome) {
+			return ok, err
 		}
 		pause(ctx, resolvePause)
 	}
-	if err != nil {
-		return e, fmt.Errorf("append event %s: %w", e.ID, err)
-	}
-	return e, nil
+	return false, err
 }
 
 func short(evidence json.RawMessage) json.RawMessage {

@@ -243,18 +243,20 @@ func TestCrownRefuses(t *testing.T) {
 		"a leap":          func(n *cluster.Shard) { n.Epoch += 1 },
 		"no primary":      func(n *cluster.Shard) { n.Primary = cluster.Member{} },
 		"no boot":         func(n *cluster.Shard) { n.Boot = "" },
+		"never seen":      func(*cluster.Shard) { s.Revision = 0 },
 		"another shard":   func(n *cluster.Shard) { n.ID = "shard-2" },
 		"not in sync":     func(n *cluster.Shard) { n.ISR = []cluster.Member{member(2)} },
 		"another storage": func(n *cluster.Shard) { n.Primary.Storage = "new" },
 	} {
 		bad := good
 		bad.Replicas, bad.ISR = append([]cluster.Replica{}, good.Replicas...), append([]cluster.Member{}, good.ISR...)
+		s.Revision = v.Shards["shard-1"].Revision
 		spoil(&bad)
 		if _, err := m.Crown(t.Context(), s, c, bad); themis.CodeOf(err) != themis.InvalidArgument {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	if now := view(t, m).Shards["shard-1"]; now.Revision != s.Revision {
+	if now := view(t, m).Shards["shard-1"]; now.Revision != v.Shards["shard-1"].Revision {
 		t.Error("something was written")
 	}
 }
@@ -637,6 +639,23 @@ func TestEvents(t *testing.T) {
 	})
 }
 
+// TestEventsNeverOverwrite: another run of the process has used the same ids, and an answer is lost.
+func TestEventsNeverOverwrite(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		mem := memoryStore(t).KV
+		start(t, mem, 1)
+		for run, kv := range []KV{mem, mem, lossy(mem, true, func(n int64) bool { return n < 3 }), lossy(mem, false, func(n int64) bool { return n < 3 })} {
+			e, err := newMap(t, kv).AppendEvent(t.Context(), "node-1", cluster.Event{HLC: 77, Action: fmt.Sprint(run)})
+			if err != nil || e.ID == "" {
+				t.Error(err)
+			}
+		}
+		if es, err := newMap(t, mem).Events(t.Context(), 0, 0, 0); err != nil || len(es) != 4 {
+			t.Errorf("%d events, %v", len(es), err)
+		}
+	})
+}
+
 func TestTokens(t *testing.T) {
 	bothStores(t, func(t *testing.T, kv KV) {
 		m, _, _ := start(t, kv, 1)
@@ -807,6 +826,33 @@ func TestUnknownOutcomeOverwritten(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestUnknownOutcomeLandsLate: the answer was lost, the record is still as it was when it is read back, and the transaction
+// lands just before the second try, which then fails its compare. The change is known to be ours.
+func TestUnknownOutcomeLandsLate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		mem := memoryStore(t).KV
+		m, v, c := start(t, mem, 1)
+		seen := v.Shards["shard-1"]
+		next := crown(t, seen, member(1), "boot-1")
+		tries := 0
+		late := &Faulty{KV: mem, Before: func(_ context.Context, call Call) error {
+			if call != CallTxn {
+				return nil
+			}
+			if tries++; tries == 1 {
+				return ErrUnknownOutcome
+			}
+			if _, err := m.Crown(t.Context(), seen, c, next); err != nil {
+				t.Error(err)
+			}
+			return nil
+		}}
+		if got, err := newMap(t, late).Crown(t.Context(), seen, c, next); err != nil || got.Revision != view(t, m).Shards["shard-1"].Revision {
+			t.Errorf("it was done, the answer is %v", err)
+		}
+	})
 }
 
 // TestUnknownOutcomeLost: the answer was lost, and another controller crowned someone else in between: ErrStale, not success.

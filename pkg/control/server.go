@@ -62,6 +62,7 @@ type Server struct {
 	running  context.Context // ends when Stop begins
 	stop     context.CancelFunc
 	stopOnce sync.Once
+	stopErr  error
 	waiting  sync.WaitGroup
 
 	mu    sync.Mutex
@@ -196,8 +197,9 @@ func (s *Server) Stop() error {
 		s.closeAdmin()
 		s.etcd.Server.Stop() // before Close, which would wait for ever for a member that never served
 		s.etcd.Close()
+		s.stopErr = s.release()
 	})
-	return s.release()
+	return s.stopErr
 }
 
 func (s *Server) release() error {

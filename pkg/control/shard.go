@@ -51,6 +51,8 @@ func (m *Map) CrownMany(ctx context.Context, as cluster.Controller, cs []Coronat
 
 func checkCoronation(c Coronation) error {
 	switch {
+	case c.Seen.Revision == 0:
+		return unseen("crown", c.Seen)
 	case c.Seen.ID != c.Next.ID:
 		return themis.Errorf(themis.InvalidArgument, "crown %s: the next record is that of %s", c.Seen.ID, c.Next.ID)
 	case c.Next.Epoch != c.Seen.Epoch+1:
@@ -59,6 +61,10 @@ func checkCoronation(c Coronation) error {
 		return themis.Errorf(themis.InvalidArgument, "crown %s: no primary, or not the process that is to lead", c.Seen.ID).In(c.Seen.ID)
 	}
 	return checkRecord("crown", c.Next)
+}
+
+func unseen(verb string, s cluster.Shard) error {
+	return themis.Errorf(themis.InvalidArgument, "%s %s: without the revision that was seen", verb, s.ID).In(s.ID)
 }
 
 func checkRecord(verb string, s cluster.Shard) error {
@@ -225,6 +231,9 @@ func (m *Map) ChangeShardAs(ctx context.Context, as cluster.Controller, seen, ne
 
 // changeShard adds the shard's own compare and put to t and commits it.
 func (m *Map) changeShard(ctx context.Context, seen, next cluster.Shard, t Txn) (cluster.Shard, error) {
+	if seen.Revision == 0 {
+		return cluster.Shard{}, unseen("change", seen)
+	}
 	key := m.keys.shard(seen.ID)
 	b, err := cluster.Encode(next)
 	if err != nil {
