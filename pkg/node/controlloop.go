@@ -62,7 +62,7 @@ type controlLoop struct {
 	last   time.Time
 	gone   map[themis.NodeID]time.Time
 	tries  map[themis.ShardID]controller.Attempt
-	told   map[string]bool // refusals that were recorded
+	told   map[string]bool   // refusals that were recorded
 	stuck  map[string]string // by shard: why the newest election led to nothing
 	nudge  chan struct{}
 	wg     *errgroup.Group

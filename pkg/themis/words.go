@@ -25,8 +25,10 @@ type (
 // ParseShardID accepts the forms that people and certificates use (shard-1, shard_001, shard-001, 001, 1)
 // and returns the canonical one (C-04). shard-0 is an error.
 func ParseShardID(s string) (ShardID, error) {
-	digits := strings.TrimPrefix(strings.TrimPrefix(strings.ToLower(s), "shard"), "-")
-	digits = strings.TrimPrefix(digits, "_")
+	digits := s
+	if rest, named := strings.CutPrefix(strings.ToLower(s), "shard"); named {
+		digits = strings.TrimLeft(rest, "-_")
+	}
 	n, err := strconv.ParseUint(digits, 10, 32)
 	if err != nil || n == 0 {
 		return "", Errorf(InvalidArgument, "shard %q: want shard-N with N at least 1", s)
