@@ -65,19 +65,18 @@ func (p params) timeout() (time.Duration, error) {
 }
 
 func (p params) concern() (string, error) {
-	c, err := themis.ParseWriteConcern(p["write_concern"])
-	if _, given := p["write_concern"]; err == nil && given && c == themis.ConcernDefault {
+	if text, given := p["write_concern"]; given && text == "" {
 		return "", themis.Errorf(themis.InvalidArgument, "write_concern: empty; want immediate, quorum, all or local_quorum")
 	}
+	c, err := themis.ParseWriteConcern(p["write_concern"])
 	return string(c), err
 }
 
 func (p params) consistency() (themis.Consistency, error) {
-	c, err := themis.ParseConsistency(p["consistency"])
-	if _, given := p["consistency"]; err == nil && given && c == "" {
+	if text, given := p["consistency"]; given && text == "" {
 		return "", themis.Errorf(themis.InvalidArgument, "consistency: empty; want strong, bounded_staleness, session or eventual")
 	}
-	return c, err
+	return themis.ParseConsistency(p["consistency"])
 }
 
 func (p params) shardKey() (string, error) {
