@@ -1,0 +1,122 @@
+// Package faults breaks things for tests: disks that lose what was not synced, fill up or lose bits, and processes whose
+// system calls fail. It touches only files, mounts and processes that its caller made and names.
+package faults
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// NeedRoot skips the test for somebody who isn't root; under THEMIS_REQUIRE_ROOT=1 that is a failure.
+func NeedRoot(t *testing.T) {
+	t.Helper()
+	if os.Geteuid() == 0 {
+		return
+	}
+	if os.Getenv("THEMIS_REQUIRE_ROOT") == "1" {
+		t.Fatal("this test needs root, and THEMIS_REQUIRE_ROOT=1 says that it must run")
+	}
+	t.Skip("needs root: loop disks and namespaces")
+}
+
+// Flip changes one bit of a file at the offset; a negative offset counts from the end.
+func Flip(name string, offset int64) error {
+	f, err := os.OpenFile(name, os.O_RDWR, 0) //nolint:gosec // the caller's file
+	if err != nil {
+		return err
+	}
+	if offset < 0 {
+		info, err := f.Stat()
+		if err != nil {
+			return errors.Join(err, f.Close())
+		}
+		offset += info.Size()
+	}
+	var b [1]byte
+	_, err = f.ReadAt(b[:], offset)
+	if err == nil {
+		b[0] ^= 0x10
+		_, err = f.WriteAt(b[:], offset)
+	}
+	return errors.Join(err, f.Close())
+}
+
+// Tear cuts n bytes off a file's end.
+func Tear(name string, n int64) error {
+	info, err := os.Stat(name)
+	if err != nil {
+		return err
+	}
+	return os.Truncate(name, max(0, info.Size()-n))
+}
+
+// Disk is a file system of its own in a file, on which power can be cut.
+type Disk struct {
+	Dir   string // where it is mounted
+	image string
+}
+
+// NewDisk makes an XFS of that size, mounted for the test's duration.
+func NewDisk(t *testing.T, megabytes int) *Disk {
+	t.Helper()
+	NeedRoot(t)
+	dir := t.TempDir()
+	d := &Disk{Dir: filepath.Join(dir, "mnt"), image: filepath.Join(dir, "image")}
+	run(t, "truncate", "-s", fmt.Sprintf("%dM", megabytes), d.image)
+	run(t, "mkfs.xfs", "-q", d.image)
+	if err := os.Mkdir(d.Dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	run(t, "mount", "-o", "loop", d.image, d.Dir)
+	t.Cleanup(func() { _ = exec.Command("umount", "-l", d.Dir).Run() }) //nolint:gosec,noctx // our own mount
+	return d
+}
+
+// PowerLoss throws away what was not synced, as a loss of power does: the file system goes down without flushing its log, and
+// is mounted again. Whoever has files open there must have been killed first.
+func (d *Disk) PowerLoss(t *testing.T) {
+	t.Helper()
+	d.Cut(t)
+	d.Remount(t)
+}
+
+// Cut takes the file system down at once; every call on it fails from then on.
+func (d *Disk) Cut(t *testing.T) {
+	t.Helper()
+	run(t, "xfs_io", "-x", "-c", "shutdown", d.Dir)
+}
+
+// Remount brings it back.
+func (d *Disk) Remount(t *testing.T) {
+	t.Helper()
+	run(t, "umount", d.Dir)
+	run(t, "mount", "-o", "loop", d.image, d.Dir)
+}
+
+// Fill leaves no room, but for so many bytes, until the returned function is called.
+func (d *Disk) Fill(t *testing.T) (empty func()) {
+	t.Helper()
+	name := filepath.Join(d.Dir, "filler")
+	out, err := exec.Command("sh", "-c", "dd if=/dev/zero of="+name+" bs=64k 2>&1; dd if=/dev/zero of="+name+".2 bs=512 2>&1").CombinedOutput() //nolint:gosec,noctx // our own disk
+	if err == nil || !strings.Contains(string(out), "No space left") {
+		t.Fatalf("the disk did not fill: %v\n%s", err, out)
+	}
+	return func() {
+		if err := errors.Join(os.Remove(name), os.Remove(name+".2")); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+func run(t *testing.T, name string, args ...string) {
+	t.Helper()
+	out, err := exec.Command(name, args...).CombinedOutput() //nolint:gosec,noctx // a short command of the test's own
+	if err != nil {
+		t.Fatalf("%s %s: %v\n%s", name, strings.Join(args, " "), err, out)
+	}
+}

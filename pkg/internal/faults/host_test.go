@@ -1,0 +1,375 @@
+package faults
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/themisdb/themis/pkg/health"
+	"github.com/themisdb/themis/pkg/pki"
+	"github.com/themisdb/themis/pkg/rpc"
+	nodev1 "github.com/themisdb/themis/pkg/rpc/proto/themis/node/v1"
+	"github.com/themisdb/themis/pkg/themis"
+)
+
+// themisd is the binary under test, built once.
+var themisd string
+
+func TestMain(m *testing.M) {
+	dir, err := os.MkdirTemp("", "themis-faults-*")
+	if err == nil {
+		themisd = filepath.Join(dir, "themisd")
+		var out []byte
+		if out, err = exec.Command("go", "build", "-o", themisd, "../../../cmd/themisd").CombinedOutput(); err != nil {
+			err = fmt.Errorf("%w\n%s", err, out)
+		}
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	code := m.Run()
+	_ = os.RemoveAll(dir)
+	os.Exit(code)
+}
+
+// hosts is a cluster of real processes.
+type hosts struct {
+	t     *testing.T
+	dir   string
+	names []string
+	disk  map[string]string // data directories
+	wrap  []string          // a command in front of themisd, such as strace
+	pool  *rpc.Pool
+	http  *http.Client
+
+	mu   sync.Mutex
+	proc map[string]*process
+	addr map[string]map[string]string // grpc, http, peer, client: the same at every start
+}
+
+type process struct {
+	cmd  *exec.Cmd
+	done chan struct{}
+}
+
+type setup struct {
+	names  []string
+	disk   func(name string) string // default: a directory of the test
+	wrap   []string
+	shards int
+	rf     int
+	mode   themis.Mode
+	k      int
+}
+
+func newHosts(t *testing.T, s setup) *hosts {
+	t.Helper()
+	if s.names == nil {
+		s.names = []string{"node-1", "node-2", "node-3"}
+	}
+	h := &hosts{t: t, dir: t.TempDir(), names: s.names, disk: map[string]string{}, wrap: s.wrap, proc: map[string]*process{}, addr: map[string]map[string]string{}}
+	h.http = &http.Client{Timeout: 12 * time.Second, Transport: &http.Transport{MaxIdleConnsPerHost: 64}}
+	h.pki()
+	ports := freePorts(t, 5*len(s.names))
+	for i, n := range s.names {
+		h.disk[n] = filepath.Join(h.dir, n)
+		if s.disk != nil {
+			h.disk[n] = s.disk(n)
+		}
+		h.addr[n] = map[string]string{}
+		for j, what := range []string{"grpc", "http", "metrics", "peer", "client"} {
+			h.addr[n][what] = fmt.Sprintf("127.0.0.1:%d", ports[5*i+j])
+		}
+		h.start(n)
+	}
+	t.Cleanup(func() {
+		for _, n := range h.names {
+			h.resume(n)
+			h.kill(n)
+		}
+		_ = h.pool.Close()
+		h.http.CloseIdleConnections()
+		if t.Failed() {
+			h.logs()
+		}
+	})
+	h.found(s)
+	h.until("the cluster is HEALTHY", 30*time.Second, func(r health.Report) bool { return r.Status == health.Healthy })
+	return h
+}
+
+func (h *hosts) pki() {
+	h.t.Helper()
+	dir := filepath.Join(h.dir, "pki")
+	ca, err := pki.NewCA(pki.CAOptions{Cluster: "demo"})
+	if err == nil {
+		err = ca.Save(dir)
+	}
+	issue := func(r pki.Request, name string) {
+		if err == nil {
+			var is *pki.Issued
+			if is, err = ca.Issue(r); err == nil {
+				err = is.Save(pki.FilesIn(dir, name))
+			}
+		}
+	}
+	for _, n := range h.names {
+		issue(pki.Request{Node: themis.NodeID(n), Datacenter: "dc1", Capabilities: []string{pki.Read, pki.Write, pki.Replicate, pki.Admin}, Loopback: true}, n)
+	}
+	issue(pki.Request{Client: "operator", Capabilities: []string{pki.Read, pki.Write, pki.Admin}}, "operator")
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	src, err := pki.Open(pki.FilesIn(dir, "operator"), pki.Options{})
+	if err == nil {
+		h.pool, err = rpc.NewPool(rpc.PoolOptions{Source: src})
+	}
+	if err != nil {
+		h.t.Fatal(err)
+	}
+}
+
+// freePorts are free now, below the range that the kernel hands out. They are all held while they are chosen.
+func freePorts(t *testing.T, n int) (ports []int) {
+	t.Helper()
+	var held []net.Listener
+	defer func() {
+		for _, l := range held {
+			_ = l.Close()
+		}
+	}()
+	for p := 20000 + os.Getpid()%6000; len(ports) < n && p < 32000; p++ {
+		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", p))
+		if err == nil {
+			held, ports = append(held, l), append(ports, p)
+		}
+	}
+	if len(ports) < n {
+		t.Fatal("no free ports")
+	}
+	return ports
+}
+
+func (h *hosts) start(name string) {
+	h.t.Helper()
+	a, files := h.addr[name], pki.FilesIn(filepath.Join(h.dir, "pki"), name)
+	args := append(append([]string{}, h.wrap...), themisd,
+		"--id", name, "--data-dir", h.disk[name], "--grpc-listen", a["grpc"], "--http-listen", a["http"], "--metrics-listen", a["metrics"],
+		"--control-peer-listen", a["peer"], "--control-client-listen", a["client"], "--http-plain-loopback", "full",
+		"--pki-cert", files.Cert, "--pki-key", files.Key, "--pki-ca", files.CA, "--replication-timeout-ms", "1000")
+	log, err := os.OpenFile(filepath.Join(h.dir, name+".log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	defer log.Close()
+	p := &process{cmd: exec.Command(args[0], args[1:]...), done: make(chan struct{})}
+	p.cmd.Stdout, p.cmd.Stderr = log, log
+	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if err := p.cmd.Start(); err != nil {
+		h.t.Fatal(err)
+	}
+	go func() {
+		_ = p.cmd.Wait()
+		close(p.done)
+	}()
+	h.mu.Lock()
+	h.proc[name] = p
+	h.mu.Unlock()
+	deadline := time.Now().Add(20 * time.Second)
+	for !h.answers(name) {
+		if time.Now().After(deadline) {
+			h.t.Fatalf("%s does not come up", name)
+		}
+		select {
+		case <-p.done:
+			h.t.Fatalf("%s ended at once", name)
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
+
+func (h *hosts) answers(name string) bool {
+	c, err := net.DialTimeout("tcp", h.addr[name]["http"], time.Second)
+	if err != nil {
+		return false
+	}
+	_ = c.Close()
+	return true
+}
+
+func (h *hosts) signal(name string, s syscall.Signal) *process {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	p := h.proc[name]
+	if p == nil {
+		return nil
+	}
+	_ = syscall.Kill(-p.cmd.Process.Pid, s)
+	return p
+}
+
+func (h *hosts) kill(names ...string) {
+	for _, n := range names {
+		h.signal(n, syscall.SIGKILL)
+	}
+	for _, n := range names {
+		h.mu.Lock()
+		p := h.proc[n]
+		delete(h.proc, n)
+		h.mu.Unlock()
+		if p != nil {
+			<-p.done
+		}
+	}
+}
+
+func (h *hosts) pause(name string)  { h.signal(name, syscall.SIGSTOP) }
+func (h *hosts) resume(name string) { h.signal(name, syscall.SIGCONT) }
+
+func (h *hosts) running() (out []string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, n := range h.names {
+		if h.proc[n] != nil {
+			out = append(out, n)
+		}
+	}
+	return out
+}
+
+// logs shows what the nodes said last.
+func (h *hosts) logs() {
+	for _, n := range h.names {
+		b, err := os.ReadFile(filepath.Join(h.dir, n+".log"))
+		if err != nil {
+			continue
+		}
+		var lines []string
+		for l := range strings.SplitSeq(string(b), "\n") {
+			if !strings.Contains(l, "part=etcd") {
+				lines = append(lines, l)
+			}
+		}
+		h.t.Logf("=== %s\n%s", n, strings.Join(lines[max(0, len(lines)-40):], "\n"))
+	}
+}
+
+func (h *hosts) found(s setup) {
+	h.t.Helper()
+	args := map[string]any{"name": "demo", "shards": or(s.shards, 4), "replication_factor": or(s.rf, 2), "min_sync_replicas": or(s.k, 1), "redundancy": "MIRROR", "mode": or(s.mode, themis.Sync)}
+	var addrs []string
+	for _, n := range h.names {
+		addrs = append(addrs, h.addr[n]["grpc"])
+	}
+	args["nodes"] = addrs
+	b, err := json.Marshal(args)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(h.t.Context(), 40*time.Second)
+	defer cancel()
+	c, err := h.pool.Admin(ctx, addrs[0], themis.NodeID(h.names[0]))
+	if err == nil {
+		_, err = c.Act(ctx, &nodev1.ActRequest{Verb: "cluster.init", ArgsJson: b})
+	}
+	if err != nil {
+		h.t.Fatal(err)
+	}
+}
+
+func or[T comparable](v, def T) T {
+	var zero T
+	if v == zero {
+		return def
+	}
+	return v
+}
+
+// report asks whoever answers.
+func (h *hosts) report() (r health.Report, err error) {
+	for _, n := range h.running() {
+		var resp *http.Response
+		ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
+		req, _ := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+h.addr[n]["http"]+"/cluster/health", nil)
+		if resp, err = h.http.Do(req); err == nil {
+			var b []byte
+			b, err = io.ReadAll(resp.Body)
+			_ = resp.Body.Close()
+			if err == nil && resp.StatusCode != http.StatusOK {
+				err = fmt.Errorf("%s: %s", resp.Status, b)
+			}
+			if err == nil {
+				r = health.Report{}
+				err = json.Unmarshal(b, &r)
+			}
+		}
+		cancel()
+		if err == nil {
+			return r, nil
+		}
+	}
+	return r, err
+}
+
+func (h *hosts) until(what string, limit time.Duration, ok func(health.Report) bool) health.Report {
+	h.t.Helper()
+	var r health.Report
+	var err error
+	for deadline := time.Now().Add(limit); time.Now().Before(deadline); {
+		if r, err = h.report(); err == nil && ok(r) {
+			return r
+		}
+		<-time.After(100 * time.Millisecond)
+	}
+	b, _ := json.MarshalIndent(r, "", " ")
+	h.t.Fatalf("within %s it did not come about that %s: %v\n%s", limit, what, err, b)
+	return r
+}
+
+// request sends one document request to a node and returns status and body; status 0: no answer.
+func (h *hosts) request(method, node, key, body string, header ...string) (int, string) {
+	req, err := http.NewRequestWithContext(context.Background(), method, "http://"+h.addr[node]["http"]+"/api/v1/collections/things/documents/"+key, bytes.NewReader([]byte(body)))
+	if err != nil {
+		h.t.Error(err)
+		return 0, ""
+	}
+	for i := 0; i+1 < len(header); i += 2 {
+		req.Header.Set(header[i], header[i+1])
+	}
+	resp, err := h.http.Do(req)
+	if err != nil {
+		return 0, err.Error()
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return 0, err.Error()
+	}
+	return resp.StatusCode, string(b)
+}
+
+// leads is the primary of the shard, and its other voters.
+func leads(r health.Report, shard string) (primary string, others []string) {
+	s, _ := r.Shard(themis.ShardID(shard))
+	for _, rep := range s.Replicas {
+		if rep.Role == health.Primary {
+			primary = string(rep.Node)
+		} else {
+			others = append(others, string(rep.Node))
+		}
+	}
+	return primary, others
+}

@@ -1,0 +1,172 @@
+package faults
+
+import (
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/themisdb/themis/pkg/health"
+)
+
+// The rows of the fault matrix that every run of the tests goes through, each under reads and writes whose history is judged.
+
+const (
+	rto  = 20 * time.Second // generous: shared machines; the figures are measured elsewhere
+	heal = 60 * time.Second
+)
+
+func healthy(r health.Report) bool { return r.Status == health.Healthy }
+
+// Row 1: kill -9 of a primary.
+func TestKillPrimary(t *testing.T) {
+	h := newHosts(t, setup{})
+	w := h.work(6)
+	w.more(t, 200, rto)
+	r, err := h.report()
+	if err != nil {
+		t.Fatal(err)
+	}
+	victim, _ := leads(r, "shard-2")
+	h.kill(victim)
+	w.more(t, 200, rto)
+	h.start(victim)
+	h.until("all is whole again", heal, healthy)
+	w.more(t, 50, rto)
+	w.end(t, 400)
+}
+
+// Row 2: one kill takes a primary, the etcd leader and the controller.
+func TestKillPrimaryLeaderAndController(t *testing.T) {
+	h := newHosts(t, setup{rf: 3})
+	w := h.work(6)
+	w.more(t, 200, rto)
+	r, err := h.report()
+	if err != nil {
+		t.Fatal(err)
+	}
+	victim := string(r.Control.Leader)
+	h.kill(victim)
+	w.more(t, 200, rto)
+	h.start(victim)
+	h.until("all is whole again", heal, healthy)
+	w.end(t, 400)
+}
+
+// Row 4: kill -9 of all at once.
+func TestKillAll(t *testing.T) {
+	h := newHosts(t, setup{})
+	w := h.work(6)
+	w.more(t, 300, rto)
+	h.kill(h.names...)
+	for _, n := range h.names {
+		h.start(n)
+	}
+	h.until("all is whole again", heal, healthy)
+	w.more(t, 100, rto)
+	w.end(t, 400)
+}
+
+// Row 21: a primary is paused for longer than its lease, and wakes.
+func TestPausePrimaryPastItsLease(t *testing.T) {
+	h := newHosts(t, setup{rf: 3})
+	w := h.work(6)
+	w.more(t, 200, rto)
+	r, err := h.report()
+	if err != nil {
+		t.Fatal(err)
+	}
+	victim, _ := leads(r, "shard-1")
+	h.pause(victim)
+	w.more(t, 100, rto+10*time.Second)
+	<-time.After(8 * time.Second) // longer than every lease
+	h.resume(victim)
+	h.until("all is whole again", heal, healthy)
+	w.more(t, 100, rto)
+	w.end(t, 400)
+}
+
+// A follower pauses for a moment just before its primary is killed: it must still be electable, and have everything.
+func TestFollowerPausedBeforeItsPrimaryDies(t *testing.T) {
+	h := newHosts(t, setup{shards: 1})
+	w := h.work(6)
+	w.more(t, 200, rto)
+	r, err := h.report()
+	if err != nil {
+		t.Fatal(err)
+	}
+	primary, others := leads(r, "shard-1")
+	follower := others[0]
+	h.pause(follower)
+	<-time.After(1500 * time.Millisecond)
+	h.kill(primary)
+	h.resume(follower)
+	w.more(t, 100, rto)
+	r, err = h.report()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if now, _ := leads(r, "shard-1"); now != follower {
+		t.Errorf("%s leads, not %s", now, follower)
+	}
+	h.start(primary)
+	h.until("all is whole again", heal, healthy)
+	w.end(t, 300)
+}
+
+// Row 36: an emptied disk under an old name.
+func TestEmptiedDiskUnderItsOldName(t *testing.T) {
+	h := newHosts(t, setup{shards: 2})
+	w := h.work(4)
+	w.more(t, 200, rto)
+	r, err := h.report()
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, others := leads(r, "shard-1")
+	victim := others[0]
+	h.kill(victim)
+	for _, part := range []string{"shards", "LOCK"} {
+		if err := os.RemoveAll(filepath.Join(h.disk[victim], part)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	h.start(victim)
+	h.until("all is whole again", heal, healthy)
+	w.more(t, 100, rto)
+	w.end(t, 300)
+}
+
+// Rows 34 and 35: a flipped bit inside a log, and a tail torn below what was acknowledged, on a follower.
+func TestDamagedFollowerIsRebuilt(t *testing.T) {
+	for name, damage := range map[string]func(segment string) error{
+		"flipped bit": func(s string) error { return Flip(s, 700) },
+		"torn tail":   func(s string) error { return Tear(s, 4096) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := newHosts(t, setup{shards: 1})
+			w := h.work(4)
+			w.more(t, 300, rto)
+			r, err := h.report()
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, others := leads(r, "shard-1")
+			victim := others[0]
+			h.kill(victim)
+			segments, err := filepath.Glob(filepath.Join(h.disk[victim], "shards", "shard-1", "wal", "0*"))
+			if err != nil || len(segments) == 0 {
+				t.Fatalf("segments: %v, %v", segments, err)
+			}
+			slices.Sort(segments)
+			if err := damage(segments[0]); err != nil {
+				t.Fatal(err)
+			}
+			h.start(victim)
+			h.until("all is whole again", heal, healthy)
+			w.more(t, 100, rto)
+			w.end(t, 400)
+		})
+	}
+}

@@ -1,0 +1,172 @@
+package faults
+
+import (
+	"encoding/json"
+	"fmt"
+	"math/rand/v2"
+	"net/http"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/anishathalye/porcupine"
+)
+
+// work writes and reads a few documents over HTTP from several clients at once, and keeps the history: what was asked, when,
+// and what was answered. A write whose outcome is unknown stays open until the end.
+type work struct {
+	h       *hosts
+	stop    chan struct{}
+	wg      sync.WaitGroup
+	mu      sync.Mutex
+	history []porcupine.Operation
+	next    atomic.Int64
+	writes  atomic.Int64 // acknowledged
+	began   time.Time
+	pause   time.Duration // the longest time without an acknowledged write
+	lastAck time.Time
+}
+
+type operation struct {
+	key   string
+	write bool
+	value int // written, or read; 0: absent
+}
+
+const workKeys = 12
+
+func (h *hosts) work(clients int) *work {
+	w := &work{h: h, stop: make(chan struct{}), began: time.Now(), lastAck: time.Now()}
+	for c := range clients {
+		w.wg.Go(func() { w.client(c) })
+	}
+	return w
+}
+
+func (w *work) client(id int) {
+	rng := rand.New(rand.NewPCG(uint64(id), 7))
+	for {
+		select {
+		case <-w.stop:
+			return
+		default:
+		}
+		nodes := w.h.running()
+		if len(nodes) == 0 {
+			<-time.After(10 * time.Millisecond)
+			continue
+		}
+		node := nodes[rng.IntN(len(nodes))]
+		op := operation{key: fmt.Sprint("k", rng.IntN(workKeys)), write: rng.IntN(3) > 0}
+		call := time.Since(w.began)
+		if op.write {
+			w.put(id, node, op, call)
+		} else {
+			w.get(id, node, op, call)
+		}
+	}
+}
+
+func (w *work) put(id int, node string, op operation, call time.Duration) {
+	op.value = int(w.next.Add(1))
+	status, body := w.h.request(http.MethodPut, node, op.key+"?timeout_ms=8000", fmt.Sprintf(`{"v":%d}`, op.value))
+	switch {
+	case status == http.StatusOK:
+		w.writes.Add(1)
+		w.add(id, op, call, time.Since(w.began))
+		w.mu.Lock()
+		w.pause = max(w.pause, time.Since(w.lastAck))
+		w.lastAck = time.Now()
+		w.mu.Unlock()
+	case status == 0 || strings.Contains(body, "OUTCOME_UNKNOWN"):
+		w.add(id, op, call, -1)
+	}
+	if status != http.StatusOK {
+		<-time.After(5 * time.Millisecond)
+	}
+}
+
+func (w *work) get(id int, node string, op operation, call time.Duration) {
+	status, body := w.h.request(http.MethodGet, node, op.key+"?timeout_ms=8000", "")
+	switch status {
+	case http.StatusOK:
+		var d struct{ V int }
+		if err := json.Unmarshal([]byte(body), &d); err != nil {
+			w.h.t.Errorf("read of %s: %q", op.key, body)
+			return
+		}
+		op.value = d.V
+	case http.StatusNotFound:
+	default:
+		<-time.After(5 * time.Millisecond)
+		return
+	}
+	w.add(id, op, call, time.Since(w.began))
+}
+
+// add keeps one operation; end -1 says that it may take effect at any later time.
+func (w *work) add(id int, op operation, call, end time.Duration) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if end < 0 {
+		end = 1 << 60
+	}
+	w.history = append(w.history, porcupine.Operation{ClientId: id, Input: op, Call: int64(call), Output: op.value, Return: int64(end)})
+}
+
+// registers is the model: every document is a register.
+var registers = porcupine.Model{
+	Partition: func(history []porcupine.Operation) [][]porcupine.Operation {
+		by := map[string][]porcupine.Operation{}
+		for _, o := range history {
+			k := o.Input.(operation).key
+			by[k] = append(by[k], o)
+		}
+		var out [][]porcupine.Operation
+		for _, ops := range by {
+			out = append(out, ops)
+		}
+		return out
+	},
+	Init: func() any { return 0 },
+	Step: func(state, input, output any) (bool, any) {
+		op := input.(operation)
+		if op.write {
+			return true, op.value
+		}
+		return state == output, state
+	},
+}
+
+// end stops the clients and judges what they saw.
+func (w *work) end(t *testing.T, atLeast int64) {
+	t.Helper()
+	close(w.stop)
+	w.wg.Wait()
+	if n := w.writes.Load(); n < atLeast {
+		t.Errorf("only %d writes were acknowledged, want at least %d", n, atLeast)
+	}
+	for i := range workKeys { // what is there at the end belongs to the history
+		op := operation{key: fmt.Sprint("k", i)}
+		w.get(1000+i, w.h.running()[0], op, time.Since(w.began))
+	}
+	result := porcupine.CheckOperationsTimeout(registers, w.history, 60*time.Second)
+	t.Logf("%d operations, %d acknowledged writes, longest pause %s: %s", len(w.history), w.writes.Load(), w.pause.Round(time.Millisecond), result)
+	if result != porcupine.Ok {
+		t.Errorf("the history of %d operations is not linearizable: %s", len(w.history), result)
+	}
+}
+
+// more waits until so many further writes were acknowledged.
+func (w *work) more(t *testing.T, n int64, limit time.Duration) {
+	t.Helper()
+	goal := w.writes.Load() + n
+	for deadline := time.Now().Add(limit); w.writes.Load() < goal; {
+		if time.Now().After(deadline) {
+			t.Fatalf("within %s only %d of %d writes were acknowledged", limit, w.writes.Load()-goal+n, n)
+		}
+		<-time.After(10 * time.Millisecond)
+	}
+}
