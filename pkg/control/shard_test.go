@@ -1,0 +1,255 @@
+package control
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"testing"
+
+	"github.com/themisdb/themis/pkg/cluster"
+	"github.com/themisdb/themis/pkg/themis"
+)
+
+func TestCrown(t *testing.T) {
+	bothStores(t, func(t *testing.T, kv KV) {
+		m, v, c := start(t, kv, 2)
+		seen := v.Shards["shard-1"]
+		got, err := m.Crown(t.Context(), seen, c, crown(t, seen, member(1), "boot-1"))
+		if err != nil || got.Epoch != 1 {
+			t.Fatal(got, err)
+		}
+		if now := view(t, m).Shards["shard-1"]; now.Revision != got.Revision || now.Primary != member(1) {
+			t.Errorf("in force: %+v, returned: %+v", now, got)
+		}
+		if _, err := m.Crown(t.Context(), seen, c, crown(t, seen, member(2), "boot-2")); !errors.Is(err, ErrStale) {
+			t.Errorf("crown from a stale record: %v", err)
+		}
+		if _, err := m.TakeController(t.Context(), c, "node-2", "boot-2"); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := m.Crown(t.Context(), got, c, crown(t, got, member(2), "boot-2")); !errors.Is(err, ErrDeposed) {
+			t.Errorf("crown by a deposed controller: %v", err)
+		}
+		if now := view(t, m).Shards["shard-1"]; now.Epoch != 1 || now.Primary != member(1) {
+			t.Errorf("a refused coronation left its mark: %+v", now)
+		}
+	})
+}
+
+func TestCrownRefuses(t *testing.T) {
+	m, v, c := start(t, memoryStore(t), 2)
+	s := v.Shards["shard-1"]
+	good := crown(t, s, member(1), "boot-1")
+	for name, spoil := range map[string]func(*cluster.Shard){
+		"the same epoch":  func(n *cluster.Shard) { n.Epoch = s.Epoch },
+		"a leap":          func(n *cluster.Shard) { n.Epoch += 1 },
+		"no primary":      func(n *cluster.Shard) { n.Primary = cluster.Member{} },
+		"no boot":         func(n *cluster.Shard) { n.Boot = "" },
+		"never seen":      func(*cluster.Shard) { s.Revision = 0 },
+		"another shard":   func(n *cluster.Shard) { n.ID = "shard-2" },
+		"not in sync":     func(n *cluster.Shard) { n.ISR = []cluster.Member{member(2)} },
+		"another storage": func(n *cluster.Shard) { n.Primary.Storage = "new" },
+	} {
+		bad := good
+		bad.Replicas, bad.ISR = append([]cluster.Replica{}, good.Replicas...), append([]cluster.Member{}, good.ISR...)
+		s.Revision = v.Shards["shard-1"].Revision
+		spoil(&bad)
+		if _, err := m.Crown(t.Context(), s, c, bad); themis.CodeOf(err) != themis.InvalidArgument {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if now := view(t, m).Shards["shard-1"]; now.Revision != v.Shards["shard-1"].Revision {
+		t.Error("something was written")
+	}
+}
+
+// TestCrownMany: three of 150 have moved on; the other 147 are crowned, and each answer stands in its place.
+func TestCrownMany(t *testing.T) {
+	bothStores(t, func(t *testing.T, kv KV) {
+		m, v, c := start(t, kv, 150)
+		moved := map[themis.ShardID]bool{"shard-1": true, "shard-70": true, "shard-150": true}
+		for id := range moved {
+			s := v.Shards[id]
+			if _, err := m.Crown(t.Context(), s, c, crown(t, s, s.ISR[0], "other")); err != nil {
+				t.Fatal(err)
+			}
+		}
+		var cs []Coronation
+		for _, id := range v.ShardIDs() {
+			s := v.Shards[id]
+			cs = append(cs, Coronation{s, crown(t, s, s.ISR[1], "boot")})
+		}
+		out := m.CrownMany(t.Context(), c, cs)
+		v = view(t, m)
+		for i, got := range out {
+			id := cs[i].Seen.ID
+			if moved[id] {
+				if !errors.Is(got.Err, ErrStale) || v.Shards[id].Boot != "other" {
+					t.Errorf("%s: %v", id, got.Err)
+				}
+				continue
+			}
+			if got.Err != nil || got.Shard.ID != id || v.Shards[id].Revision != got.Shard.Revision || v.Shards[id].Boot != "boot" {
+				t.Errorf("%s: %+v", id, got)
+			}
+		}
+		if _, err := m.TakeController(t.Context(), c, "node-2", "boot-2"); err != nil {
+			t.Fatal(err)
+		}
+		for i, got := range m.CrownMany(t.Context(), c, cs[:3]) {
+			if !errors.Is(got.Err, ErrDeposed) {
+				t.Errorf("%s by a deposed controller: %v", cs[i].Seen.ID, got.Err)
+			}
+		}
+	})
+}
+
+func TestChangeShard(t *testing.T) {
+	bothStores(t, func(t *testing.T, kv KV) {
+		m, v, c := start(t, kv, 1)
+		seen := v.Shards["shard-1"]
+		reign, err := m.Crown(t.Context(), seen, c, crown(t, seen, member(1), "boot-1"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		without, err := reign.RemoveFromISR(member(2), true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		now, err := m.ChangeShard(t.Context(), reign, without)
+		if err != nil || len(now.ISR) != 1 {
+			t.Fatal(now, err)
+		}
+		if _, err := m.ChangeShard(t.Context(), reign, without); !errors.Is(err, ErrStale) {
+			t.Errorf("from a stale revision: %v", err)
+		}
+		lies := now // the right revision with another epoch
+		lies.Epoch++
+		if _, err := m.ChangeShard(t.Context(), lies, lies); !errors.Is(err, ErrStale) {
+			t.Errorf("in another epoch: %v", err)
+		}
+		back, err := now.AddToISR(member(2))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := m.ChangeShard(t.Context(), now, back); err != nil {
+			t.Fatal(err)
+		}
+		if s := view(t, m).Shards["shard-1"]; len(s.ISR) != 2 || s.Epoch != 1 {
+			t.Errorf("in force: %+v", s)
+		}
+	})
+}
+
+func TestPrimaryMayNot(t *testing.T) {
+	m, v, c := start(t, memoryStore(t), 2)
+	s := v.Shards["shard-1"]
+	s, err := m.Crown(t.Context(), s, c, crown(t, s, member(1), "boot-1"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, spoil := range map[string]func(*cluster.Shard){
+		"lead another epoch": func(n *cluster.Shard) { n.Epoch++ },
+		"hand on":            func(n *cluster.Shard) { n.Primary = member(2) },
+		"another boot":       func(n *cluster.Shard) { n.Boot = "x" },
+		"wait less":          func(n *cluster.Shard) { n.WaitMs++ },
+		"want":               func(n *cluster.Shard) { n.Want.RF = 3 },
+		"have":               func(n *cluster.Shard) { n.Have.Mode = themis.Async },
+		"add a copy": func(n *cluster.Shard) {
+			n.Replicas = append(n.Replicas, cluster.Replica{Member: member(3), Class: cluster.Async})
+		},
+		"another disk": func(n *cluster.Shard) { n.Replicas[1].Storage = "x"; n.ISR = n.ISR[:1] },
+	} {
+		next := s
+		next.Replicas, next.ISR = append([]cluster.Replica{}, s.Replicas...), append([]cluster.Member{}, s.ISR...)
+		spoil(&next)
+		if _, err := m.ChangeShard(t.Context(), s, next); themis.CodeOf(err) != themis.PermissionDenied {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func TestChangeShardAs(t *testing.T) {
+	bothStores(t, func(t *testing.T, kv KV) {
+		m, v, c := start(t, kv, 1)
+		seen := v.Shards["shard-1"]
+		joined, err := seen.Join(cluster.Replica{Member: member(3)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		stranger, err := seen.Join(cluster.Replica{Member: member(9)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := m.ChangeShardAs(t.Context(), c, seen, stranger); themis.CodeOf(err) != themis.NotFound {
+			t.Errorf("a copy on a stranger: %v", err)
+		}
+		now, err := m.ChangeShardAs(t.Context(), c, seen, joined)
+		if err != nil || len(now.Replicas) != 3 {
+			t.Fatal(now, err)
+		}
+		if _, err := m.ChangeShardAs(t.Context(), c, seen, joined); !errors.Is(err, ErrStale) {
+			t.Errorf("from a stale record: %v", err)
+		}
+		if _, err := m.ChangeShardAs(t.Context(), c, now, crown(t, now, member(1), "b")); themis.CodeOf(err) != themis.InvalidArgument {
+			t.Errorf("a coronation by the back door: %v", err)
+		}
+		if _, err := m.TakeController(t.Context(), c, "node-2", "boot-2"); err != nil {
+			t.Fatal(err)
+		}
+		dropped, err := now.Drop(member(3))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := m.ChangeShardAs(t.Context(), c, now, dropped); !errors.Is(err, ErrDeposed) {
+			t.Errorf("by a deposed controller: %v", err)
+		}
+	})
+}
+
+// TestRemoveNodeAgainstJoin: a node is removed while a shard gets a copy on it; never both.
+func TestRemoveNodeAgainstJoin(t *testing.T) {
+	for range 50 {
+		m, v, c := start(t, memoryStore(t), 1)
+		seen := v.Shards["shard-1"]
+		joined, err := seen.Join(cluster.Replica{Member: member(3)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var racing sync.WaitGroup
+		var join, remove error
+		racing.Go(func() { _, join = m.ChangeShardAs(t.Context(), c, seen, joined) })
+		racing.Go(func() { remove = m.RemoveNode(t.Context(), "node-3") })
+		racing.Wait()
+		if (join == nil) == (remove == nil) {
+			t.Fatalf("join: %v, remove: %v", join, remove)
+		}
+		view(t, m)
+	}
+}
+
+// TestRemoveNodeSeesJoin: the join comes between the removal's reading and its writing.
+func TestRemoveNodeSeesJoin(t *testing.T) {
+	mem := memoryStore(t).KV
+	m, v, c := start(t, mem, 1)
+	seen := v.Shards["shard-1"]
+	joined, err := seen.Join(cluster.Replica{Member: member(3)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var once sync.Once
+	between := &Faulty{KV: mem, Before: func(_ context.Context, call Call) error {
+		if call == CallTxn {
+			once.Do(func() {
+				if _, err := m.ChangeShardAs(t.Context(), c, seen, joined); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		return nil
+	}}
+	if err := newMap(t, between).RemoveNode(t.Context(), "node-3"); themis.CodeOf(err) != themis.RefusedUnsafe {
+		t.Errorf("removed under a copy: %v", err)
+	}
+	view(t, m)
+}
