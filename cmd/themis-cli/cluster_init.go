@@ -1,0 +1,349 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/themisdb/themis/pkg/client"
+	"github.com/themisdb/themis/pkg/cluster"
+	"github.com/themisdb/themis/pkg/themis"
+)
+
+// initFlags are those of `cluster init`.
+type initFlags struct {
+	nodes        []string
+	name         string
+	shards       int
+	rf           int
+	k            int
+	controlNodes int
+	replication  string
+	syncShards   []string
+	mode         string
+	virtual      int
+	dryRun       bool
+	noContext    bool
+}
+
+func clusterInit(a *app) *cobra.Command {
+	var f initFlags
+	cmd := &cobra.Command{
+		Use: "init --nodes HOST,HOST,…", Short: "Make a cluster out of nodes that run and belong to none",
+		Long: `Make a cluster out of nodes that run, belong to no cluster, and have certificates of one CA.
+
+What can't be is refused, with the arithmetic, before anything is changed. Repeated after a failure on the way it goes on; repeated
+when the cluster is there it changes nothing and exits 0.`,
+		Example: "  themis-cli cluster init --nodes node-1,node-2,node-3,node-4 --shards 4 --replication-factor 2",
+		Args:    cobra.NoArgs,
+		RunE:    func(cmd *cobra.Command, _ []string) error { return a.initCluster(cmd.Context(), f) },
+	}
+	fs := cmd.Flags()
+	fs.StringSliceVar(&f.nodes, "nodes", nil, "gRPC addresses of the nodes; the port is 50051 unless it is given")
+	fs.StringVar(&f.name, "name", "", "name of the cluster; default: the one in the certificate")
+	fs.IntVar(&f.shards, "shards", 4, "number of shards")
+	fs.IntVar(&f.rf, "replication-factor", 2, "copies of each shard, with the primary")
+	fs.IntVar(&f.k, "min-sync-replicas", 1, "followers that must have a write before it is acknowledged")
+	fs.IntVar(&f.controlNodes, "control-nodes", 0, "members of the control plane: 1, 3 or 5; default: 3 where there are 3 nodes, else 1")
+	fs.StringVar(&f.replication, "replication", "sync", "sync, semi_sync, async, or hybrid with --sync-shards")
+	fs.StringSliceVar(&f.syncShards, "sync-shards", nil, "under hybrid: the shards that are sync; the others are async")
+	fs.StringVar(&f.mode, "mode", "MIRROR", "MIRROR, or NONE for one copy")
+	fs.IntVar(&f.virtual, "virtual-nodes", 150, "points of each shard on the ring that makes the first placement")
+	fs.BoolVar(&f.dryRun, "dry-run", false, "show what would be made, and change nothing")
+	fs.BoolVar(&f.noContext, "no-context", false, "write no context for the new cluster")
+	return cmd
+}
+
+// request makes the request of the flags, and refuses what can't be without asking anybody.
+func (f initFlags) request() (client.InitRequest, error) {
+	r := client.InitRequest{
+		Name: f.name, Shards: f.shards, RF: f.rf, K: f.k, ControlNodes: f.controlNodes, Redundancy: strings.ToUpper(f.mode), VirtualNodes: f.virtual,
+	}
+	if len(f.nodes) == 0 {
+		return r, wrong("--nodes: none; want the addresses of the nodes that the cluster is made of").
+			Do("themis-cli cluster init --nodes node-1,node-2,node-3,node-4 --shards 4 --replication-factor 2")
+	}
+	for _, n := range f.nodes {
+		addr := withPort(n)
+		if slices.Contains(r.Nodes, addr) {
+			return r, wrong("--nodes: %s is named twice", addr)
+		}
+		r.Nodes = append(r.Nodes, addr)
+	}
+	mode, err := themis.ParseMode(f.replication)
+	if err != nil {
+		return r, err
+	}
+	r.Mode = mode
+	switch {
+	case mode == themis.Hybrid && len(f.syncShards) == 0:
+		return r, wrong("--replication hybrid: --sync-shards must name the shards that are sync")
+	case mode != themis.Hybrid && len(f.syncShards) > 0:
+		return r, wrong("--sync-shards: only under --replication hybrid; it is %s", mode)
+	case mode == themis.Hybrid:
+		r.Mode, r.Modes = themis.Async, map[themis.ShardID]themis.Mode{}
+	}
+	for _, s := range f.syncShards {
+		id, err := themis.ParseShardID(s)
+		if err != nil {
+			return r, err
+		}
+		r.Modes[id] = themis.Sync
+	}
+	return r, f.arithmetic(r)
+}
+
+// arithmetic refuses what no cluster could be, whoever its nodes are.
+func (f initFlags) arithmetic(r client.InitRequest) error {
+	switch {
+	case r.RF > len(r.Nodes):
+		return wrong("--replication-factor %d needs %d nodes, each with one copy of a shard; --nodes names %d", r.RF, r.RF, len(r.Nodes)).
+			Do("name %d more nodes, or --replication-factor %d", r.RF-len(r.Nodes), len(r.Nodes))
+	case r.ControlNodes > len(r.Nodes):
+		return wrong("--control-nodes %d: --nodes names %d", r.ControlNodes, len(r.Nodes))
+	case r.Mode != themis.Async && r.RF > 1 && r.K+1 > r.RF:
+		return themis.Errorf(themis.RefusedUnsafe, "--min-sync-replicas %d: with the primary that is %d copies that must have a write, --replication-factor is %d", r.K, r.K+1, r.RF).
+			Do("--min-sync-replicas %d, or --replication-factor %d", r.RF-1, r.K+1)
+	}
+	for id := range r.Modes {
+		if n := number64(id); n > r.Shards {
+			return wrong("--sync-shards: %s: there are only shard-1 to shard-%d", id, r.Shards)
+		}
+	}
+	return nil
+}
+
+// number64 is the number in a canonical shard id.
+func number64(id themis.ShardID) (n int) {
+	_, _ = fmt.Sscanf(string(id), "shard-%d", &n)
+	return n
+}
+
+const initTime = 90 * time.Second
+
+func (a *app) initCluster(ctx context.Context, f initFlags) (err error) {
+	r, err := f.request()
+	if err != nil {
+		return err
+	}
+	ctx, cancel := a.limited(ctx, initTime)
+	defer cancel()
+	a.flags.endpoints = r.Nodes
+	t, err := a.target()
+	if err != nil {
+		return err
+	}
+	c, err := client.New(ctx, client.Options{Endpoints: t.Endpoints, Files: t.Files(), Timeout: initTime})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, c.Close()) }()
+	if own := c.Identity().Cluster; r.Name == "" {
+		r.Name = own
+	} else if own != "" && r.Name != own {
+		return wrong("--name %s: the certificate is for a cluster named %s", r.Name, own).Do("--name %s, or certificates of another CA", own)
+	}
+	nodes, err := describeAll(ctx, c, r.Nodes)
+	if err != nil {
+		return err
+	}
+	there, err := a.existing(ctx, t, nodes, r)
+	if err != nil || there != nil {
+		return a.initAnswer(there, err, "exists already; nothing was changed")
+	}
+	plan, err := foundation(r, nodes)
+	if err != nil {
+		return err
+	}
+	if f.dryRun {
+		return a.initAnswer(planAnswer(r, plan), nil, "would be made; nothing was changed")
+	}
+	made, err := initThrough(ctx, t, nodes, r)
+	if err != nil {
+		return err
+	}
+	out := &initAnswer{Cluster: made.Cluster, ClusterID: made.ClusterID, Nodes: made.Nodes, Control: made.Control, Shards: placements(made.Shards), Created: true}
+	if !f.noContext {
+		out.Context = a.remember(made.Cluster, t)
+	}
+	return a.initAnswer(out, nil, "is made")
+}
+
+// describeAll asks every node who it is; all that don't answer are named at once.
+func describeAll(ctx context.Context, c *client.Client, addrs []string) ([]client.Description, error) {
+	out := make([]client.Description, len(addrs))
+	var faults []error
+	for i, addr := range addrs {
+		asked, cancel := context.WithTimeout(ctx, askTime)
+		d, err := c.Describe(asked, addr)
+		cancel()
+		if err != nil {
+			faults = append(faults, fmt.Errorf("node %s: %w", addr, err))
+			continue
+		}
+		out[i] = d
+	}
+	return out, errors.Join(faults...)
+}
+
+// existing answers whether the nodes are that very cluster already: nil if it is still to be made, or half made.
+func (a *app) existing(ctx context.Context, t client.Context, nodes []client.Description, r client.InitRequest) (*initAnswer, error) {
+	var in *client.Description
+	var at string
+	for i, d := range nodes {
+		switch {
+		case d.ClusterID == "":
+		case in != nil && in.ClusterID != d.ClusterID:
+			return nil, themis.Errorf(themis.RefusedUnsafe, "%s belongs to cluster %s (%s), %s to %s (%s)", in.Node, in.Cluster, in.ClusterID, d.Node, d.Cluster, d.ClusterID)
+		default:
+			in, at = &nodes[i], r.Nodes[i]
+		}
+	}
+	if in == nil {
+		return nil, nil
+	}
+	c, err := client.New(ctx, client.Options{Endpoints: []string{at}, Files: t.Files(), Timeout: askTime})
+	if err != nil {
+		return nil, err
+	}
+	defer c.Close() //nolint:errcheck // it was only asked
+	m, err := c.Map(ctx)
+	if themis.CodeOf(err) == themis.NoPrimary {
+		return nil, nil // an init that broke off on the way: it goes on
+	}
+	if err != nil {
+		return nil, err
+	}
+	for i, d := range nodes {
+		if _, ok := m.Node(d.Node); !ok {
+			return nil, themis.Errorf(themis.RefusedUnsafe, "cluster %s exists, and %s (%s) is not a member", m.Cluster, d.Node, r.Nodes[i]).Do("themis-cli node join")
+		}
+	}
+	if len(m.Members) != len(nodes) || len(m.Shards) != r.Shards || m.Shards[0].Want.RF != r.RF {
+		return nil, themis.Errorf(themis.RefusedUnsafe, "cluster %s exists with %d nodes, %d shards and replication factor %d; %d, %d and %d were asked for",
+			m.Cluster, len(m.Members), len(m.Shards), m.Shards[0].Want.RF, len(nodes), r.Shards, r.RF).Do("themis-cli cluster status")
+	}
+	return &initAnswer{Cluster: m.Cluster, ClusterID: m.ClusterID, Nodes: memberIDs(m.Members), Control: controlIDs(m.Members), Shards: placements(m.Shards)}, nil
+}
+
+// initThrough lets one of the nodes do it: one that has begun already, else the first.
+func initThrough(ctx context.Context, t client.Context, nodes []client.Description, r client.InitRequest) (client.InitResult, error) {
+	through := r.Nodes[0]
+	for i, d := range nodes {
+		if d.ClusterID != "" {
+			through = r.Nodes[i]
+		}
+	}
+	c, err := client.New(ctx, client.Options{Endpoints: []string{through}, Files: t.Files(), Timeout: initTime})
+	if err != nil {
+		return client.InitResult{}, err
+	}
+	out, err := c.Init(ctx, r)
+	return out, errors.Join(err, c.Close())
+}
+
+// foundation is the cluster as it would be made; the node that makes it decides by the same function.
+func foundation(r client.InitRequest, nodes []client.Description) (cluster.Founded, error) {
+	f := cluster.Foundation{
+		Name: r.Name, Redundancy: r.Redundancy, Shards: r.Shards, ControlNodes: r.ControlNodes, Modes: r.Modes,
+		Policy: cluster.Policy{Mode: r.Mode, K: r.K, RF: r.RF},
+	}
+	for _, d := range nodes {
+		f.Nodes = append(f.Nodes, cluster.Node{
+			ID: d.Node, Storage: d.Storage, GRPC: d.GRPC, Region: d.Region, Datacenter: d.Datacenter, Rack: d.Rack, Role: d.Role, Control: &cluster.ControlMember{},
+		})
+	}
+	return cluster.Found(f)
+}
+
+// initAnswer is the JSON of `cluster init`.
+type initAnswer struct {
+	Cluster   string           `json:"cluster"`
+	ClusterID themis.ClusterID `json:"cluster_id"` // empty: not made
+	Created   bool             `json:"created"`
+	Nodes     []themis.NodeID  `json:"nodes"`
+	Control   []themis.NodeID  `json:"control_nodes"`
+	Shards    []placement      `json:"shards"`
+	Context   string           `json:"context"` // that was written; empty: none
+}
+
+// placement says where the copies of a shard are.
+type placement struct {
+	ID       themis.ShardID  `json:"id"`
+	Mode     themis.Mode     `json:"mode"`
+	RF       int             `json:"replication_factor"`
+	K        int             `json:"min_sync_replicas"`
+	Replicas []themis.NodeID `json:"replicas"`
+}
+
+func placements(shards []cluster.Shard) []placement {
+	out := make([]placement, 0, len(shards))
+	for _, s := range shards {
+		p := placement{ID: s.ID, Mode: s.Have.Mode, RF: s.Have.RF, K: s.Have.K}
+		for _, x := range s.Replicas {
+			p.Replicas = append(p.Replicas, x.Node)
+		}
+		out = append(out, p)
+	}
+	return out
+}
+
+func memberIDs(members []cluster.Node) (out []themis.NodeID) {
+	for _, n := range members {
+		out = append(out, n.ID)
+	}
+	return out
+}
+
+func controlIDs(members []cluster.Node) (out []themis.NodeID) {
+	for _, n := range members {
+		if n.Control != nil {
+			out = append(out, n.ID)
+		}
+	}
+	return out
+}
+
+func planAnswer(r client.InitRequest, f cluster.Founded) *initAnswer {
+	return &initAnswer{Cluster: r.Name, Nodes: memberIDs(f.Nodes), Control: controlIDs(f.Nodes), Shards: placements(f.Shards)}
+}
+
+func (a *app) initAnswer(out *initAnswer, err error, verb string) error {
+	if err != nil {
+		return err
+	}
+	return a.print(out, func(w io.Writer, _ bool) {
+		_, _ = fmt.Fprintf(w, "cluster %s %s\n\n", out.Cluster, verb)
+		var rows [][]string
+		for _, s := range out.Shards {
+			rows = append(rows, []string{string(s.ID), string(s.Mode), fmt.Sprint(s.RF), ids(s.Replicas)})
+		}
+		columns(w, "SHARD MODE COPIES NODES", rows)
+		_, _ = fmt.Fprintf(w, "\ncontrol plane: %s\n", ids(out.Control))
+		if out.Context != "" {
+			_, _ = fmt.Fprintf(w, "context: %s\n", out.Context)
+		}
+		if out.ClusterID != "" {
+			_, _ = fmt.Fprintf(w, "next: themis-cli cluster health\n")
+		}
+	})
+}
+
+// remember writes a context for the new cluster, so that the next command finds it.
+func (a *app) remember(name string, t client.Context) string {
+	dir, err := client.UserContexts()
+	if err == nil {
+		err = dir.Save(name, absolute(client.Context{Cluster: name, Endpoints: t.Endpoints, CA: t.CA, Cert: t.Cert, Key: t.Key}))
+	}
+	if err != nil {
+		a.say("# no context was written: %v", err)
+		return ""
+	}
+	return name
+}
