@@ -131,7 +131,7 @@ func TestParametersArrive(t *testing.T) {
 		t.Errorf("write %v", w)
 	}
 	for query, want := range map[string]*nodev1.ReadRequest{
-		"":                                       {},
+		"":                                       {Consistency: "strong"},
 		"?consistency=bounded_staleness":         {Consistency: "bounded_staleness"},
 		"?consistency=session&session_token=abc": {Consistency: "session", SessionToken: "abc"},
 		"?shard_key=x&timeout_ms=600000":         {ShardKey: "x", Consistency: "strong"},

@@ -158,6 +158,7 @@ func (m *merge) read(l *lane) error {
 	ctx, cancel := context.WithTimeout(m.ctx, m.timeout)
 	defer cancel()
 	size, full := 0, false
+	var fault error // whatever Scan makes of it
 	err := m.documents.Scan(ctx, &nodev1.ScanRequest{
 		Collection: m.scan.GetCollection(), Consistency: m.scan.GetConsistency(), ShardId: string(l.shard),
 		FromToken: uint32(l.at.token), AfterKey: l.at.key,
@@ -166,7 +167,8 @@ func (m *merge) read(l *lane) error {
 		case full:
 			return errPageFull
 		case placeOf(d).compare(l.at) <= 0:
-			return themis.Errorf(themis.Internal, "the scan of %s showed %q out of order", l.shard, d.GetKey()).In(l.shard)
+			fault = themis.Errorf(themis.Internal, "the scan of %s showed %q out of order", l.shard, d.GetKey()).In(l.shard)
+			return fault
 		}
 		l.at, l.page = placeOf(d), append(l.page, d)
 		size += len(d.GetValue()) + len(d.GetKey())
@@ -176,6 +178,8 @@ func (m *merge) read(l *lane) error {
 		return nil
 	})
 	switch {
+	case fault != nil:
+		return fault
 	case full:
 		return nil
 	case err == nil:
