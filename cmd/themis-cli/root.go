@@ -20,7 +20,7 @@ import (
 
 // commands are the nouns, in the order of the help. One file each.
 var commands = []func(*app) *cobra.Command{
-	clusterCommand, documentCommand, contextCommand, versionCommand, nodeRunCommand,
+	clusterCommand, documentCommand, configCommand, pkiCommand, contextCommand, versionCommand, nodeRunCommand,
 }
 
 // run is the whole program. It ends soon after ctx does, or a signal comes.
