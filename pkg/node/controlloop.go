@@ -226,6 +226,15 @@ func (c *controlLoop) probe(ctx context.Context, id themis.NodeID) error {
 	}
 }
 
+// ownProbe is what the controller's own node would answer.
+func (c *controlLoop) ownProbe(now time.Time) controller.Probe {
+	p := controller.Probe{Node: c.n.id.Node, Boot: c.n.boot, Storage: c.n.id.Storage, LastOK: now, ControlCut: !c.n.reigns(now), Unfit: map[themis.ShardID]string{}}
+	for id, why := range c.n.shards.unfit() {
+		p.Unfit[themis.ShardID(id)] = why
+	}
+	return p
+}
+
 func (c *controlLoop) poke() {
 	select {
 	case c.nudge <- struct{}{}:
@@ -278,6 +287,7 @@ func (c *controlLoop) world(v cluster.View, now time.Time) controller.World {
 	for k, x := range c.probes {
 		w.Probes[k] = x
 	}
+	w.Probes[c.n.id.Node] = c.ownProbe(now)
 	for k, x := range c.gone {
 		w.AliveGone[k] = x
 	}

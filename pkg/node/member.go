@@ -39,7 +39,11 @@ func (n *Node) memberLife(ctx context.Context) error {
 			}
 		}()
 	}
-	kv, err := control.Connect(ctx, endpointsOf(j.Endpoints), n.source.ClientConfig("", pki.NodeName(j.Name)))
+	endpoints := j.Endpoints
+	if j.ControlMember { // the member in this process shares its fate, so it is the one to ask: no other can hang and this one not
+		endpoints = []string{n.controlURL(n.cfg.Control.ClientListen)}
+	}
+	kv, err := control.Connect(ctx, endpointsOf(endpoints), n.source.ClientConfig("", pki.NodeName(j.Name)))
 	if err != nil {
 		return fmt.Errorf("connect to the control plane: %w", err)
 	}
