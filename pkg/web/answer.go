@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"runtime/debug"
 	"strconv"
@@ -23,6 +24,21 @@ type answer struct {
 	http.ResponseWriter
 	control *http.ResponseController
 	begun   bool
+	broken  bool // the body of the request ended with an error
+}
+
+// watchedBody tells the answer how the body ended.
+type watchedBody struct {
+	io.ReadCloser
+	answer *answer
+}
+
+func (b watchedBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if err != nil && !errors.Is(err, io.EOF) {
+		b.answer.broken = true
+	}
+	return n, err
 }
 
 // WriteHeader implements http.ResponseWriter.
@@ -61,6 +77,9 @@ func (s *server) guarded(next http.Handler) http.Handler {
 			_ = s.ours(err)             // into the log
 			panic(http.ErrAbortHandler) // the client must not take the part for the whole
 		}
+		if r.ContentLength != 0 && !a.broken {
+			_ = a.control.SetReadDeadline(time.Now().Add(lingerTimeout))
+		}
 		_ = a.control.SetWriteDeadline(time.Now().Add(stallTimeout)) // for what is still buffered
 	})
 }
@@ -69,9 +88,14 @@ func (s *server) guarded(next http.Handler) http.Handler {
 func (s *server) serve(next http.Handler, a *answer, r *http.Request) (err error) {
 	defer caught(&err)
 	a.Header().Set("X-Content-Type-Options", "nosniff")
-	if r.ContentLength == 0 { // nothing will be read: what a handler waits for is not the client
+	switch {
+	case r.ContentLength == 0: // nothing will be read: what a handler waits for is not the client
 		_ = a.control.SetReadDeadline(time.Time{})
+	case r.Method != http.MethodPut && r.Method != http.MethodPost:
+		_ = a.control.SetReadDeadline(time.Now().Add(lingerTimeout))
 	}
+	r = r.WithContext(r.Context()) // the server looks at its own request's body, to see how much of it is left
+	r.Body = watchedBody{r.Body, a}
 	next.ServeHTTP(a, r)
 	return nil
 }

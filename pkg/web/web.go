@@ -75,6 +75,7 @@ const (
 	headerTimeout  = 10 * time.Second // for the first byte, for the handshake, and for the header of a request
 	idleTimeout    = 2 * time.Minute  // between two requests of a connection
 	stallTimeout   = 30 * time.Second // a body or an answer makes some way in this time, or the connection ends
+	lingerTimeout  = 5 * time.Second  // for a body that nobody wants, before the answer goes out
 	shutdownGrace  = 5 * time.Second  // for requests that are under way when Serve is to end
 	maxHeaderBytes = 32 << 10
 	maxStreams     = 250       // requests at once on one connection of HTTP/2
