@@ -12,6 +12,7 @@ const (
 	buckets    = 150
 	historyFor = buckets * bucketFor
 	noValue    = int64(-1)
+	lagMost    = int64(10 * 365 * 24 * time.Hour / time.Millisecond) // so that no arithmetic on what a node claims overflows
 )
 
 // History remembers how far every copy lagged in the last five minutes, in ms. It is fed with reports, live or recorded, and goes
@@ -47,7 +48,7 @@ func (h *History) Add(r health.Report) {
 				continue
 			}
 			at := h.ring(copyID{s.ID, c.Node})
-			at[now%buckets] = max(at[now%buckets], *c.LagMs)
+			at[now%buckets] = max(at[now%buckets], min(max(*c.LagMs, 0), lagMost))
 		}
 	}
 	for id, c := range h.copies {

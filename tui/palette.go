@@ -17,12 +17,12 @@ func paletteFor(dark bool) palette {
 		return lipgloss.NewStyle().Foreground(pick(lipgloss.Color(light), lipgloss.Color(onDark)))
 	}
 	return palette{
-		faint:  in("#5c6670", "#9aa4ae"),
-		strong: lipgloss.NewStyle().Bold(true),
-		accent: in("#0550ae", "#79b8ff").Bold(true),
-		fine:   in("#116329", "#6fdd8b"),
-		caution:   in("#7d4e00", "#f2cc60"),
-		alarm:    in("#b3121d", "#ff8e86").Bold(true),
+		faint:   in("#5c6670", "#9aa4ae"),
+		strong:  lipgloss.NewStyle().Bold(true),
+		accent:  in("#0550ae", "#79b8ff").Bold(true),
+		fine:    in("#116329", "#6fdd8b"),
+		caution: in("#7d4e00", "#f2cc60"),
+		alarm:   in("#b3121d", "#ff8e86").Bold(true),
 	}
 }
 

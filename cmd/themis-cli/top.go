@@ -1,0 +1,79 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"os"
+	"strconv"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/themisdb/themis/pkg/client"
+	"github.com/themisdb/themis/pkg/health"
+	"github.com/themisdb/themis/tui"
+)
+
+const snapshotWithin = 10 * time.Second // where --timeout says nothing
+
+// topCommand is the live screens, or one plain picture of them where there is no terminal.
+func topCommand(a *app) *cobra.Command {
+	var plain bool
+	var failOn string
+	c := &cobra.Command{
+		Use:   "top",
+		Short: "Watch the cluster live: findings, shards, copies, nodes, lag, events",
+		Long: `top shows the cluster as it is and follows it, until q is pressed; ? explains the keys and signs. It goes on with another node
+when the one it listens to is lost, and says how old what it shows is.
+
+With --plain, with -o json or yaml, or where stdin or stdout is no terminal, it prints one picture and exits like
+"cluster health": 0 fine, 1 the status is at --fail-on or worse, 3 something could not be asked.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			bar, err := health.ParseFailOn(failOn)
+			if err != nil {
+				return err
+			}
+			if plain || a.flags.output != "table" && a.flags.output != "wide" || !terminal(a.out) || !terminalIn(a) {
+				return a.topOnce(cmd.Context(), bar)
+			}
+			return a.topLive(cmd.Context())
+		},
+	}
+	c.Flags().BoolVar(&plain, "plain", false, "print one picture without colour, and exit")
+	c.Flags().StringVar(&failOn, "fail-on", string(health.FailOnDegraded), "with --plain: from which `STATUS` on the exit code is 1: degraded, critical")
+	return c
+}
+
+func terminalIn(a *app) bool {
+	f, ok := a.in.(*os.File)
+	return ok && terminal(f)
+}
+
+// topLive runs until the user leaves; --timeout is about single answers of the cluster, not about that.
+func (a *app) topLive(ctx context.Context) (err error) {
+	c, err := a.connect(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, c.Close()) }()
+	return tui.Run(ctx, c, tui.Options{In: a.in, Out: a.out, ASCII: !unicodeLocale()})
+}
+
+func (a *app) topOnce(ctx context.Context, bar health.FailOn) error {
+	return a.withClient(ctx, snapshotWithin, func(ctx context.Context, c *client.Client) error {
+		scene, err := tui.Snapshot(ctx, c)
+		if err != nil {
+			return err
+		}
+		a.answer(scene.Report.Exit(bar))
+		if a.flags.output != "table" && a.flags.output != "wide" {
+			return a.print(scene.Report, nil)
+		}
+		_, width := style(a.out)
+		if columns, err := strconv.Atoi(os.Getenv("COLUMNS")); width == 0 && err == nil {
+			width = columns
+		}
+		return a.write([]byte(tui.Plain(scene, width, !unicodeLocale())))
+	})
+}

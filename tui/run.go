@@ -1,0 +1,90 @@
+package tui
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"sync"
+	"time"
+
+	tea "charm.land/bubbletea/v2"
+
+	"github.com/themisdb/themis/pkg/client"
+	"github.com/themisdb/themis/pkg/cluster"
+	"github.com/themisdb/themis/pkg/themis"
+)
+
+type event = cluster.Event
+
+func compareEvents(a, b event) int { return cmp.Or(cmp.Compare(a.HLC, b.HLC), cmp.Compare(a.ID, b.ID)) }
+
+// Source is where frames come from, live or recorded. *client.Client is one.
+type Source interface {
+	// Watch yields frames with the events behind from, and an error each time it fails; it goes on by itself until ctx ends or
+	// the loop is left.
+	Watch(ctx context.Context, from themis.HLC) iter.Seq2[client.Frame, error]
+}
+
+// everything asks for the events from the beginning; a source sends the newest of them.
+const everything themis.HLC = 1
+
+// Options are the terminal that Run draws on.
+type Options struct {
+	In    io.Reader
+	Out   io.Writer
+	Env   []string // as os.Environ gives it: TERM, NO_COLOR, …; nil: the process' own
+	ASCII bool     // the terminal shows no other characters
+
+	more []tea.ProgramOption // of tests
+}
+
+// Run shows the screens until the user leaves or ctx ends; then the error is ctx's cause. The terminal is as before when it returns.
+func Run(ctx context.Context, src Source, o Options) error {
+	watch, stop := context.WithCancel(ctx)
+	defer stop()
+	options := append([]tea.ProgramOption{tea.WithContext(ctx), tea.WithInput(o.In), tea.WithOutput(o.Out), tea.WithoutSignalHandler()}, o.more...)
+	if o.Env != nil {
+		options = append(options, tea.WithEnvironment(o.Env))
+	}
+	p := tea.NewProgram(newModel(o.ASCII, time.Now()), options...)
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for frame, err := range src.Watch(watch, everything) {
+			p.Send(news{frame, err, time.Now()}) // returns at once when the program has ended
+		}
+	})
+	_, err := p.Run()
+	stop()
+	wg.Wait()
+	switch {
+	case ctx.Err() != nil:
+		return context.Cause(ctx)
+	case err != nil && !errors.Is(err, tea.ErrInterrupted):
+		return fmt.Errorf("terminal: %w", err)
+	}
+	return nil
+}
+
+// Snapshot waits for one frame of the source, until ctx ends or the source says something that asking again won't change.
+func Snapshot(ctx context.Context, src Source) (Scene, error) {
+	var failed error
+	for frame, err := range src.Watch(ctx, everything) {
+		if err == nil {
+			h := &History{}
+			h.Add(frame.Report)
+			return Scene{}.with(frame, h), nil
+		}
+		if failed = err; !themis.CodeOf(err).Info().Retryable {
+			break
+		}
+	}
+	if failed == nil {
+		failed = themis.Errorf(themis.Unreachable, "no word of the cluster: %w", cmp.Or(context.Cause(ctx), errEnded))
+	}
+	return Scene{}, failed
+}
+
+var errEnded = errors.New("the source ended")
