@@ -130,8 +130,8 @@ func (s *server) failWith(w http.ResponseWriter, err error, status int) {
 		p.Status = status
 	}
 	h := w.Header()
-	for _, name := range []string{"Etag", "Trailer", "X-Themis-Next", "X-Themis-Shard", "X-Themis-Session"} {
-		h.Del(name)
+	for _, name := range []string{"ETag", "X-Themis-Shard", "X-Themis-Session"} {
+		delete(h, name) // of an answer that could not be encoded
 	}
 	h.Set("Content-Type", rpc.ProblemType)
 	h.Set("Cache-Control", "no-store")

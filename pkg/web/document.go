@@ -65,7 +65,7 @@ func (s *server) change(w http.ResponseWriter, r *http.Request, fill func(contex
 	}
 	version := out.GetResults()[0].GetVersion()
 	if !op.GetDelete() {
-		w.Header().Set("ETag", strconv.Quote(version))
+		setETag(w.Header(), version)
 	}
 	w.Header().Set("X-Themis-Shard", out.GetShardId())
 	w.Header().Set("X-Themis-Session", out.GetSessionToken())
@@ -74,6 +74,9 @@ func (s *server) change(w http.ResponseWriter, r *http.Request, fill func(contex
 		Shard: out.GetShardId(), SessionToken: out.GetSessionToken(), WriteConcern: out.GetWriteConcern(),
 	})
 }
+
+// setETag spells the header as everybody does; Go would write Etag.
+func setETag(h http.Header, version string) { h["ETag"] = []string{strconv.Quote(version)} }
 
 // writeOf reads all of a write but the body.
 func writeOf(r *http.Request) (*nodev1.WriteRequest, params, error) {
@@ -119,7 +122,7 @@ func (s *server) body(ctx context.Context, w http.ResponseWriter, r *http.Reques
 	value, held, err := s.readAll(r.Body, op.GetKey(), r.ContentLength)
 	give = func() { s.bodies.give(held) }
 	if err == nil {
-		err = checkJSON(value)
+		err = checkDocument(value)
 	}
 	if err == nil && r.ContentLength != 0 {
 		err = control.SetReadDeadline(time.Time{}) // else it would end the request while the write waits
@@ -200,7 +203,7 @@ func (s *server) get(w http.ResponseWriter, r *http.Request) {
 	h := w.Header()
 	h.Set("Content-Type", "application/json")
 	h.Set("Cache-Control", "no-store")
-	h.Set("ETag", strconv.Quote(out.GetVersion()))
+	setETag(h, out.GetVersion())
 	h.Set("X-Themis-Shard", out.GetShardId())
 	h.Set("X-Themis-Session", out.GetSessionToken())
 	writeBody(w, http.StatusOK, out.GetValue())

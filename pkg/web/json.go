@@ -4,15 +4,15 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"unicode/utf8"
 
 	"github.com/themisdb/themis/pkg/themis"
 )
 
-// checkJSON says where b is not one JSON value in UTF-8, or nil.
-func checkJSON(b []byte) error {
+// checkJSON says at which byte b is not one JSON value in UTF-8, and why; nil: it is one.
+func checkJSON(b []byte) (at int, err error) {
 	if !utf8.Valid(b) {
-		at := 0
 		for at < len(b) {
 			r, n := utf8.DecodeRune(b[at:])
 			if r == utf8.RuneError && n == 1 {
@@ -20,23 +20,31 @@ func checkJSON(b []byte) error {
 			}
 			at += n
 		}
-		line, column := lineOf(b, at)
-		return themis.Errorf(themis.InvalidArgument, "body: byte %d (line %d, column %d): not valid UTF-8", at, line, column)
+		return at, errors.New("not valid UTF-8")
 	}
 	if json.Valid(b) {
-		return nil
-	}
-	if len(bytes.TrimSpace(b)) == 0 {
-		return themis.Errorf(themis.InvalidArgument, "body: empty; want one JSON value")
+		return 0, nil
 	}
 	var raw json.RawMessage
-	err := json.Unmarshal(b, &raw)
-	at := len(b)
+	err = json.Unmarshal(b, &raw)
+	at = len(b)
 	if syntax, ok := errors.AsType[*json.SyntaxError](err); ok {
 		at = int(max(syntax.Offset-1, 0))
 	}
+	return at, fmt.Errorf("not valid JSON: %w", err)
+}
+
+// checkDocument is checkJSON for people who see b in an editor.
+func checkDocument(b []byte) error {
+	if len(bytes.TrimSpace(b)) == 0 {
+		return themis.Errorf(themis.InvalidArgument, "body: empty; want one JSON value")
+	}
+	at, err := checkJSON(b)
+	if err == nil {
+		return nil
+	}
 	line, column := lineOf(b, at)
-	return themis.Errorf(themis.InvalidArgument, "body: byte %d (line %d, column %d): not valid JSON: %w", at, line, column, err)
+	return themis.Errorf(themis.InvalidArgument, "body: byte %d (line %d, column %d): %w", at, line, column, err)
 }
 
 // lineOf is the line and the column of a byte, from 1 on.

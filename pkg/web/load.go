@@ -141,8 +141,8 @@ func (l *loader) line(ctx context.Context, writes *sync.WaitGroup, number int, l
 	if len(bytes.TrimSpace(line)) == 0 {
 		return
 	}
-	if err := checkJSON(line); err != nil {
-		l.failed(number, "", err)
+	if at, err := checkJSON(line); err != nil {
+		l.failed(number, "", themis.Errorf(themis.InvalidArgument, "byte %d of the line: %w", at, err))
 		return
 	}
 	key, err := keyOf(line, l.field)

@@ -14,6 +14,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"unicode/utf8"
 
 	nodev1 "github.com/themisdb/themis/pkg/rpc/proto/themis/node/v1"
 	"github.com/themisdb/themis/pkg/themis"
@@ -75,7 +76,7 @@ func TestLoadTellsWhatFailed(t *testing.T) {
 		detail string
 	}
 	want := []short{
-		{2, "", themis.InvalidArgument, "not valid JSON"}, {3, "", themis.InvalidArgument, `object with the member "_key"`}, {4, "", themis.InvalidArgument, `"_key": missing`},
+		{2, "", themis.InvalidArgument, "byte 13 of the line: not valid JSON"}, {3, "", themis.InvalidArgument, `object with the member "_key"`}, {4, "", themis.InvalidArgument, `"_key": missing`},
 		{5, "", themis.InvalidArgument, "neither a string nor"}, {6, "", themis.InvalidArgument, "1.5"}, {7, "", themis.InvalidArgument, "there twice"},
 		{8, "", themis.InvalidArgument, "key: empty"}, {9, long, themis.InvalidArgument, "1025 bytes"},
 		{10, "down", themis.NoPrimary, "no primary"}, {11, "gone", themis.NoPrimary, "refused"}, {12, "who knows", themis.OutcomeUnknown, "without an answer"},
@@ -308,10 +309,14 @@ func FuzzKeyOf(f *testing.F) {
 		f.Add([]byte(text))
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
-		if checkJSON(b) != nil {
-			if json.Valid(b) && bytes.ToValidUTF8(b, nil) == nil {
-				t.Fatalf("%q is valid", b)
-			}
+		at, err := checkJSON(b)
+		if fine := json.Valid(b) && utf8.Valid(b); fine != (err == nil) || at < 0 || at > len(b) {
+			t.Fatalf("%q: fault at %d, %v", b, at, err)
+		}
+		if checkDocument(b) == nil != (err == nil) {
+			t.Fatalf("%q: %v, and as a document %v", b, err, checkDocument(b))
+		}
+		if err != nil {
 			return
 		}
 		key, err := keyOf(b, "_key")

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"slices"
 	"sync"
@@ -31,6 +32,7 @@ type twin struct {
 	seqs    map[themis.ShardID]uint64
 	docs    map[string]map[position]*nodev1.ScannedDocument // by collection
 	ids     map[string]repeatable
+	order   map[string][]*nodev1.ScannedDocument // of docs; made when a scan asks
 	asked   []proto.Message
 	now     int // writes under way
 	most    int // at once
@@ -118,6 +120,7 @@ func (w *twin) Write(ctx context.Context, req *nodev1.WriteRequest) (*nodev1.Wri
 	}
 	w.clock++
 	w.seqs[shard]++
+	w.order = nil
 	version := w.clock.String()
 	if w.docs[req.GetCollection()] == nil {
 		w.docs[req.GetCollection()] = map[position]*nodev1.ScannedDocument{}
@@ -187,11 +190,14 @@ func (w *twin) Scan(ctx context.Context, req *nodev1.ScanRequest, yield func(*no
 func (w *twin) sorted(collection string) []*nodev1.ScannedDocument {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	var out []*nodev1.ScannedDocument
-	for _, d := range w.docs[collection] {
-		out = append(out, d)
+	if out, ok := w.order[collection]; ok {
+		return out
 	}
-	slices.SortFunc(out, func(a, b *nodev1.ScannedDocument) int { return placeOf(a).compare(placeOf(b)) })
+	out := slices.SortedFunc(maps.Values(w.docs[collection]), func(a, b *nodev1.ScannedDocument) int { return placeOf(a).compare(placeOf(b)) })
+	if w.order == nil {
+		w.order = map[string][]*nodev1.ScannedDocument{}
+	}
+	w.order[collection] = out
 	return out
 }
 
