@@ -71,9 +71,14 @@ type controlLoop struct {
 // run takes the controllership when nobody else has it, and gives it up when somebody does.
 func (c *controlLoop) run(ctx context.Context) error {
 	started := time.Now()
+	last := started
 	tick := time.NewTicker(stepEvery)
 	defer tick.Stop()
 	for {
+		if now := time.Now(); now.Sub(last) > time.Second { // this process stood still, so it could not hear anybody
+			started = now
+		}
+		last = time.Now()
 		v, ok := c.n.latest()
 		if ok && c.shouldTake(v, started) {
 			as, err := c.m.TakeController(ctx, v.Controller, c.n.id.Node, c.n.boot)
@@ -88,6 +93,7 @@ func (c *controlLoop) run(ctx context.Context) error {
 				c.n.log.Debug("not the controller", "err", err)
 			}
 			started = time.Now()
+			last = started
 		}
 		select {
 		case <-ctx.Done():

@@ -538,7 +538,7 @@ func TestAsyncTailIsRescuedBeforeItIsCut(t *testing.T) {
 	c.mustWrite(second, put("later", "3"))
 	c.start(first)
 	c.converged("node-1", "node-2", "node-3")
-	files, err := filepath.Glob(filepath.Join(c.dir, string(first), "rescued", "*.ndjson"))
+	files, err := filepath.Glob(filepath.Join(c.dir, string(first), "rescued", "acknowledged-*.ndjson"))
 	if err != nil || len(files) != 1 {
 		t.Fatalf("rescued files: %v, %v", files, err)
 	}

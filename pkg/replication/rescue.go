@@ -24,9 +24,15 @@ type rescued struct {
 	RequestID  string              `json:"request_id,omitempty"`
 }
 
+// The files of rescued/ say by their name whether the shard's mode had let the writes in them be acknowledged.
+const (
+	rescuedAcked = "acknowledged" // under ASYNC: somebody was told that they were done
+	rescuedOpen  = "unconfirmed"  // nobody was; clients were told that the outcome is unknown
+)
+
 // rescue writes the log's entries from…to as NDJSON, durably, before they are cut (promise 12). It returns the file's name,
 // empty when there was no write among them, and the number of writes.
-func (r *Replica) rescue(from, to themis.Seq) (name string, n int, err error) {
+func (r *Replica) rescue(from, to themis.Seq, acked bool) (name string, n int, err error) {
 	scan, err := r.log.Scan(from)
 	if err != nil {
 		return "", 0, err
@@ -68,6 +74,10 @@ func (r *Replica) rescue(from, to themis.Seq) (name string, n int, err error) {
 	if err := syncDir(r.o.Dir); err != nil {
 		return "", 0, err
 	}
-	name = filepath.Join(dir, fmt.Sprintf("epoch-%d-seq-%d-%d.ndjson", r.log.Last().Epoch, from, to))
+	kind := rescuedOpen
+	if acked {
+		kind = rescuedAcked
+	}
+	name = filepath.Join(dir, fmt.Sprintf("%s-epoch-%d-seq-%d-%d.ndjson", kind, r.log.Last().Epoch, from, to))
 	return name, n, replaceFile(name, out.Bytes())
 }

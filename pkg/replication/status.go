@@ -25,7 +25,7 @@ type Status struct {
 	LogBytes themis.Bytes
 	Segments int
 	CutTail  string
-	Rescued  int // files
+	Rescued  int // files of writes that were acknowledged
 
 	Following themis.NodeID // the primary whose stream is taken; empty: none
 	HeardMs   int64         // since its newest message
@@ -57,7 +57,7 @@ func (r *Replica) Status() Status {
 		Shard: r.o.Shard, Self: r.o.Self, Last: r.log.Last(), Applied: s.Applied().Seq, Commit: themis.Seq(r.commit.Load()),
 		Store: s.Stats(), LogBytes: r.log.Size(), Segments: r.log.Segments(), CutTail: r.cut,
 	}
-	if files, err := filepath.Glob(filepath.Join(r.o.Dir, "rescued", "*.ndjson")); err == nil {
+	if files, err := filepath.Glob(filepath.Join(r.o.Dir, "rescued", rescuedAcked+"-*.ndjson")); err == nil {
 		st.Rescued = len(files)
 	}
 	r.mu.Lock()

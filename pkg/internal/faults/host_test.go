@@ -55,9 +55,10 @@ type hosts struct {
 	pool  *rpc.Pool
 	http  *http.Client
 
-	mu   sync.Mutex
-	proc map[string]*process
-	addr map[string]map[string]string // grpc, http, peer, client: the same at every start
+	mu     sync.Mutex
+	proc   map[string]*process
+	paused map[string]bool              // clients leave them alone; what they had asked before hangs
+	addr   map[string]map[string]string // grpc, http, peer, client: the same at every start
 }
 
 type process struct {
@@ -80,7 +81,7 @@ func newHosts(t *testing.T, s setup) *hosts {
 	if s.names == nil {
 		s.names = []string{"node-1", "node-2", "node-3"}
 	}
-	h := &hosts{t: t, dir: t.TempDir(), names: s.names, disk: map[string]string{}, wrap: s.wrap, proc: map[string]*process{}, addr: map[string]map[string]string{}}
+	h := &hosts{t: t, dir: t.TempDir(), names: s.names, disk: map[string]string{}, wrap: s.wrap, proc: map[string]*process{}, paused: map[string]bool{}, addr: map[string]map[string]string{}}
 	h.http = &http.Client{Timeout: 12 * time.Second, Transport: &http.Transport{MaxIdleConnsPerHost: 64}}
 	h.pki()
 	ports := freePorts(t, 5*len(s.names))
@@ -236,14 +237,25 @@ func (h *hosts) kill(names ...string) {
 	}
 }
 
-func (h *hosts) pause(name string)  { h.signal(name, syscall.SIGSTOP) }
-func (h *hosts) resume(name string) { h.signal(name, syscall.SIGCONT) }
+func (h *hosts) pause(name string) {
+	h.mu.Lock()
+	h.paused[name] = true
+	h.mu.Unlock()
+	h.signal(name, syscall.SIGSTOP)
+}
+
+func (h *hosts) resume(name string) {
+	h.signal(name, syscall.SIGCONT)
+	h.mu.Lock()
+	delete(h.paused, name)
+	h.mu.Unlock()
+}
 
 func (h *hosts) running() (out []string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for _, n := range h.names {
-		if h.proc[n] != nil {
+		if h.proc[n] != nil && !h.paused[n] {
 			out = append(out, n)
 		}
 	}
