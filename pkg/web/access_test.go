@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/themisdb/themis/pkg/pki"
 	"github.com/themisdb/themis/pkg/themis"
@@ -95,6 +96,20 @@ func TestRevokedOnAnOpenConnection(t *testing.T) {
 	revoked.Store(true)
 	c.CloseIdleConnections() // a new connection looks at once
 	ask(t, c, "GET", f.tls()+"/healthz", "").problem(t, themis.Unauthenticated, "revoked")
+}
+
+// A certificate may also end while its connection is open.
+func TestEndedOnAnOpenConnection(t *testing.T) {
+	s := must(newServer(newTwin(1).options()))(t)
+	r := must(http.NewRequestWithContext(withPeer(t.Context()), "GET", "/", nil))(t)
+	info := pki.Info{Kind: pki.KindClient, Client: "somebody", NotAfter: time.Now().Add(time.Hour)}
+	if err := s.recheck(r, info); err != nil {
+		t.Error(err)
+	}
+	info.NotAfter = time.Now().Add(-time.Second)
+	if err := s.recheck(r, info); themis.CodeOf(err) != themis.Unauthenticated {
+		t.Errorf("ended, and %v", err)
+	}
 }
 
 func TestPlainLoopback(t *testing.T) {

@@ -47,6 +47,7 @@ type loader struct {
 	shardKey string
 	field    string
 	timeout  time.Duration
+	atOnce   int // bytes; maxWriteBytes
 
 	mu     sync.Mutex
 	ended  *sync.Cond      // a write has
@@ -108,7 +109,7 @@ func (s *server) loaderOf(r *http.Request) (*loader, error) {
 		return nil, err
 	}
 	l := &loader{
-		s: s, shardKey: shardKey, field: field, timeout: timeout, busy: map[string]bool{}, result: loaded{Errors: []loadError{}},
+		s: s, shardKey: shardKey, field: field, timeout: timeout, atOnce: maxWriteBytes, busy: map[string]bool{}, result: loaded{Errors: []loadError{}},
 		request: &nodev1.WriteRequest{Collection: collection, WriteConcern: concern, RequestId: id},
 	}
 	l.ended = sync.NewCond(&l.mu)
@@ -151,7 +152,7 @@ func (l *loader) line(ctx context.Context, writes *sync.WaitGroup, number int, l
 		return
 	}
 	l.mu.Lock()
-	for l.busy[key] || len(l.busy) >= maxWrites || len(l.busy) > 0 && l.bytes+len(line) > maxWriteBytes {
+	for l.busy[key] || len(l.busy) >= maxWrites || len(l.busy) > 0 && l.bytes+len(line) > l.atOnce {
 		l.ended.Wait()
 	}
 	l.busy[key] = true

@@ -98,7 +98,7 @@ func (f *face) stranger(t testing.TB) *http.Client {
 }
 
 func clientOf(t testing.TB, config *tls.Config) *http.Client {
-	transport := &http.Transport{TLSClientConfig: config}
+	transport := &http.Transport{TLSClientConfig: config, ExpectContinueTimeout: patience}
 	t.Cleanup(transport.CloseIdleConnections)
 	return &http.Client{Transport: transport, Timeout: patience}
 }

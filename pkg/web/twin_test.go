@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"crypto/sha256"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -99,9 +98,6 @@ func (w *twin) Write(ctx context.Context, req *nodev1.WriteRequest) (*nodev1.Wri
 	o := req.GetOperations()[0]
 	if err := w.call(ctx, "write", o.GetKey(), req); err != nil {
 		return nil, err
-	}
-	if !o.GetDelete() && !json.Valid(o.GetValue()) {
-		return nil, themis.Errorf(themis.InvalidArgument, "document %q: not valid JSON", o.GetKey())
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
