@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 )
 
 // NeedRoot skips the test for somebody who isn't root; under THEMIS_REQUIRE_ROOT=1 that is a failure.
@@ -94,8 +95,14 @@ func (d *Disk) Cut(t *testing.T) {
 // Remount brings it back.
 func (d *Disk) Remount(t *testing.T) {
 	t.Helper()
+	for range 100 { // a process that was just killed may still hold it
+		if exec.Command("umount", d.Dir).Run() == nil { //nolint:gosec,noctx // our own mount
+			run(t, "mount", "-o", "loop", d.image, d.Dir)
+			return
+		}
+		<-time.After(50 * time.Millisecond)
+	}
 	run(t, "umount", d.Dir)
-	run(t, "mount", "-o", "loop", d.image, d.Dir)
 }
 
 // Fill leaves no room, but for so many bytes, until the returned function is called.

@@ -166,6 +166,14 @@ func freePorts(t *testing.T, n int) (ports []int) {
 
 func (h *hosts) start(name string) {
 	h.t.Helper()
+	if !h.comesUp(name) {
+		h.t.Fatalf("%s does not come up", name)
+	}
+}
+
+// comesUp starts a node and says whether it answers.
+func (h *hosts) comesUp(name string) bool {
+	h.t.Helper()
 	a, files := h.addr[name], pki.FilesIn(filepath.Join(h.dir, "pki"), name)
 	args := append(append([]string{}, h.wrap...), themisd,
 		"--id", name, "--data-dir", h.disk[name], "--grpc-listen", a["grpc"], "--http-listen", a["http"], "--metrics-listen", a["metrics"],
@@ -192,14 +200,15 @@ func (h *hosts) start(name string) {
 	deadline := time.Now().Add(20 * time.Second)
 	for !h.answers(name) {
 		if time.Now().After(deadline) {
-			h.t.Fatalf("%s does not come up", name)
+			return false
 		}
 		select {
 		case <-p.done:
-			h.t.Fatalf("%s ended at once", name)
+			return false
 		case <-time.After(20 * time.Millisecond):
 		}
 	}
+	return true
 }
 
 func (h *hosts) answers(name string) bool {
@@ -334,6 +343,17 @@ func (h *hosts) report() (r health.Report, err error) {
 		}
 	}
 	return r, err
+}
+
+// within says whether it comes about in time.
+func (h *hosts) within(limit time.Duration, ok func(health.Report) bool) bool {
+	for deadline := time.Now().Add(limit); time.Now().Before(deadline); {
+		if r, err := h.report(); err == nil && ok(r) {
+			return true
+		}
+		<-time.After(100 * time.Millisecond)
+	}
+	return false
 }
 
 func (h *hosts) until(what string, limit time.Duration, ok func(health.Report) bool) health.Report {

@@ -143,20 +143,31 @@ var registers = porcupine.Model{
 // end stops the clients and judges what they saw.
 func (w *work) end(t *testing.T, atLeast int64) {
 	t.Helper()
-	close(w.stop)
-	w.wg.Wait()
+	w.halt()
 	if n := w.writes.Load(); n < atLeast {
 		t.Errorf("only %d writes were acknowledged, want at least %d", n, atLeast)
 	}
+	if result := w.judge(t); result != porcupine.Ok {
+		t.Errorf("the history of %d operations is not linearizable: %s", len(w.history), result)
+	}
+}
+
+// halt stops the clients.
+func (w *work) halt() {
+	close(w.stop)
+	w.wg.Wait()
+}
+
+// judge reads every document once more and checks the history.
+func (w *work) judge(t *testing.T) porcupine.CheckResult {
+	t.Helper()
 	for i := range workKeys { // what is there at the end belongs to the history
 		op := operation{key: fmt.Sprint("k", i)}
 		w.get(1000+i, w.h.running()[0], op, time.Since(w.began))
 	}
 	result := porcupine.CheckOperationsTimeout(registers, w.history, 60*time.Second)
 	t.Logf("%d operations, %d acknowledged writes, longest pause %s: %s", len(w.history), w.writes.Load(), w.pause.Round(time.Millisecond), result)
-	if result != porcupine.Ok {
-		t.Errorf("the history of %d operations is not linearizable: %s", len(w.history), result)
-	}
+	return result
 }
 
 // more waits until so many further writes were acknowledged.
