@@ -59,26 +59,26 @@ func chart(series func(n int) []int64, bar int64, width, height int) []line {
 	for _, v := range values {
 		top = max(top, v)
 	}
-	top = roundUp(top + top/4)
+	top = roundUp(top + top/10)
 	dots := plot(values, top, columns, rows)
 	barRow := rows - 1 - int(bar*int64(4*rows-1)/top)/4
 	out := make([]line, 0, height)
 	for y, cells := range dots {
 		label := ""
 		switch y {
-		case barRow:
-			label = span(bar)
-		case 0:
-			label = span(top)
 		case rows - 1:
 			label = "0 ms"
+		case 0:
+			label = span(top)
+		case barRow:
+			label = span(bar)
 		}
 		l := text(faint, fmt.Sprintf("%*s ┤", axis-2, label))
 		for _, c := range cells {
 			switch {
 			case c != 0:
 				l = append(l, piece{curveTone(y, barRow), string(rune(0x2800 + int(c)))})
-			case y == barRow:
+			case y == barRow && y != rows-1:
 				l = append(l, piece{caution, "╌"})
 			default:
 				l = append(l, piece{plain, " "})
@@ -136,10 +136,10 @@ func plot(values []int64, top int64, columns, rows int) [][]uint8 {
 	return cells
 }
 
-// roundUp is the next of 1, 2, 5, 10, 20, 50 …
+// roundUp is the next of 10, 15, 20, 30, 40, 60, 80, 100, 150 …
 func roundUp(n int64) int64 {
 	for unit := int64(1); ; unit *= 10 {
-		for _, m := range []int64{1, 2, 5} {
+		for _, m := range []int64{10, 15, 20, 30, 40, 60, 80} {
 			if m*unit >= n {
 				return m * unit
 			}

@@ -30,29 +30,31 @@ const (
 type binding struct {
 	key.Binding
 	action action
-	short  string // for the foot; empty: only the help screen has it
 }
 
-func bind(a action, short, shown, means string, keys ...string) binding {
-	return binding{key.NewBinding(key.WithKeys(keys...), key.WithHelp(shown, means)), a, short}
+func bind(a action, shown, means string, keys ...string) binding {
+	return binding{key.NewBinding(key.WithKeys(keys...), key.WithHelp(shown, means)), a}
 }
 
 var bindings = []binding{
-	bind(showOverview, "", "1", "overview", "1"),
-	bind(showReplication, "", "2", "replication", "2"),
-	bind(nextScreen, "next", "tab", "next screen", "tab", "right", "l"),
-	bind(previousScreen, "", "shift+tab", "screen before", "shift+tab", "left", "h"),
-	bind(down, "", "j", "down; on the replication screen, the next copy", "j", "down"),
-	bind(up, "move", "j/k", "up; on the replication screen, the copy before", "k", "up"),
-	bind(pageDown, "", "space", "a page down", "space", "pgdown", "ctrl+f", "ctrl+d"),
-	bind(pageUp, "", "b", "a page up", "b", "pgup", "ctrl+b", "ctrl+u"),
-	bind(first, "", "g", "to the top", "g", "home"),
-	bind(last, "", "G", "to the end", "G", "shift+g", "end"),
-	bind(filter, "filter", "/", "show only what has these letters", "/"),
-	bind(drop, "", "esc", "drop the filter, leave the help", "esc"),
-	bind(help, "help", "?", "this page, and back", "?", "f1"),
-	bind(quit, "quit", "q", "leave", "q", "ctrl+c"),
+	bind(showOverview, "1", "overview", "1"),
+	bind(showReplication, "2", "replication", "2"),
+	bind(nextScreen, "tab", "next screen", "tab", "right", "l"),
+	bind(previousScreen, "shift+tab", "screen before", "shift+tab", "left", "h"),
+	bind(down, "j", "down; on the replication screen, the next copy", "j", "down"),
+	bind(up, "k", "up; on the replication screen, the copy before", "k", "up"),
+	bind(pageDown, "space", "a page down", "space", "pgdown", "ctrl+f", "ctrl+d"),
+	bind(pageUp, "b", "a page up", "b", "pgup", "ctrl+b", "ctrl+u"),
+	bind(first, "g", "to the top", "g", "home"),
+	bind(last, "G", "to the end", "G", "shift+g", "end"),
+	bind(filter, "/", "show only what has these letters", "/"),
+	bind(drop, "esc", "drop the filter, leave the help", "esc"),
+	bind(help, "?", "this page, and back", "?", "f1"),
+	bind(quit, "q", "leave", "q", "ctrl+c"),
 }
+
+// footKeys are those that the foot of the window names, the one that matters most first.
+var footKeys = []struct{ key, does string }{{"q", "quit"}, {"?", "help"}, {"tab", "next"}, {"/", "filter"}, {"j/k", "move"}}
 
 // actionOf is what the pressed key asks for.
 func actionOf(k fmt.Stringer) (action, bool) {

@@ -18,6 +18,8 @@ const (
 	fine
 	caution
 	alarm
+
+	loud tone = 1 << 6 // or-ed to one of them: the word of the screen that must be seen first
 )
 
 // piece is text of one tone.
@@ -58,6 +60,15 @@ func (l line) width() int {
 		n += lipgloss.Width(p.text)
 	}
 	return n
+}
+
+// faded is the line as it looks when it is no longer the present.
+func (l line) faded() line {
+	out := make(line, len(l))
+	for i, p := range l {
+		out[i] = piece{faint, p.text}
+	}
+	return out
 }
 
 // cut shortens a line that is wider than width; … stands for what is gone.

@@ -41,7 +41,7 @@ const (
 	leastWidth  = 20
 	leastHeight = 6
 	chartLeast  = 7
-	chartMost   = 14
+	chartMost   = 18
 )
 
 // layout is a window cut into its parts.
@@ -73,7 +73,7 @@ func lay(s Scene, l look, size Size) layout {
 			}
 		}
 	default:
-		out.body = overview(shown, size.Width)
+		out.body = overview(shown, size)
 	}
 	return out
 }
@@ -107,11 +107,15 @@ func draw(s Scene, l look, size Size) []line {
 	parts := lay(s, l, size)
 	top := max(0, min(l.top[l.page()], len(parts.body)-parts.room))
 	end := min(len(parts.body), top+parts.room)
+	if s.Known && !s.live() && !l.help {
+		fade(parts.body)
+		fade(parts.foot)
+	}
 	out := append(parts.head[:len(parts.head):len(parts.head)], parts.body[top:end]...)
-	for len(out) < len(parts.head)+parts.room {
+	out = append(out, parts.foot...)
+	for len(out) < size.Height-1 {
 		out = append(out, nil)
 	}
-	out = append(out, parts.foot...)
 	more := ""
 	if len(parts.body) > parts.room {
 		more = fmt.Sprintf("%d–%d of %d", top+1, end, len(parts.body))
@@ -121,6 +125,12 @@ func draw(s Scene, l look, size Size) []line {
 		out[i] = out[i].cut(size.Width)
 	}
 	return out[:size.Height]
+}
+
+func fade(lines []line) {
+	for i, l := range lines {
+		lines[i] = l.faded()
+	}
 }
 
 // tiny is what a window shows that is too small for a screen.
@@ -172,9 +182,9 @@ func footLine(l look, more string, width int) line {
 	if l.filter != "" {
 		left = row(text(accent, "/"+l.filter), text(faint, " (esc drops it)  "))
 	}
-	for _, k := range bindings {
-		if k.short != "" && (left.width()+len(k.short)+len(k.Help().Key)+2 < width-len(more)-1) {
-			left = row(left, text(plain, k.Help().Key), text(faint, " "+k.short+"  "))
+	for _, k := range footKeys {
+		if l := row(left, text(plain, k.key), text(faint, " "+k.does+"  ")); l.width()+len(more) <= width {
+			left = l
 		}
 	}
 	return ends(left, text(faint, more), width)
@@ -187,7 +197,7 @@ func Plain(s Scene, width int, ascii bool) string {
 		width = 120
 	}
 	name := row(text(strong, or(s.Report.Cluster)), space(2), text(faint, s.Report.Time.UTC().Format("2006-01-02 15:04:05")+" UTC"))
-	out := sections(append(append([]line{name.cut(width)}, verdict(s, width)...), gaugeLine(s.Report, width)), overview(s, min(width, wide-1)), replication(s, -1, width))
+	out := sections(append(append([]line{name.cut(width)}, verdict(s, width)...), gaugeLine(s.Report, width)), overview(s, Size{min(width, wide-1), tall}), replication(s, -1, width))
 	if ascii {
 		out = toASCII(out)
 	}

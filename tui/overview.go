@@ -11,33 +11,38 @@ import (
 const (
 	narrow    = 60  // below it tables carry only what must be seen
 	wide      = 150 // from here on findings and events stand beside the tables
-	causesTop = 3   // findings that are told in full above the tables
+	tall      = 36  // from here on three findings are told in full above the tables, else one
 	eventsMax = 200
 )
 
 // overview is the cluster on one page: what is wrong, the shards with their copies, the nodes, what happened.
-func overview(s Scene, width int) []line {
+func overview(s Scene, size Size) []line {
 	if !s.Known {
 		return nil
 	}
-	urgent := keep(s.Report.Findings, func(f health.Finding) bool { return f.Severity != health.Info })
-	advice := keep(s.Report.Findings, func(f health.Finding) bool { return f.Severity == health.Info })
+	r, width := s.Report, size.Width
+	urgent := grouped(keep(r.Findings, func(f health.Finding) bool { return f.Severity != health.Info }))
+	advice := grouped(keep(r.Findings, func(f health.Finding) bool { return f.Severity == health.Info }))
 	if width >= wide {
 		left := (width - 3) * 11 / 20
 		right := width - 3 - left
 		return beside(
-			sections(shardsTable(s.Report, left), nodesTable(s.Report, left), controlPlane(s.Report, left)),
-			sections(findings("Findings", s, urgent, right), findings("Advice", s, advice, right), events(s, right)),
+			sections(shardsTable(r, left), nodesTable(r, left), controlPlane(r, left)),
+			sections(findings("Findings", s, urgent, right), events(s, right, 20), findings("Advice", s, advice, right)),
 			left, 3)
 	}
-	top := urgent[:min(len(urgent), causesTop)]
+	told := 1
+	if size.Height >= tall {
+		told = 3
+	}
+	top := urgent[:min(len(urgent), told)]
 	rest := urgent[len(top):]
 	first := findings("Findings", s, top, width)
 	if len(rest) > 0 {
-		first = append(first, text(faint, fmt.Sprintf("  %d more below", len(rest))))
+		first[0] = row(first[0], text(faint, fmt.Sprintf(" of %d, the others below", len(urgent))))
 	}
-	return sections(first, shardsTable(s.Report, width), nodesTable(s.Report, width), controlPlane(s.Report, width),
-		findings("More findings", s, rest, width), events(s, width), findings("Advice", s, advice, width))
+	return sections(first, shardsTable(r, width), nodesTable(r, width), controlPlane(r, width),
+		events(s, width, 8), findings("More findings", s, rest, width), findings("Advice", s, advice, width))
 }
 
 // sections puts an empty line between those that have something to say.
@@ -64,8 +69,8 @@ func shardsTable(r health.Report, width int) []line {
 		return []line{heading("Shards", 0)}
 	}
 	t := table{columns: []column{
-		{title: "SHARD"}, {title: "STATE", drop: 7}, {title: "SERVES", drop: 4}, {title: "EPOCH", right: true, drop: 3}, {title: "MODE", drop: 5},
-		{title: "DOCUMENTS", right: true, drop: 2}, {title: "SIZE", right: true, drop: 6}, {title: "COPIES"},
+		{title: "SHARD"}, {title: "STATE", drop: 8}, {title: "SERVES", drop: 2}, {title: "EPOCH", right: true, drop: 4}, {title: "MODE", drop: 9},
+		{title: "DOCUMENTS", right: true, drop: 3}, {title: "SIZE", right: true, drop: 7}, {title: "COPIES"},
 	}}
 	if width < narrow {
 		for i := 1; i < 7; i++ {
@@ -78,7 +83,7 @@ func shardsTable(r health.Report, width int) []line {
 			row(text(tone, mark), text(plain, " "+string(s.ID))), text(tone, string(s.State)), serves(s), text(plain, fmt.Sprint(s.Epoch)), mode(s),
 			text(plain, maybe(s.Documents, number)), text(plain, maybe(s.Bytes, size)),
 		}
-		copies := copyCells(s, width < narrow)
+		copies := copyCells(s)
 		for i, c := range copies {
 			if i > 0 {
 				cells = make([]line, 7)
@@ -90,7 +95,10 @@ func shardsTable(r health.Report, width int) []line {
 	return append([]line{heading("Shards", len(r.Shards))}, t.lines(width)...)
 }
 
-// sideBySide puts the copies of a shard on one line where there is room for every column and all copies.
+// luxury is from which drop on a column gives way to having each shard on one line.
+const luxury = 7
+
+// sideBySide puts the copies of a shard on one line where there is room for all of them and the columns that are no luxury.
 func sideBySide(t table, width int) table {
 	last := len(t.columns) - 1
 	joined := table{columns: t.columns}
@@ -117,6 +125,9 @@ func sideBySide(t table, width int) table {
 	}
 	full := -columnGap
 	for i, c := range joined.columns {
+		if c.drop >= luxury {
+			continue
+		}
 		w := len(c.title)
 		for _, r := range joined.rows {
 			w = max(w, r[i].width())
@@ -161,7 +172,7 @@ func mode(s health.ShardReport) line {
 }
 
 // copyCells is one cell per copy, the primary first.
-func copyCells(s health.ShardReport, short bool) []line {
+func copyCells(s health.ShardReport) []line {
 	var out []line
 	if s.Primary == "" {
 		out = append(out, row(text(alarm, markPrimary), text(alarm, " no PRIMARY")))
@@ -175,10 +186,8 @@ func copyCells(s health.ShardReport, short bool) []line {
 			l = row(l, text(accent, " PRIMARY "), text(stateTone(c.State), string(c.State)))
 		case c.Role == health.Spare:
 			l = row(l, text(plain, " SPARE "), readiness(c))
-		case short:
-			l = row(l, space(1), text(stateTone(c.State), string(c.State)), progress(c))
 		default:
-			l = row(l, text(plain, " REPLICA "), text(stateTone(c.State), string(c.State)), progress(c))
+			l = row(l, space(1), text(stateTone(c.State), string(c.State)), progress(c))
 		}
 		out = append(out, l)
 	}
@@ -224,15 +233,11 @@ func nodesTable(r health.Report, width int) []line {
 	}}
 	for _, n := range r.Nodes {
 		disk := plain
-		if n.DiskUsed != nil {
-			disk = max(plain, map[bool]tone{true: graded(true, *n.DiskUsed > health.DiskCriticalRatio)}[*n.DiskUsed > health.DiskWarnRatio])
-		}
-		heard := unknown
-		if n.LastHeartbeat != nil {
-			heard = span(*n.LastHeartbeat)
+		if n.DiskUsed != nil && *n.DiskUsed > health.DiskWarnRatio {
+			disk = graded(true, *n.DiskUsed > health.DiskCriticalRatio)
 		}
 		t.rows = append(t.rows, []line{
-			text(plain, string(n.ID)), text(stateTone(n.State), string(n.State)), text(plain, string(n.Role)), text(disk, percent(n.DiskUsed)), text(plain, heard),
+			text(plain, string(n.ID)), text(stateTone(n.State), string(n.State)), text(plain, string(n.Role)), text(disk, percent(n.DiskUsed)), text(plain, maybe(n.LastHeartbeat, span)),
 			text(plain, fmt.Sprint(n.Primaries)), text(plain, fmt.Sprint(n.Copies)), text(plain, maybe(n.UptimeMs, span)), text(plain, or(n.Version)),
 			text(plain, strings.Trim(n.Datacenter+" "+n.Rack, " ")), text(plain, n.GRPC),
 		})
@@ -257,21 +262,23 @@ func controlPlane(r health.Report, width int) []line {
 		row(text(faint, "mode "), text(plain, or(c.Mode))), quorum,
 		row(text(faint, "leader "), text(plain, or(string(c.Leader)))), row(text(faint, "controller "), text(plain, or(string(c.Controller)))),
 	}
-	var members line
-	for i, m := range c.Members {
-		if i > 0 {
-			members = row(members, text(plain, ", "))
-		}
-		t := plain
-		if m.State == health.Down {
-			t = alarm
-		}
-		members = row(members, text(plain, string(m.Node)+" "), text(t, m.State))
+	if len(c.Members) > 0 {
+		up := keep(c.Members, func(m health.ControlMember) bool { return m.State != health.Down })
+		facts = append(facts, row(text(graded(len(up) < len(c.Members), false), fmt.Sprintf("%d of %d", len(up), len(c.Members))), text(faint, " members up")))
 	}
-	if len(members) > 0 {
-		facts = append(facts, row(text(faint, "members "), members))
+	for _, m := range c.Members {
+		if m.State != health.Voter {
+			facts = append(facts, row(text(plain, string(m.Node)+" "), memberState(m.State)))
+		}
 	}
 	return append([]line{text(strong, "Control plane")}, flow(facts, 3, width)...)
+}
+
+func memberState(s string) line {
+	if s == health.Down {
+		return text(alarm, s)
+	}
+	return text(plain, s)
 }
 
 // flow sets pieces behind each other, and begins a new line where one has no room.
@@ -295,23 +302,63 @@ func flow(parts []line, gap, width int) []line {
 	return out
 }
 
-// findings tells each with its why and what to type.
-func findings(title string, s Scene, list []health.Finding, width int) []line {
+// group is all findings of one kind: a node that dies is one thing to understand, also where fifty shards lose a copy.
+type group struct {
+	health.Finding // the first
+	subjects       []string
+}
+
+func grouped(list []health.Finding) []group {
+	var out []group
+	at := map[string]int{}
+	for _, f := range list {
+		kind := string(f.Code) + string(f.Severity)
+		i, ok := at[kind]
+		if !ok {
+			i = len(out)
+			at[kind] = i
+			out = append(out, group{Finding: f})
+		}
+		out[i].subjects = append(out[i].subjects, f.Subject)
+	}
+	return out
+}
+
+// findings tells each kind with why it is and what to type; of several of a kind, those of the first.
+func findings(title string, s Scene, list []group, width int) []line {
 	if len(list) == 0 {
 		return nil
 	}
 	out := []line{heading(title, len(list))}
-	for _, f := range list {
-		t, mark := severityLook(f.Severity)
+	for _, g := range list {
+		t, mark := severityLook(g.Severity)
 		age := line(nil)
-		if f.Since != nil {
-			age = text(faint, "for "+seconds(max(0, s.Report.Time.Sub(*f.Since))))
+		if g.Since != nil {
+			age = text(faint, "for "+seconds(max(0, s.Report.Time.Sub(*g.Since))))
 		}
-		out = append(out, ends(row(text(t, mark+" "), text(plain, subject(f)+f.Title)), age, width))
-		out = append(out, paragraph(faint, 2, f.Why, width)...)
-		out = append(out, command(f.Fix, width)...)
+		why := g.Why
+		if len(g.subjects) > 1 {
+			why = g.Subject + ": " + why
+		}
+		out = append(out, ends(row(text(t, mark+" "), text(plain, g.Title), text(strong, about(g.subjects))), age, width))
+		out = append(out, paragraph(faint, 2, why, width)...)
+		out = append(out, command(g.Fix, width)...)
 	}
 	return out
+}
+
+const subjectsShown = 6
+
+// about names what findings are about; nothing where that is the whole cluster.
+func about(subjects []string) string {
+	if subjects[0] == "cluster" || subjects[0] == "control" {
+		return ""
+	}
+	names := strings.Join(subjects[:min(len(subjects), subjectsShown)], ", ")
+	if more := len(subjects) - subjectsShown; more > 0 {
+		names += fmt.Sprintf(" and %d more", more)
+	}
+	return ": " + names
 }
 
 // command is what to type; it is broken between words only, so that it can be copied.
@@ -327,15 +374,16 @@ func command(fix string, width int) []line {
 	return out
 }
 
-const eventsShown = 20
-
 // events are the newest lines of the audit trail, the newest first.
-func events(s Scene, width int) []line {
+func events(s Scene, width, most int) []line {
 	if len(s.Events) == 0 {
 		return nil
 	}
-	t := table{columns: []column{{title: "UTC"}, {title: "OUTCOME", drop: 1}, {title: "ACTION"}, {title: "SUBJECT"}, {title: "WHY", drop: 2}}}
-	for _, e := range s.Events[:min(len(s.Events), eventsShown)] {
+	t := table{columns: []column{{title: "UTC"}, {title: "OUTCOME", drop: 1}, {title: "ACTION"}, {title: "SUBJECT"}, {title: "WHY"}}}
+	if width < narrow {
+		t.columns[4].drop = 2
+	}
+	for _, e := range s.Events[:min(len(s.Events), most)] {
 		tone := plain
 		if e.Outcome != "done" {
 			tone = caution
@@ -347,10 +395,6 @@ func events(s Scene, width int) []line {
 		t.rows = append(t.rows, []line{
 			text(faint, e.Time.UTC().Format("15:04:05")), text(tone, e.Outcome), text(plain, e.Action), text(plain, e.Subject), text(faint, cutWords(why, 200)),
 		})
-	}
-	t.columns[4].drop = 0
-	if width < narrow {
-		t.columns[4].drop = 2
 	}
 	return append([]line{heading("Newest events", len(s.Events))}, t.lines(width)...)
 }

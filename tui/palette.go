@@ -34,7 +34,7 @@ func (p palette) paint(lines []line) string {
 			b.WriteByte('\n')
 		}
 		for _, piece := range l {
-			if s, ok := p[piece.tone]; ok && strings.TrimSpace(piece.text) != "" {
+			if s, ok := p.style(piece.tone); ok && strings.TrimSpace(piece.text) != "" {
 				b.WriteString(s.Render(piece.text))
 			} else {
 				b.WriteString(piece.text)
@@ -42,6 +42,14 @@ func (p palette) paint(lines []line) string {
 		}
 	}
 	return b.String()
+}
+
+func (p palette) style(t tone) (lipgloss.Style, bool) {
+	s, ok := p[t&^loud]
+	if t&loud != 0 {
+		return s.Bold(true), true
+	}
+	return s, ok
 }
 
 // bare is the lines as text.

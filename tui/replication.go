@@ -35,32 +35,25 @@ func replication(s Scene, selected, width int) []line {
 	if len(all) == 0 {
 		return []line{head}
 	}
-	t := table{columns: []column{
-		{title: "  SHARD"}, {title: "NODE"}, {title: "ROLE", drop: 7}, {title: "STATE", drop: 2}, {title: "ISR", drop: 8}, {title: "SEQ", right: true, drop: 9}, {title: "LSN", right: true, drop: 5},
-		{title: "ENTRIES", right: true, drop: 6}, {title: "BYTES", right: true, drop: 4}, {title: "LAG", right: true}, {title: "5 MINUTES", drop: 3}, {title: "HEARD", right: true, drop: 10},
-	}}
-	if width < narrow {
-		t.columns[10].title = "5 MIN"
+	steps := sparkWidth
+	if width < 100 {
+		steps = sparkWidth / 2
 	}
+	t := table{columns: []column{
+		{title: "  SHARD"}, {title: "NODE"}, {title: "ROLE", drop: 10}, {title: "STATE", drop: 2}, {title: "ISR", drop: 9}, {title: "SEQ", right: true, drop: 12}, {title: "LSN", right: true, drop: 7},
+		{title: "ENTRIES", right: true, drop: 6}, {title: "BYTES", right: true, drop: 5}, {title: "LAG", right: true}, {title: "5 MINUTES", drop: 3}, {title: "HEARD", right: true, drop: 11},
+	}}
 	for i, l := range all {
 		lead := text(plain, "  ")
 		if i == selected {
 			lead = text(accent, "› ")
 		}
-		heard := unknown
-		if l.copy.AgeMs != nil {
-			heard = span(*l.copy.AgeMs)
-		}
-		steps := sparkWidth
-		if width < narrow {
-			steps = 10
-		}
 		c := l.copy
 		t.rows = append(t.rows, []line{
-			row(lead, text(plain, string(l.shard.ID))), text(plain, string(c.Node)), row(copyMark(c.Role), text(plain, " "+string(c.Role))),
+			row(lead, text(plain, string(l.shard.ID))), row(copyMark(c.Role), text(plain, " "+string(c.Node))), text(plain, string(c.Role)),
 			text(stateTone(c.State), string(c.State)), inSync(c), text(plain, maybe(c.Seq, number)), text(plain, lsn(c.LSN)),
 			text(plain, maybe(c.LagEntries, number)), text(plain, maybe(c.LagBytes, size)), text(over(c.LagMs), maybe(c.LagMs, span)),
-			spark(s.History.Series(l.shard.ID, c.Node, steps), health.LagWarn.Milliseconds()), text(plain, heard),
+			spark(s.History.Series(l.shard.ID, c.Node, steps), health.LagWarn.Milliseconds()), text(plain, maybe(c.AgeMs, span)),
 		})
 	}
 	return append([]line{ends(head, text(faint, fmt.Sprintf("bar %s: ▄ within, ▅ past it", span(health.LagWarn.Milliseconds()))), width)}, t.lines(width)...)
@@ -80,7 +73,7 @@ func lagChart(s Scene, selected, width, height int) []line {
 		return nil
 	}
 	l := all[selected]
-	head := row(text(strong, fmt.Sprintf("Lag of %s on %s", l.shard.ID, l.copy.Node)), space(2), text(over(l.copy.LagMs), maybe(l.copy.LagMs, span)))
+	head := row(text(strong, fmt.Sprintf("Lag of %s on %s", l.shard.ID, l.copy.Node)), space(2), text(over(l.copy.LagMs), maybe(l.copy.LagMs, span)), text(faint, "  (bar "+span(health.LagWarn.Milliseconds())+")"))
 	if l.copy.Why != "" {
 		head = row(head, text(caution, "  "+l.copy.Why))
 	}

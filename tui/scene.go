@@ -72,10 +72,10 @@ func verdict(s Scene, width int) []line {
 	}
 	t, mark := statusLook(s.Report.Status)
 	if !s.live() {
-		return append([]line{row(text(alarm, markBad+" NOT LIVE"), text(strong, "  it was "+string(s.Report.Status)+" "+seconds(s.Age)+" ago"), text(faint, "  "+cause(s.Report))).cut(width)},
+		return append([]line{row(text(alarm|loud, markBad+" NOT LIVE"), text(strong, "  it was "+string(s.Report.Status)+" "+seconds(s.Age)+" ago"), text(faint, "  "+cause(s.Report))).cut(width)},
 			lost(s, width, "")...)
 	}
-	return []line{row(text(t, mark+" "+string(s.Report.Status)), text(plain, "  "+cause(s.Report))).cut(width)}
+	return []line{row(text(t|loud, mark+" "+string(s.Report.Status)), text(plain, "  "+cause(s.Report))).cut(width)}
 }
 
 // lost says that the source is silent.
@@ -92,33 +92,22 @@ func lost(s Scene, width int, otherwise string) []line {
 
 // cause is why the status is what it is.
 func cause(r health.Report) string {
-	degrading, copies := 0, 0
-	first := ""
-	for _, f := range r.Findings {
-		if row, _ := f.Code.Check(); !row.Degrades {
-			continue
+	kinds := grouped(keep(r.Findings, func(f health.Finding) bool {
+		check, _ := f.Code.Check()
+		return check.Degrades
+	}))
+	if len(kinds) > 0 {
+		words := kinds[0].Title + about(kinds[0].subjects)
+		if len(kinds) > 1 {
+			words += "; and " + count(len(kinds)-1, "more finding")
 		}
-		if degrading++; degrading == 1 {
-			first = subject(f) + f.Title
-		}
+		return words
 	}
+	copies := 0
 	for _, s := range r.Shards {
 		copies += len(s.Replicas)
 	}
-	switch {
-	case degrading > 1:
-		return fmt.Sprintf("%s, and %d more", first, degrading-1)
-	case degrading == 1:
-		return first
-	}
 	return fmt.Sprintf("%s, %s, %s, all as they should be", count(len(r.Nodes), "node"), count(len(r.Shards), "shard"), count(copies, "copy"))
-}
-
-func subject(f health.Finding) string {
-	if f.Subject == "" || f.Subject == "cluster" || f.Subject == "control" {
-		return ""
-	}
-	return f.Subject + ": "
 }
 
 // gauge is one critical metric against its bar.
@@ -156,7 +145,7 @@ func gauges(r health.Report) []gauge {
 			queued = &sum
 		}
 	}
-	waiting := gauge{"waiting writes", maybe(queued, number), "0", faint}
+	waiting := gauge{"waiting writes", maybe(queued, number), "", faint}
 	if queued != nil {
 		waiting.tone = graded(*queued > 0, false)
 	}
@@ -203,7 +192,10 @@ func gaugeLine(r health.Report, width int) line {
 		if i > 0 {
 			long, brief = row(long, space(4)), row(brief, space(2))
 		}
-		long = row(long, text(faint, g.name+" "), text(g.tone, g.value), text(faint, " (bar "+g.bar+")"))
+		long = row(long, text(faint, g.name+" "), text(g.tone, g.value))
+		if g.bar != "" {
+			long = row(long, text(faint, " (bar "+g.bar+")"))
+		}
 		brief = row(brief, text(faint, short[g.name]+" "), text(g.tone, g.value))
 	}
 	if long.width() <= width {

@@ -16,7 +16,7 @@ import (
 
 func clusterCommand(a *app) *cobra.Command {
 	return group(&cobra.Command{Use: "cluster", Short: "Make, watch and configure a cluster"},
-		clusterInit(a), clusterHealth(a), clusterStatus(a))
+		clusterInit(a), clusterHealth(a), clusterStatus(a), clusterEvents(a), clusterApplyConfig(a))
 }
 
 const askTime = 10 * time.Second

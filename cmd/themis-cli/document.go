@@ -18,7 +18,7 @@ import (
 )
 
 func documentCommand(a *app) *cobra.Command {
-	return group(&cobra.Command{Use: "doc", Short: "Read and write documents"}, docPut(a), docGet(a), docDelete(a))
+	return group(&cobra.Command{Use: "doc", Short: "Read and write documents"}, docPut(a), docGet(a), docDelete(a), docScan(a))
 }
 
 const requestTime = 10 * time.Second

@@ -20,7 +20,7 @@ import (
 
 // commands are the nouns, in the order of the help. One file each.
 var commands = []func(*app) *cobra.Command{
-	clusterCommand, documentCommand, configCommand, pkiCommand, contextCommand, versionCommand, nodeRunCommand,
+	clusterCommand, shardCommand, nodeCommand, documentCommand, loadCommand, configCommand, pkiCommand, contextCommand, versionCommand, nodeRunCommand,
 }
 
 // run is the whole program. It ends soon after ctx does, or a signal comes.
@@ -37,18 +37,18 @@ func run(ctx context.Context, args []string, in io.Reader, out, errOut io.Writer
 	switch {
 	case err == nil:
 		return a.code
-	case a.began && ctx.Err() != nil && !errors.Is(err, errDone):
+	case a.began && ctx.Err() != nil:
 		a.complain(cmd, themis.Errorf(themis.Deadline, "interrupted: %w", err))
 		return themis.ExitInterrupted
 	case !a.began:
 		err = usage(cmd, err)
 	}
 	a.complain(cmd, err)
+	if a.code != themis.ExitOK {
+		return a.code // a command that knows better: a part was done
+	}
 	return themis.Exit(err)
 }
-
-// errDone marks an answer that came before the interruption.
-var errDone = errors.New("done")
 
 func rootCommand(a *app) *cobra.Command {
 	root := &cobra.Command{

@@ -152,10 +152,7 @@ func (c *Client) refresh(ctx context.Context) (*Map, error) {
 	want := k.begun + 1
 	k.mu.Unlock()
 	for {
-		select {
-		case k.kick <- struct{}{}:
-		default: // it has been wanted already
-		}
+		c.want()
 		k.mu.Lock()
 		round, err, done := k.round, k.err, k.done
 		k.mu.Unlock()
@@ -256,5 +253,13 @@ func (r *reigns) end() {
 	for id, x := range r.current {
 		x.end()
 		delete(r.current, id)
+	}
+}
+
+// want asks for the map without waiting for it.
+func (c *Client) want() {
+	select {
+	case c.keeper.kick <- struct{}{}:
+	default: // it has been wanted already
 	}
 }

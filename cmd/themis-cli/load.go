@@ -1,0 +1,161 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/themisdb/themis/pkg/client"
+	"github.com/themisdb/themis/pkg/themis"
+)
+
+// loadFlags are those of `load`.
+type loadFlags struct {
+	collection, keyField, run, concern string
+	workers                            int
+	verify, only                       bool
+}
+
+// loadAnswer is the JSON of `load`.
+type loadAnswer struct {
+	File        string      `json:"file"`
+	Collection  string      `json:"collection"`
+	Run         string      `json:"run"` // for --resume
+	Lines       int64       `json:"lines"`
+	Written     int64       `json:"written"`
+	Failed      int64       `json:"failed"`
+	Bytes       int64       `json:"bytes"`  // of the documents that were written
+	Errors      []lineFault `json:"errors"` // the first 100
+	Duration    int64       `json:"duration_ms"`
+	Rate        float64     `json:"documents_per_second"`
+	Verified    *int64      `json:"verified"` // documents that were read back and are equal; null: not asked for
+	Different   *int64      `json:"different"`
+	Differences []lineFault `json:"differences"` // the first 100
+}
+
+// lineFault is what is wrong with one line.
+type lineFault struct {
+	Line   int64       `json:"line"`
+	Key    string      `json:"key"` // empty: the line has none
+	Code   themis.Code `json:"code,omitempty"`
+	Detail string      `json:"detail"`
+}
+
+func loadCommand(a *app) *cobra.Command {
+	var f loadFlags
+	cmd := &cobra.Command{
+		Use: "load FILE.ndjson", Short: "Load documents from a file, one JSON object a line",
+		Long: `Load documents from a file (or - for stdin), one JSON object a line; each line is stored as it is, under the key that its --key-field
+holds. Lines that can't be are listed and left out. Of several lines with one key the last one stays.
+
+Every line's write has a request id made of the run, the file's digest and the line, so that a load that broke off can be repeated
+with --resume RUN: what was written within the last 10 minutes is not written again.
+--verify reads every document back and compares it byte for byte; --verify-only does nothing else.
+
+Exit code: 0 all written, 7 a part, 1 none, or a difference.`,
+		Example: "  themis-cli load testdata/airports.ndjson --verify",
+		Args:    cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := f.check(args[0]); err != nil {
+				return err
+			}
+			return a.withClient(cmd.Context(), 0, func(ctx context.Context, c *client.Client) error { return a.load(ctx, c, args[0], f) })
+		},
+	}
+	fs := cmd.Flags()
+	fs.StringVar(&f.collection, "collection", "", "the collection; default: the file's name")
+	fs.StringVar(&f.keyField, "key-field", "_key", "the field of each line that holds its key: text or a number")
+	fs.StringVar(&f.run, "resume", "", "go on with the `RUN` that broke off")
+	fs.StringVar(&f.concern, "write-concern", "", "ask for more than the shards' mode: immediate, quorum, all or local_quorum")
+	fs.IntVar(&f.workers, "workers", 256, "documents under way at once")
+	fs.BoolVar(&f.verify, "verify", false, "read back and compare")
+	fs.BoolVar(&f.only, "verify-only", false, "write nothing, read back and compare")
+	return cmd
+}
+
+var runName = regexp.MustCompile(`^[a-z0-9]{1,16}$`)
+
+func (f *loadFlags) check(path string) error {
+	if f.workers < 1 || f.workers > 4096 {
+		return wrong("--workers %d: want 1 to 4096", f.workers)
+	}
+	if f.run != "" && !runName.MatchString(f.run) {
+		return wrong("--resume %q: not a run that load has named", f.run)
+	}
+	if (f.verify || f.only) && path == "-" {
+		return wrong("--verify reads the file twice; stdin can be read once")
+	}
+	if _, err := themis.ParseWriteConcern(f.concern); err != nil {
+		return err
+	}
+	if f.collection == "" {
+		f.collection = collectionOf(path)
+	}
+	return themis.CheckCollection(f.collection)
+}
+
+// collectionOf is the file's name without directory and endings: airports of testdata/airports.ndjson.
+func collectionOf(path string) string {
+	base, _, _ := strings.Cut(filepath.Base(path), ".")
+	if themis.CheckCollection(base) != nil {
+		return "documents"
+	}
+	return base
+}
+
+func (a *app) load(ctx context.Context, c *client.Client, path string, f loadFlags) error {
+	l := &loader{c: c, path: path, f: f}
+	l.out = loadAnswer{File: path, Collection: f.collection, Run: f.run, Errors: []lineFault{}, Differences: []lineFault{}}
+	if f.run == "" {
+		l.out.Run = client.NewRequestID()[:8]
+	}
+	shown := a.progress(l)
+	var err error
+	if !f.only {
+		err = l.write(ctx, a.in)
+	}
+	if err == nil && (f.verify || f.only) {
+		err = l.verify(ctx)
+	}
+	shown()
+	switch {
+	case err != nil && l.out.Written > 0:
+		a.answer(themis.ExitPartly)
+	case err != nil:
+	case l.out.Different != nil && *l.out.Different > 0, l.out.Failed > 0 && l.out.Written == 0:
+		a.answer(themis.ExitFailed)
+	case l.out.Failed > 0:
+		a.answer(themis.ExitPartly)
+	}
+	if err != nil && path != "-" && !f.only {
+		a.say("# to go on: themis-cli load %s --collection %s --key-field %s --resume %s", path, f.collection, f.keyField, l.out.Run)
+	}
+	return errors.Join(err, a.print(l.out, func(w io.Writer, _ bool) { loadText(w, l.out) }))
+}
+
+func loadText(w io.Writer, out loadAnswer) {
+	if out.Duration > 0 || out.Written > 0 {
+		_, _ = fmt.Fprintf(w, "%d of %d documents written to %s (%s) in %s: %.0f a second\n", out.Written, out.Lines, out.Collection, humanBytes(out.Bytes),
+			(time.Duration(out.Duration) * time.Millisecond).Round(time.Millisecond), out.Rate)
+	}
+	for _, e := range out.Errors {
+		_, _ = fmt.Fprintf(w, "line %d: %s\n", e.Line, e.Detail)
+	}
+	if more := out.Failed - int64(len(out.Errors)); more > 0 {
+		_, _ = fmt.Fprintf(w, "… and %d more\n", more)
+	}
+	if out.Verified == nil {
+		return
+	}
+	_, _ = fmt.Fprintf(w, "%d documents read back and equal, %d different\n", *out.Verified, *out.Different)
+	for _, e := range out.Differences {
+		_, _ = fmt.Fprintf(w, "line %d: %s: %s\n", e.Line, e.Key, e.Detail)
+	}
+}

@@ -1,0 +1,243 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/themisdb/themis/pkg/client"
+	"github.com/themisdb/themis/pkg/health"
+	"github.com/themisdb/themis/pkg/playground"
+	"github.com/themisdb/themis/pkg/themis"
+)
+
+func playgroundStatus(a *app, f *playgroundFlags) *cobra.Command {
+	return &cobra.Command{
+		Use: "status", Short: "Show the processes and the health of a playground", Args: cobra.NoArgs,
+		Long: "Show the processes and the health of a playground. Exit codes: 0 HEALTHY, 1 worse or STOPPED, 3 its processes run but none answers.",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			p, err := a.openPlayground(f.dir)
+			if err != nil {
+				return err
+			}
+			out, err := a.look(cmd.Context(), p)
+			if err != nil {
+				return err
+			}
+			switch out.Status {
+			case string(health.Healthy):
+			case "UNKNOWN":
+				a.answer(themis.ExitInconclusive)
+			default:
+				a.answer(themis.ExitFailed)
+			}
+			return a.print(out, func(w io.Writer, _ bool) { drawPlayground(w, out) })
+		},
+	}
+}
+
+func playgroundStop(a *app, f *playgroundFlags) *cobra.Command {
+	return &cobra.Command{
+		Use: "stop", Short: "End the processes of a playground; its data stays", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			p, err := a.openPlayground(f.dir)
+			if err != nil {
+				return err
+			}
+			n, err := p.Stop(cmd.Context())
+			if err != nil {
+				return err
+			}
+			return a.done(p, n > 0, "stopped", "was stopped already")
+		},
+	}
+}
+
+func playgroundStart(a *app, f *playgroundFlags) *cobra.Command {
+	return &cobra.Command{
+		Use: "start", Short: "Start the stopped nodes of a playground, with all their data", Args: cobra.NoArgs,
+		Long: "Start the stopped nodes of a playground, with all their data, resume paused ones, and return when the cluster is HEALTHY.",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			p, err := a.openPlayground(f.dir)
+			if err != nil {
+				return err
+			}
+			ctx, cancel := a.limited(cmd.Context(), 0)
+			defer cancel()
+			woken, err := p.Start(ctx)
+			if err != nil {
+				return err
+			}
+			return a.done(p, len(woken) > 0, "started", "ran already")
+		},
+	}
+}
+
+func playgroundList(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use: "list", Short: "List the playgrounds of this user", Args: cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			list, err := playground.List(a.host())
+			if err != nil {
+				return err
+			}
+			return a.print(list, func(w io.Writer, _ bool) {
+				rows := [][]string{}
+				for _, i := range list {
+					rows = append(rows, []string{i.Dir, dash(i.Context), fmt.Sprint(len(i.Nodes)), fmt.Sprint(i.Running)})
+				}
+				columns(w, "DIRECTORY CONTEXT NODES RUNNING", rows)
+			})
+		},
+	}
+}
+
+// done tells what became of a playground; repeating what is done already is fine.
+func (a *app) done(p *playground.Playground, did bool, now, already string) error {
+	info, err := p.Info()
+	if err != nil {
+		return err
+	}
+	return a.print(info, func(w io.Writer, _ bool) {
+		if !did {
+			now = already
+		}
+		_, _ = fmt.Fprintf(w, "the playground in %s %s: %d of %d processes run\n", info.Dir, now, info.Running, len(info.Nodes))
+	})
+}
+
+// nodeVerb is something that can be done to one node of a playground.
+type nodeVerb struct {
+	name, short, did, already string
+	do                        func(*playground.Playground, context.Context, themis.NodeID) (bool, error)
+}
+
+var nodeVerbs = []nodeVerb{
+	{"kill", "End a node's process as a crash would (SIGKILL)", "killed", "is stopped already", (*playground.Playground).Kill},
+	{"stop", "Ask a node's process to end (SIGTERM), and wait", "stopped", "is stopped already", (*playground.Playground).StopNode},
+	{"start", "Start a stopped node with the files it had", "started", "runs already", (*playground.Playground).StartNode},
+	{"pause", "Freeze a node's process (SIGSTOP): it keeps its connections and answers nothing", "paused", "is paused already", (*playground.Playground).Pause},
+	{"resume", "Let a paused node go on (SIGCONT)", "resumed", "runs already", (*playground.Playground).Resume},
+}
+
+func playgroundNode(a *app, f *playgroundFlags) *cobra.Command {
+	cmd := &cobra.Command{Use: "node", Short: "Kill, stop, start, pause or resume one node"}
+	for _, v := range nodeVerbs {
+		cmd.AddCommand(&cobra.Command{
+			Use: v.name + " NODE", Short: v.short, Args: cobra.ExactArgs(1),
+			RunE: func(c *cobra.Command, args []string) error {
+				return a.playgroundVerb(c.Context(), f.dir, v, themis.NodeID(args[0]))
+			},
+		})
+	}
+	return group(cmd, &cobra.Command{
+		Use: "add NODE", Short: "Add a node to a running playground; not served by this version", Args: cobra.ExactArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			p, err := a.openPlayground(f.dir)
+			if err != nil {
+				return err
+			}
+			return p.Add(c.Context(), themis.NodeID(args[0]))
+		},
+	})
+}
+
+// verbAnswer is the JSON of `playground node VERB`.
+type verbAnswer struct {
+	Node    themis.NodeID           `json:"node"`
+	Changed bool                    `json:"changed"` // false: it was so already
+	Process playground.ProcessState `json:"process"`
+	Pid     *int                    `json:"pid"`
+}
+
+func (a *app) playgroundVerb(ctx context.Context, dir string, v nodeVerb, id themis.NodeID) error {
+	p, err := a.openPlayground(dir)
+	if err != nil {
+		return err
+	}
+	did, err := v.do(p, ctx, id)
+	if err != nil {
+		return err
+	}
+	info, err := p.Info()
+	if err != nil {
+		return err
+	}
+	out := verbAnswer{Node: id, Changed: did}
+	for _, n := range info.Nodes {
+		if n.ID == id {
+			out.Process, out.Pid = n.Process, n.Pid
+		}
+	}
+	return a.print(out, func(w io.Writer, _ bool) {
+		text := v.did
+		if !did {
+			text = v.already
+		}
+		if out.Pid != nil {
+			text += fmt.Sprintf(" (pid %d)", *out.Pid)
+		}
+		_, _ = fmt.Fprintf(w, "%s %s\n", id, text)
+	})
+}
+
+// typing makes commands as this user would type them for one playground.
+type typing struct{ program, dirFlag, clusterFlag string }
+
+// typing finds out how this program was called, and which flags can be left out. context is the playground's; empty: it is not asked.
+func (a *app) typing(p *playground.Playground, context string) typing {
+	t := typing{program: p.CLI(), dirFlag: " --data-dir " + p.Dir, clusterFlag: " --playground " + p.Dir}
+	self, err := os.Executable()
+	if found, lookErr := exec.LookPath("themis-cli"); err == nil && lookErr == nil {
+		one, err1 := os.Stat(self)
+		two, err2 := os.Stat(found)
+		if err1 == nil && err2 == nil && os.SameFile(one, two) {
+			t.program = "themis-cli"
+		}
+	}
+	if dir, err := client.DefaultPlayground(); err == nil && dir == p.Dir {
+		t.dirFlag = ""
+	}
+	if d, err := client.UserContexts(); err == nil && context != "" {
+		if now, err := d.Current(); err == nil && now == context {
+			t.clusterFlag = ""
+		}
+	}
+	return t
+}
+
+func (t typing) cluster(command string) string { return t.program + t.clusterFlag + " " + command }
+
+func (t typing) playground(command string) string {
+	return t.program + " playground " + command + t.dirFlag
+}
+
+// showChange prints a line for what happened: on stdout, unless that is for a machine to read.
+func (a *app) showChange(c playground.Change) {
+	to := a.out
+	if a.flags.output != "table" && a.flags.output != "wide" {
+		to = a.errOut
+	}
+	if c.Event == nil {
+		word := map[playground.ProcessState]string{playground.Running: "runs", playground.Paused: "is paused", playground.Stopped: "has ended"}[c.Process]
+		_, _ = fmt.Fprintf(to, "%s  the process of %s %s\n", time.Now().Format(time.TimeOnly), c.Node, word)
+		return
+	}
+	e := c.Event
+	text := fmt.Sprintf("%s  %s %s", e.Time.Local().Format(time.TimeOnly), strings.ReplaceAll(e.Action, "_", " "), e.Subject)
+	if e.Outcome != "done" {
+		text += " " + strings.ReplaceAll(e.Outcome, "_", " ")
+	}
+	if e.Reason != "" {
+		text += ": " + e.Reason
+	}
+	_, _ = fmt.Fprintln(to, text)
+}
+
+func init() { commands = append(commands, playgroundCommand) }

@@ -1,0 +1,98 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+
+	"github.com/spf13/cobra"
+
+	"github.com/themisdb/themis/pkg/client"
+	"github.com/themisdb/themis/pkg/health"
+	"github.com/themisdb/themis/pkg/themis"
+	"github.com/themisdb/themis/tui"
+)
+
+func shardCommand(a *app) *cobra.Command {
+	return group(&cobra.Command{Use: "shard", Short: "The shards and their copies"}, shardList(a), shardShow(a))
+}
+
+// withReport asks for the report and for the same as JSON, in which fields stand that this version doesn't know.
+func (a *app) withReport(ctx context.Context, do func(r health.Report, raw rawReport) error) error {
+	return a.withClient(ctx, askTime, func(ctx context.Context, c *client.Client) error {
+		f, err := c.Frame(ctx)
+		if err != nil {
+			return err
+		}
+		var raw rawReport
+		if err := json.Unmarshal(f.ReportJSON, &raw); err != nil {
+			return themis.Errorf(themis.Internal, "health report: %w", err)
+		}
+		return do(f.Report, raw)
+	})
+}
+
+// rawReport is the report with its parts as they were sent.
+type rawReport struct {
+	Nodes  []json.RawMessage `json:"nodes"`
+	Shards []json.RawMessage `json:"shards"`
+}
+
+func shardList(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use: "list", Short: "List the shards", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return a.withReport(cmd.Context(), func(r health.Report, raw rawReport) error {
+				return a.print(raw.Shards, func(w io.Writer, wide bool) { shardTable(w, r, wide) })
+			})
+		},
+	}
+}
+
+func shardShow(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use: "show SHARD", Short: "Show a shard, its copies, and what is wrong with it", Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			id, err := themis.ParseShardID(args[0])
+			if err != nil {
+				return err
+			}
+			return a.withReport(cmd.Context(), func(r health.Report, raw rawReport) error {
+				for i, s := range r.Shards {
+					if s.ID == id {
+						return a.print(raw.Shards[i], func(w io.Writer, _ bool) { showShard(w, a, r, s) })
+					}
+				}
+				return notFound("shard", string(id), "themis-cli shard list")
+			})
+		},
+	}
+}
+
+func showShard(w io.Writer, a *app, r health.Report, s health.ShardReport) {
+	list := []string{
+		"shard", string(s.ID), "state", string(s.State), "primary", dash(string(s.Primary)), "epoch", fmt.Sprint(s.Epoch),
+		"mode", fmt.Sprintf("%s, %d copies, %d followers must have a write", s.Mode, s.RF, s.K), "in sync", ids(s.ISR),
+		"reads", yesNo(s.Readable), "writes", yesNo(s.Writable), "documents", number(s.Documents), "size", size(s.Bytes), "token share", percent(s.TokenShare),
+		"commit seq", number(s.Commit), "queued writes", number(s.Queued), "lost if the primary dies", number(s.CrashCost.Entries) + " entries",
+	}
+	if s.Want != nil {
+		list = append(list, "wanted", fmt.Sprintf("%s, %d copies, %d followers", s.Want.Mode, s.Want.RF, s.Want.K))
+	}
+	pairs(w, list...)
+	_, _ = fmt.Fprintln(w)
+	replicaTable(w, s)
+	about := r
+	about.Findings = nil
+	for _, f := range r.Findings {
+		if f.Subject == string(s.ID) || len(f.Subject) > len(s.ID) && f.Subject[:len(s.ID)+1] == string(s.ID)+"/" {
+			about.Findings = append(about.Findings, f)
+		}
+	}
+	st, width := style(a.out)
+	st.All = true
+	if text := tui.Findings(about, width, st); text != "" {
+		_, _ = fmt.Fprintf(w, "\n%s", text)
+	}
+}
