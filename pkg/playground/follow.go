@@ -24,7 +24,7 @@ func (p *Playground) Follow(ctx context.Context, tell func(Change)) (err error) 
 	}
 	defer func() { err = errors.Join(err, c.Close()) }()
 	before, err := p.read()
-	if err != nil {
+	if err != nil || before == nil {
 		return err
 	}
 	seen := make([]ProcessState, len(before.Nodes))

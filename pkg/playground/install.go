@@ -180,3 +180,6 @@ replication:
 `, m.ID, strings.ReplaceAll(p.Dir, "\n", " "), m.Role, p.path(string(m.ID), dataDir), datacenter,
 		m.GRPC, m.HTTP, m.Metrics, m.Peer, m.Client, files.Cert, files.Key, files.CA)
 }
+
+// CLI is the path of themis-cli below bin/: it works wherever the program that made the playground was run from.
+func (p *Playground) CLI() string { return p.path(binDir, cliName) }

@@ -40,6 +40,9 @@ func (p *Playground) Load(ctx context.Context, collection string, docs io.Reader
 	if err != nil {
 		return out, err
 	}
+	if s == nil {
+		return out, p.none()
+	}
 	addr := ""
 	for _, m := range s.Nodes {
 		if p.look(m) == Running {

@@ -201,7 +201,7 @@ func Open(dir string, h Host) (*Playground, error) {
 	case err != nil:
 		return nil, err
 	case s == nil || !s.Founded:
-		return nil, themis.Errorf(themis.InvalidArgument, "there is no playground in %s", dir).Do("themis-cli playground --data-dir %s", dir)
+		return nil, p.none()
 	}
 	return p, nil
 }
@@ -224,6 +224,9 @@ func (p *Playground) Client(ctx context.Context) (*client.Client, error) {
 	if err != nil {
 		return nil, err
 	}
+	if s == nil {
+		return nil, p.none()
+	}
 	return p.connect(ctx, s)
 }
 
@@ -240,13 +243,24 @@ func (p *Playground) connect(ctx context.Context, s *state) (*client.Client, err
 	return client.New(ctx, client.Options{Endpoints: append(running, others...), Files: p.files()})
 }
 
-// Info is a playground as its users are told about it: playground.json, and what runs.
+// Info is a playground as its users are told about it.
 type Info struct {
-	Dir     string  `json:"dir"`
-	Context string  `json:"context"` // its name; empty: none was written
-	Running int     `json:"running"` // processes, also paused ones
-	Options Options `json:"founded_with"`
-	File
+	Dir     string     `json:"dir"`
+	Context string     `json:"context"` // its name; empty: none was written
+	Cluster string     `json:"cluster"`
+	CA      string     `json:"ca_cert"`
+	Cert    string     `json:"client_cert"`
+	Key     string     `json:"client_key"`
+	Running int        `json:"running"` // processes, also paused ones
+	Options Options    `json:"founded_with"`
+	Nodes   []NodeInfo `json:"nodes"`
+}
+
+// NodeInfo is a node of the file, and what became of its process.
+type NodeInfo struct {
+	FileNode
+	Role    cluster.Role `json:"role"`
+	Process ProcessState `json:"process"`
 }
 
 // Info looks at the processes.
@@ -255,26 +269,23 @@ func (p *Playground) Info() (Info, error) {
 	if err != nil {
 		return Info{}, err
 	}
-	out := Info{Dir: p.Dir, Context: s.Context, Options: s.Options, File: p.file(s)}
-	for _, n := range out.Nodes {
-		if n.Pid != nil {
+	if s == nil {
+		return Info{}, p.none()
+	}
+	f := p.file(s)
+	out := Info{Dir: p.Dir, Context: s.Context, Cluster: f.Cluster, CA: f.CA, Cert: f.Cert, Key: f.Key, Options: s.Options}
+	for i, m := range s.Nodes {
+		n := NodeInfo{f.Nodes[i], m.Role, p.look(m)}
+		if n.Process != Stopped {
 			out.Running++
 		}
+		out.Nodes = append(out.Nodes, n)
 	}
 	return out, nil
 }
 
-// States are the nodes' processes, in the order of the file.
-func (p *Playground) States() ([]ProcessState, error) {
-	s, err := p.read()
-	if err != nil {
-		return nil, err
-	}
-	var out []ProcessState
-	for _, m := range s.Nodes {
-		out = append(out, p.look(m))
-	}
-	return out, nil
+func (p *Playground) none() error {
+	return themis.Errorf(themis.InvalidArgument, "there is no playground in %s", p.Dir).Do("themis-cli playground --data-dir %s", p.Dir)
 }
 
 // LogTail is the end of a node's log: at most n lines.

@@ -171,7 +171,7 @@ func (p *Playground) change(ctx context.Context, do func(*state) error) error {
 		return err
 	}
 	if s == nil {
-		return themis.Errorf(themis.InvalidArgument, "there is no playground in %s", p.Dir).Do("themis-cli playground --data-dir %s", p.Dir)
+		return p.none()
 	}
 	if err := p.adopt(s); err != nil {
 		return err
