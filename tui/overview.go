@@ -379,7 +379,7 @@ func events(s Scene, width, most int) []line {
 	if len(s.Events) == 0 {
 		return nil
 	}
-	t := table{columns: []column{{title: "UTC"}, {title: "OUTCOME", drop: 1}, {title: "ACTION"}, {title: "SUBJECT"}, {title: "WHY"}}}
+	t := table{columns: []column{{title: "UTC"}, {title: "OUTCOME", drop: 1}, {title: "ACTION"}, {title: "SUBJECT"}, {title: "WHY", least: 16}}}
 	if width < narrow {
 		t.columns[4].drop = 2
 	}

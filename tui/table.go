@@ -5,6 +5,7 @@ type column struct {
 	title string
 	right bool // numbers
 	drop  int  // where the window is narrow the highest goes first; 0: it stays
+	least int  // of the last column: no other is dropped to give it more than this; 0: all it needs
 }
 
 // table is rows of cells under their titles. A cell that is empty in every row takes no room beyond its title.
@@ -54,6 +55,9 @@ func (t table) fitting(widths []int, width int) []int {
 	for i := range t.columns {
 		keep = append(keep, i)
 		total += widths[i] + columnGap
+	}
+	if n := len(t.columns) - 1; t.columns[n].least > 0 {
+		total -= max(0, widths[n]-t.columns[n].least)
 	}
 	for total > width {
 		worst := -1
