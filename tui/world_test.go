@@ -183,9 +183,8 @@ func trail() []cluster.Event {
 
 // pastLag is five minutes in which node-2's copy of shard-1 fell behind twice.
 func pastLag(now health.Report) *History {
-	h := &History{}
+	h, w := &History{}, healthyWorld()
 	for i := range 150 {
-		w := healthyWorld()
 		ms := int64(3 + i%5)
 		switch {
 		case i > 40 && i < 70:

@@ -77,3 +77,5 @@ func (a *app) topOnce(ctx context.Context, bar health.FailOn) error {
 		return a.write([]byte(tui.Plain(scene, width, !unicodeLocale())))
 	})
 }
+
+func init() { commands = append(commands, topCommand) }
