@@ -101,7 +101,7 @@ func Validate(ctx context.Context, logs []Log, o ValidateOptions, now func() tim
 	out := WALReport{Time: now().UTC(), Verdict: LogSound, Logs: []LogReport{}}
 	var have []string
 	for _, l := range logs {
-		v := &validator{log: l, o: o}
+		v := &validator{log: l, o: o, look: lookAt}
 		r, ok, err := v.run(ctx)
 		if err != nil {
 			return out, err
@@ -134,18 +134,19 @@ func worse(a, b LogVerdict) LogVerdict {
 type validator struct {
 	log  Log
 	o    ValidateOptions
-	seen look
+	look func(Log) look
+	seen look // the newest
 }
 
 // run looks until what it saw is certain. ok is false where the log has no such segment.
 func (v *validator) run(ctx context.Context) (r LogReport, ok bool, err error) {
-	v.seen = lookAt(v.log)
+	v.seen = v.look(v.log)
 	first, settled := v.seen, len(v.seen.faults) == 0 && v.seen.err == nil
 	for n := 1; n < maxLooks && !settled; n++ {
 		if err := pause(ctx, cmp.Or(v.o.Wait, defaultWait)); err != nil {
 			return r, false, err
 		}
-		next := lookAt(v.log)
+		next := v.look(v.log)
 		next.confirmed = repeated(v.seen.faults, next.faults)
 		settled = next.err == nil && len(next.confirmed) == len(next.faults)
 		settled = settled || next.err != nil && v.seen.err != nil

@@ -1,0 +1,437 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"runtime"
+	"runtime/debug"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/themisdb/themis/pkg/client"
+	"github.com/themisdb/themis/pkg/config"
+	"github.com/themisdb/themis/pkg/doctor"
+	"github.com/themisdb/themis/pkg/themis"
+)
+
+// app is what every command has: its streams, its environment, and the flags that all share.
+type app struct {
+	out, errOut io.Writer
+	env         map[string]string // THEMIS_*
+	now         func() time.Time
+
+	playground, context string
+	endpoints           []string
+	ca, cert, key       string
+	output              string
+	timeout             time.Duration
+
+	began bool // a command runs: errors are no longer about usage
+	code  int  // the exit code that an answer asks for
+}
+
+var formats = []string{"table", "json"}
+
+// run is the whole program. It ends soon after ctx does, or a signal comes.
+func run(ctx context.Context, args []string, out, errOut io.Writer) int {
+	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	a := &app{out: out, errOut: errOut, env: config.Environ(os.Environ()), now: time.Now}
+	root := a.root()
+	root.SetArgs(args)
+	root.SetOut(out)
+	root.SetErr(errOut)
+	cmd, err := root.ExecuteContextC(ctx)
+	switch {
+	case err == nil:
+		return a.code
+	case a.began && ctx.Err() != nil:
+		a.complain(cmd, themis.Errorf(themis.Deadline, "interrupted: %w", err))
+		return themis.ExitInterrupted
+	case !a.began:
+		err = usage(cmd, err)
+	}
+	a.complain(cmd, err)
+	return themis.Exit(err)
+}
+
+func (a *app) root() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "themisdb-repl-doctor",
+		Short: "Say what is wrong with a ThemisDB cluster, and why",
+		Long: `themisdb-repl-doctor examines a ThemisDB cluster and the files of its nodes, and changes nothing.
+
+The cluster is the one that --playground, --context or --endpoint names; else $THEMIS_ENDPOINT, $THEMIS_PLAYGROUND or
+$THEMIS_CONTEXT; else the current context; else the playground in the user's cache directory.`,
+		SilenceErrors: true, SilenceUsage: true, Args: cobra.ArbitraryArgs,
+		PersistentPreRunE: func(*cobra.Command, []string) error {
+			if err := a.check(); err != nil {
+				return err
+			}
+			a.began = true
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, args []string) error { return unknownCommand(cmd, args) },
+	}
+	a.register(root.PersistentFlags())
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return usage(cmd, err) })
+	root.AddCommand(a.checkCommand(), a.validateCommand(), a.lossesCommand(), a.versionCommand())
+	for _, v := range unserved {
+		root.AddCommand(a.unservedCommand(v))
+	}
+	return root
+}
+
+func (a *app) register(fs *pflag.FlagSet) {
+	fs.StringVar(&a.playground, "playground", "", "the cluster of the playground in `DIR` ($THEMIS_PLAYGROUND)")
+	fs.StringVar(&a.context, "context", "", "the cluster that the context `NAME` describes ($THEMIS_CONTEXT)")
+	fs.StringSliceVar(&a.endpoints, "endpoint", nil, "gRPC addresses `HOST:PORT,…` of nodes; one that lives is enough ($THEMIS_ENDPOINT)")
+	fs.StringVar(&a.ca, "cacert", "", "`FILE` with the cluster's CA ($THEMIS_CACERT)")
+	fs.StringVar(&a.cert, "cert", "", "`FILE` with the certificate to show ($THEMIS_CERT)")
+	fs.StringVar(&a.key, "key", "", "`FILE` with its private key, mode 0600 ($THEMIS_KEY)")
+	fs.StringVarP(&a.output, "output", "o", "", "how the answer is written: table or json; default table ($THEMIS_OUTPUT)")
+	fs.DurationVar(&a.timeout, "timeout", 0, "give up after this `TIME`, such as 30s; 0: each node has 5s to answer ($THEMIS_TIMEOUT)")
+}
+
+// check reads the variables that stand for flags, and says what can't be.
+func (a *app) check() error {
+	if a.output == "" {
+		a.output = a.env["THEMIS_OUTPUT"]
+	}
+	if a.output == "" {
+		a.output = "table"
+	}
+	if !slices.Contains(formats, a.output) {
+		bad := a.output
+		a.output = "table"
+		return wrong("--output %q: want one of %s", bad, strings.Join(formats, ", "))
+	}
+	if t := a.env["THEMIS_TIMEOUT"]; t != "" && a.timeout == 0 {
+		d, err := time.ParseDuration(t)
+		if err != nil {
+			return wrong("THEMIS_TIMEOUT %q: want a time such as 30s", t)
+		}
+		a.timeout = d
+	}
+	if a.timeout < 0 {
+		return wrong("--timeout %s: want 0 or more", a.timeout)
+	}
+	return nil
+}
+
+func (a *app) limited(ctx context.Context) (context.Context, context.CancelFunc) {
+	if a.timeout > 0 {
+		return context.WithTimeout(ctx, a.timeout)
+	}
+	return context.WithCancel(ctx)
+}
+
+// print writes an answer in the form that was asked for; table draws it for people.
+func (a *app) print(v any, table func(w io.Writer)) error {
+	var b bytes.Buffer
+	if a.output == "json" {
+		e := json.NewEncoder(&b)
+		e.SetEscapeHTML(false)
+		e.SetIndent("", "  ")
+		if err := e.Encode(v); err != nil {
+			return themis.Errorf(themis.Internal, "encode the answer: %w", err)
+		}
+	} else {
+		table(&b)
+	}
+	if _, err := a.out.Write(b.Bytes()); err != nil {
+		return themis.Errorf(themis.InvalidArgument, "write the answer: %w", err)
+	}
+	return nil
+}
+
+// complain writes an error to stderr: what happened, why, and the next command to type; as problem JSON under -o json.
+func (a *app) complain(cmd *cobra.Command, err error) {
+	p := client.ProblemOf(err)
+	if a.output == "json" {
+		_, _ = fmt.Fprintf(a.errOut, "%s\n", p.JSON())
+		return
+	}
+	why := p.Detail
+	if text := err.Error(); strings.Contains(text, p.Detail) {
+		why = text
+	}
+	_, _ = fmt.Fprintf(a.errOut, "%s: %s\n  why:  %s\n", cmd.CommandPath(), lowered(themis.CodeOf(err).Info().Title), indented(why))
+	if p.Fix != "" {
+		_, _ = fmt.Fprintf(a.errOut, "  next: %s\n", indented(p.Fix))
+	}
+}
+
+func indented(text string) string { return strings.ReplaceAll(strings.TrimSpace(text), "\n", "\n        ") }
+
+func lowered(s string) string {
+	r, n := utf8.DecodeRuneInString(s)
+	return string(unicode.ToLower(r)) + s[n:]
+}
+
+// usage makes what the command line's parser says a usage error.
+func usage(cmd *cobra.Command, err error) error {
+	if _, ours := errors.AsType[*themis.Error](err); ours {
+		return err
+	}
+	return themis.Errorf(themis.InvalidArgument, "%s: %w", cmd.CommandPath(), err).Do("%s --help", cmd.CommandPath())
+}
+
+// wrong is a usage error found by a command itself.
+func wrong(format string, args ...any) *themis.Error {
+	return themis.Errorf(themis.InvalidArgument, "%s", fmt.Sprintf(format, args...))
+}
+
+func unknownCommand(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return wrong("no command given; there are: check, validate-wal, losses, version").Do("%s --help", cmd.CommandPath())
+	}
+	return wrong("unknown command %q; there are: check, validate-wal, losses, version", args[0]).Do("%s --help", cmd.CommandPath())
+}
+
+// verb is a command that this version does not serve.
+type verb struct{ name, does, instead string }
+
+var unserved = []verb{
+	{"repair", "Find where a copy differs from its primary, and repair that", "themisdb-repl-doctor check; a damaged copy is rebuilt by its own node when it starts"},
+	{"analyze-lag", "Tell the course of replication lag and its probable cause", "themis-cli top, or themis-cli shard show SHARD"},
+	{"report", "Collect everything for a look from outside", "themisdb-repl-doctor check -o json"},
+}
+
+// unservedCommand takes any flags: what is wrong is not how it was called.
+func (a *app) unservedCommand(v verb) *cobra.Command {
+	return &cobra.Command{
+		Use: v.name, Short: v.does + " (not served by this version)", DisableFlagParsing: true,
+		RunE: func(_ *cobra.Command, args []string) error {
+			if slices.Contains(args, "json") || slices.Contains(args, "-o=json") || slices.Contains(args, "--output=json") {
+				a.output = "json"
+			}
+			return themis.Errorf(themis.Unimplemented, "%s is not served by this version; nothing was looked at and nothing changed", v.name).Do("%s", v.instead)
+		},
+	}
+}
+
+func (a *app) versionCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "version", Short: "Print the version of this binary", Args: cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			answer := struct {
+				Version string `json:"version"`
+				Go      string `json:"go"`
+			}{version(), runtime.Version()}
+			return a.print(answer, func(w io.Writer) { _, _ = fmt.Fprintf(w, "themisdb-repl-doctor %s, %s\n", answer.Version, answer.Go) })
+		},
+	}
+}
+
+func version() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return "unknown"
+	}
+	v := info.Main.Version
+	if v == "" || v == "(devel)" {
+		v = "devel"
+	}
+	for _, s := range info.Settings {
+		if s.Key == "vcs.revision" && len(s.Value) >= 12 {
+			v += " " + s.Value[:12]
+		}
+	}
+	return v
+}
+
+// target finds out which cluster is meant, and as whom to go there. cluster is what --cluster says: without any other word of
+// where, it may name a context, or be the cluster of one.
+func (a *app) target(cluster string) (client.Context, error) {
+	if a.playground != "" && a.context != "" {
+		return client.Context{}, wrong("--playground and --context name two clusters: give one of them")
+	}
+	c, err := a.named(cluster)
+	if err != nil {
+		return c, err
+	}
+	if len(a.endpoints) > 0 {
+		c.Endpoints = a.endpoints
+	}
+	for _, f := range []struct {
+		flag, env string
+		to        *string
+	}{{a.ca, "THEMIS_CACERT", &c.CA}, {a.cert, "THEMIS_CERT", &c.Cert}, {a.key, "THEMIS_KEY", &c.Key}} {
+		switch {
+		case f.flag != "":
+			*f.to = f.flag
+		case a.env[f.env] != "":
+			*f.to = a.env[f.env]
+		}
+	}
+	if len(c.Endpoints) == 0 {
+		return c, wrong("no cluster is named, there is no current context, and no playground").
+			Do("themis-cli playground, or --endpoint HOST:50051 --cacert FILE --cert FILE --key FILE")
+	}
+	if c.CA == "" || c.Cert == "" || c.Key == "" {
+		return c, wrong("--cacert, --cert and --key (or $THEMIS_CACERT, $THEMIS_CERT and $THEMIS_KEY) are needed to talk to %s", strings.Join(c.Endpoints, ",")).
+			Do("themis-cli pki issue --help")
+	}
+	for i, e := range c.Endpoints {
+		c.Endpoints[i] = withPort(e)
+	}
+	return c, nil
+}
+
+const defaultPort = "50051"
+
+// withPort gives an address without a port the default one.
+func withPort(addr string) string {
+	addr = strings.TrimSpace(addr)
+	if addr == "" || strings.HasSuffix(addr, "]") || !strings.Contains(addr, ":") {
+		return addr + ":" + defaultPort
+	}
+	return addr
+}
+
+// named is the context that flags, variables or habit name; an empty one where only --endpoint counts.
+func (a *app) named(cluster string) (client.Context, error) {
+	switch {
+	case a.playground != "":
+		return playgroundContext(a.playground)
+	case a.context != "":
+		return savedContext(a.context)
+	case len(a.endpoints) > 0:
+		return client.Context{}, nil
+	case a.env["THEMIS_ENDPOINT"] != "":
+		return client.Context{Endpoints: strings.Split(a.env["THEMIS_ENDPOINT"], ",")}, nil
+	case a.env["THEMIS_PLAYGROUND"] != "":
+		return playgroundContext(a.env["THEMIS_PLAYGROUND"])
+	case a.env["THEMIS_CONTEXT"] != "":
+		return savedContext(a.env["THEMIS_CONTEXT"])
+	}
+	if cluster != "" {
+		if c, found, err := contextOf(cluster); found || err != nil {
+			return c, err
+		}
+	}
+	return habit()
+}
+
+// contextOf is the context of that name, else the first one whose cluster has it.
+func contextOf(cluster string) (client.Context, bool, error) {
+	d, err := client.UserContexts()
+	if err != nil {
+		return client.Context{}, false, nil //nolint:nilerr // then there is none, and the caller says what to name
+	}
+	names, err := d.List()
+	if err != nil {
+		return client.Context{}, false, err
+	}
+	if slices.Contains(names, cluster) {
+		c, err := d.Load(cluster)
+		return c, err == nil, err
+	}
+	for _, n := range names {
+		if c, err := d.Load(n); err == nil && c.Cluster == cluster {
+			return c, true, nil
+		}
+	}
+	return client.Context{}, false, nil
+}
+
+// habit is the current context, or the playground in the user's cache; an empty one where there is neither.
+func habit() (client.Context, error) {
+	if d, err := client.UserContexts(); err == nil {
+		name, err := d.Current()
+		if err != nil {
+			return client.Context{}, err
+		}
+		if name != "" {
+			return d.Load(name)
+		}
+	}
+	if dir := habitualPlayground(); dir != "" {
+		return playgroundContext(dir)
+	}
+	return client.Context{}, nil
+}
+
+// habitualPlayground is the playground in the user's cache directory; empty: there is none.
+func habitualPlayground() string {
+	dir, err := client.DefaultPlayground()
+	if err != nil {
+		return ""
+	}
+	if _, err := os.Stat(filepath.Join(dir, client.PlaygroundFile)); err != nil {
+		return ""
+	}
+	return dir
+}
+
+func playgroundContext(dir string) (client.Context, error) {
+	p, err := client.LoadPlayground(dir)
+	return p.Context(), err
+}
+
+func savedContext(name string) (client.Context, error) {
+	d, err := client.UserContexts()
+	if err != nil {
+		return client.Context{}, err
+	}
+	return d.Load(name)
+}
+
+// dataDirs are the directories whose files are meant.
+func (a *app) dataDirs(given []string) ([]string, error) {
+	switch {
+	case len(given) > 0:
+		return given, nil
+	case a.playground != "":
+		return []string{a.playground}, nil
+	case a.context != "" || len(a.endpoints) > 0:
+		return nil, wrong("a node's files are read on its own machine: no node sends them").Do("on that machine: themisdb-repl-doctor validate-wal --data-dir DIR")
+	case a.env["THEMIS_DATA_DIR"] != "":
+		return []string{a.env["THEMIS_DATA_DIR"]}, nil
+	case a.env["THEMIS_PLAYGROUND"] != "":
+		return []string{a.env["THEMIS_PLAYGROUND"]}, nil
+	}
+	if dir := habitualPlayground(); dir != "" {
+		return []string{dir}, nil
+	}
+	return nil, wrong("--data-dir: none is given, and there is no playground").Do("themisdb-repl-doctor validate-wal --data-dir DIR")
+}
+
+// shardOf reads --shard.
+func shardOf(s string) (themis.ShardID, error) {
+	if s == "" {
+		return "", nil
+	}
+	id, err := themis.ParseShardID(s)
+	if err != nil {
+		return "", fmt.Errorf("--shard: %w", err)
+	}
+	return id, nil
+}
+
+// logsOf finds the logs below all the directories.
+func logsOf(dirs []string, shard themis.ShardID) (out []doctor.Log, err error) {
+	for _, d := range dirs {
+		logs, err := doctor.FindLogs(d, shard)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, logs...)
+	}
+	return out, nil
+}
