@@ -145,7 +145,9 @@ func (m *Map) sweep(ctx context.Context, claim Compare) error {
 	if err != nil {
 		return err
 	}
-	records = slices.DeleteFunc(records, func(r Record) bool { return r.Key == claim.Key })
+	// Nodes that were told where they belong announce themselves already: that is theirs, and ends with their leases.
+	alive := Prefix(m.keys.of(underAlive))
+	records = slices.DeleteFunc(records, func(r Record) bool { return r.Key == claim.Key || alive.Contains(r.Key) })
 	for chunk := range slices.Chunk(records, MaxTxnOps) {
 		var t Txn
 		for _, r := range chunk {
