@@ -192,13 +192,28 @@ func (n *Node) reigns(now time.Time) bool {
 
 // event records what was done, refused or left undone. A full queue drops the event and counts it; the log has it all the same.
 func (n *Node) event(e cluster.Event) {
+	e.HLC = n.stamp()
 	e.Time = time.Now().UTC()
+	if v, ok := n.latest(); ok {
+		e.ConfigVersion = v.Settings.Version
+		if v.Routing != nil {
+			e.RoutingVersion = v.Routing.Version()
+		}
+	}
 	n.log.Info("event", "action", e.Action, "subject", e.Subject, "outcome", e.Outcome, "rule", e.Rule, "reason", e.Reason, "epoch", e.Epoch)
 	select {
 	case n.events <- e:
 	default:
 		n.metrics.eventsDropped.Inc()
 	}
+}
+
+// stamp is a timestamp behind all that this node has given before.
+func (n *Node) stamp() themis.HLC {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.hlc = n.hlc.After(time.Now())
+	return n.hlc
 }
 
 func (n *Node) writeEvents(ctx context.Context, m *control.Map) error {

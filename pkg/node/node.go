@@ -62,6 +62,7 @@ type Node struct {
 
 	mu     sync.Mutex
 	id     identity
+	hlc    themis.HLC
 	member chan struct{} // closed once the node belongs to a cluster
 
 	view     atomic.Pointer[cluster.View]

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/themisdb/themis/pkg/cluster"
 	"github.com/themisdb/themis/pkg/config"
 	"github.com/themisdb/themis/pkg/health"
 	"github.com/themisdb/themis/pkg/pki"
@@ -251,4 +252,23 @@ func TestClusterServesAndFailsOver(t *testing.T) {
 	}
 	f.start("node-3")
 	f.until("node-1", "HEALTHY again", healthy)
+	events, err := f.admin("node-1").ListEvents(ctx, &nodev1.ListEventsRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	said := map[string]bool{}
+	for _, b := range events.GetEventsJson() {
+		var e cluster.Event
+		if err := json.Unmarshal(b, &e); err != nil {
+			t.Fatal(err)
+		}
+		if e.Reason != "" && e.Outcome == "done" {
+			said[e.Action] = true
+		}
+	}
+	for _, action := range []string{"take_controller", "elect", "declare_failed", "join", "install", "isr_add", "isr_remove", "clear_failed"} {
+		if !said[action] {
+			t.Errorf("the audit trail does not tell of %s with its reason", action)
+		}
+	}
 }
