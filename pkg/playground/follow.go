@@ -3,7 +3,6 @@ package playground
 import (
 	"context"
 	"errors"
-	"slices"
 
 	"github.com/themisdb/themis/pkg/cluster"
 	"github.com/themisdb/themis/pkg/themis"
@@ -16,21 +15,15 @@ type Change struct {
 	Process ProcessState
 }
 
-// Follow tells what happens until ctx ends, which is no error, or until no process is left.
+// Follow tells what happens until ctx ends, which is no error, or until no process is left. It begins with the processes that don't
+// run.
 func (p *Playground) Follow(ctx context.Context, tell func(Change)) (err error) {
 	c, err := p.Client(ctx)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, c.Close()) }()
-	before, err := p.read()
-	if err != nil || before == nil {
-		return err
-	}
-	seen := make([]ProcessState, len(before.Nodes))
-	for i, m := range before.Nodes {
-		seen[i] = p.look(m)
-	}
+	seen := map[themis.NodeID]ProcessState{}
 	for frame, watchErr := range c.Watch(ctx, 0) { // at least once a second, also while no node answers
 		s, err := p.read() // other commands change it
 		if err != nil {
@@ -39,18 +32,21 @@ func (p *Playground) Follow(ctx context.Context, tell func(Change)) (err error) 
 		if s == nil {
 			return nil // taken away
 		}
-		for i, m := range s.Nodes {
-			if now := p.look(m); i < len(seen) && now != seen[i] {
-				seen[i] = now
+		left := false
+		for _, m := range s.Nodes {
+			now, before := p.look(m), seen[m.ID]
+			if now != before && (now != Running || before != "") {
 				tell(Change{Node: m.ID, Process: now})
 			}
+			seen[m.ID] = now
+			left = left || now != Stopped
 		}
 		if watchErr == nil {
 			for i := range frame.Events {
 				tell(Change{Event: &frame.Events[i]})
 			}
 		}
-		if !slices.ContainsFunc(seen, func(st ProcessState) bool { return st != Stopped }) {
+		if !left {
 			return nil
 		}
 	}
