@@ -83,8 +83,11 @@ func (c *Client) scan(ctx context.Context, collection string, o ScanOptions, yie
 	}
 	stuck := time.Now()
 	a := &attempt{}
-	for left := o.Limit; ; {
-		got := 0
+	for sum := 0; ; {
+		got, left := 0, 0 // 0: no limit
+		if o.Limit > 0 {
+			left = o.Limit - sum
+		}
 		err := c.merge(ctx, a, m, collection, o.Consistency, at, left, func(d Doc) bool {
 			at, got = position{d.Token, d.Key}, got+1
 			return yield(d)
@@ -92,8 +95,11 @@ func (c *Client) scan(ctx context.Context, collection string, o ScanOptions, yie
 		if got > 0 {
 			a.tries, stuck = 0, time.Now()
 		}
-		if left -= got; err == nil || !a.again(err) || ctx.Err() != nil || o.Limit > 0 && left <= 0 {
+		if sum += got; err == nil || !a.again(err) || ctx.Err() != nil {
 			return err
+		}
+		if o.Limit > 0 && sum >= o.Limit {
+			return nil
 		}
 		if _, limited := ctx.Deadline(); !limited && time.Since(stuck) > c.o.Timeout {
 			return err
