@@ -98,6 +98,32 @@ func TestRevokedOnAnOpenConnection(t *testing.T) {
 	ask(t, c, "GET", f.tls()+"/healthz", "").problem(t, themis.Unauthenticated, "revoked")
 }
 
+// An open connection is looked at again after a second, not at every request.
+func TestRecheckOnOneConnection(t *testing.T) {
+	o := newTwin(1).options()
+	var verdict error
+	o.CheckPeer = func(tls.ConnectionState) error { return verdict }
+	s := must(newServer(o))(t)
+	ctx := withPeer(t.Context())
+	r := must(http.NewRequestWithContext(ctx, "GET", "/", nil))(t)
+	r.TLS = &tls.ConnectionState{}
+	info := pki.Info{NotAfter: time.Now().Add(time.Hour)}
+	if err := s.recheck(r, info); err != nil {
+		t.Fatal(err)
+	}
+	verdict = themis.Errorf(themis.Unauthenticated, "revoked")
+	if err := s.recheck(r, info); err != nil {
+		t.Errorf("looked again at once: %v", err)
+	}
+	ctx.Value(peerKey{}).(*peer).checked = time.Now().Add(-recheckEvery)
+	if err := s.recheck(r, info); themis.CodeOf(err) != themis.Unauthenticated {
+		t.Errorf("a second later: %v", err)
+	}
+	if err := s.recheck(r, info); themis.CodeOf(err) != themis.Unauthenticated {
+		t.Errorf("and then: %v", err)
+	}
+}
+
 // A certificate may also end while its connection is open.
 func TestEndedOnAnOpenConnection(t *testing.T) {
 	s := must(newServer(newTwin(1).options()))(t)

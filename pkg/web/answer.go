@@ -94,8 +94,7 @@ func (s *server) serve(next http.Handler, a *answer, r *http.Request) (err error
 	case r.Method != http.MethodPut && r.Method != http.MethodPost:
 		_ = a.control.SetReadDeadline(time.Now().Add(lingerTimeout))
 	}
-	r = r.WithContext(r.Context()) // the server looks at its own request's body, to see how much of it is left
-	r.Body = watchedBody{r.Body, a}
+	r.Body = watchedBody{r.Body, a} // of the router's copy: at the body of its own request the server sees how much is left
 	next.ServeHTTP(a, r)
 	return nil
 }

@@ -7,9 +7,11 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/themisdb/themis/pkg/pki"
 	nodev1 "github.com/themisdb/themis/pkg/rpc/proto/themis/node/v1"
@@ -384,3 +386,36 @@ func TestErrorsOfTheNode(t *testing.T) {
 		}
 	}
 }
+
+// short is a Documents that forgets to tell what became of the operation.
+type short struct{ *twin }
+
+func (short) Write(context.Context, *nodev1.WriteRequest) (*nodev1.WriteResponse, error) {
+	return &nodev1.WriteResponse{Seq: 7}, nil
+}
+
+func TestAnswerWithoutResult(t *testing.T) {
+	f := startFace(t, func(o *Options) { o.Documents = short{} })
+	ask(t, plainClient(t), "PUT", f.plain()+docs+"/a", "1").problem(t, themis.OutcomeUnknown, "0 results")
+}
+
+// What a body held of the node's budget is given back, however the request ends.
+func TestBodiesAreGivenBack(t *testing.T) {
+	twin := newTwin(1)
+	s := must(newServer(twin.options()))(t)
+	h := s.routes()
+	for _, body := range []string{"1", "{", strings.Repeat("1", 1<<20)} {
+		r := must(http.NewRequestWithContext(withPeer(t.Context()), "PUT", "http://localhost"+docs+"/a", strings.NewReader(body)))(t)
+		r.RemoteAddr = "127.0.0.1:1"
+		h.ServeHTTP(deadlines{httptest.NewRecorder()}, r)
+		if held := s.bodies.held.Load(); held != 0 {
+			t.Errorf("a body of %d bytes: %d are held", len(body), held)
+		}
+	}
+}
+
+// deadlines is a ResponseWriter that takes any deadline.
+type deadlines struct{ http.ResponseWriter }
+
+func (deadlines) SetReadDeadline(time.Time) error  { return nil }
+func (deadlines) SetWriteDeadline(time.Time) error { return nil }

@@ -17,7 +17,7 @@ const tlsRecord = 0x16
 // connection only once it has spoken: a silent one holds up nobody and ends after headerTimeout.
 type door struct {
 	inner  net.Listener
-	config *tls.Config // nil: no TLS
+	config *tls.Config // nil: every handshake fails
 	log    *slog.Logger
 
 	sorted chan net.Conn
@@ -91,20 +91,16 @@ func (d *door) sort(conn *spoken) {
 	if err == nil {
 		_, err = conn.Conn.Read(conn.first[:])
 	}
-	if err == nil {
-		err = conn.SetReadDeadline(time.Time{})
-	}
 	d.mu.Lock()
 	delete(d.unspoken, conn)
 	ending := d.ending
 	d.mu.Unlock()
-	secure := conn.first[0] == tlsRecord
-	if err != nil || ending || secure && d.config == nil {
+	if err != nil || ending {
 		_ = conn.Close()
 		return
 	}
-	var out net.Conn = conn
-	if secure {
+	var out net.Conn = conn // the server sets deadlines of its own
+	if conn.first[0] == tlsRecord {
 		out = tls.Server(conn, d.config)
 	}
 	select {

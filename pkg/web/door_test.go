@@ -114,14 +114,16 @@ func TestSlowloris(t *testing.T) {
 func TestAnswerThatNobodyTakes(t *testing.T) {
 	inBubble(t, func(t *testing.T, p *pipes, w *twin) {
 		w.plant(t, "people", "", "big", `"`+strings.Repeat("x", 4<<20)+`"`)
-		for _, path := range []string{docs + "/big", docs} {
+		for _, path := range []string{docs + "/big", docs, "/healthz"} {
 			conn := p.dial(t)
 			start := time.Now()
 			fmt.Fprintf(conn, "GET %s HTTP/1.1\r\nHost: localhost\r\n\r\n", path)
-			must(bufio.NewReader(conn).ReadString('\n'))(t)
+			if path != "/healthz" {
+				must(bufio.NewReader(conn).ReadString('\n'))(t)
+			}
 			time.Sleep(stallTimeout + time.Second) // virtual; nothing is read
 			said, after := ended(t, conn, start)
-			if len(said) > 1<<20 || after > 2*stallTimeout {
+			if len(said) > 1<<20 || path == "/healthz" && said != "" || after > 2*stallTimeout {
 				t.Errorf("%s: %d bytes more, after %s", path, len(said), after)
 			}
 			conn.Close()
@@ -177,34 +179,104 @@ func TestLoadThatIsSentSlowly(t *testing.T) {
 // The node may think for as long as the client allows it to.
 func TestTimeoutBoundsTheNode(t *testing.T) {
 	for _, c := range []struct {
-		method, query string
-		after         time.Duration
-		code          themis.Code
+		method, path string
+		after        time.Duration
+		code         themis.Code
 	}{
-		{"GET", "", 10 * time.Second, themis.Deadline},
-		{"GET", "?timeout_ms=1", time.Millisecond, themis.Deadline},
-		{"GET", "?timeout_ms=600000", 10 * time.Minute, themis.Deadline},
-		{"PUT", "?timeout_ms=300000", 5 * time.Minute, themis.OutcomeUnknown},
-		{"DELETE", "", 10 * time.Second, themis.OutcomeUnknown},
+		{"GET", docs + "/a", 10 * time.Second, themis.Deadline},
+		{"GET", docs + "/a?timeout_ms=1", time.Millisecond, themis.Deadline},
+		{"GET", docs + "/a?timeout_ms=600000", 10 * time.Minute, themis.Deadline},
+		{"PUT", docs + "/a?timeout_ms=300000", 5 * time.Minute, themis.OutcomeUnknown},
+		{"DELETE", docs + "/a", 10 * time.Second, themis.OutcomeUnknown},
+		{"GET", docs, 10 * time.Second, themis.Deadline},
+		{"GET", docs + "?timeout_ms=90000", 90 * time.Second, themis.Deadline},
 	} {
-		t.Run(c.method+c.query, func(t *testing.T) {
+		t.Run(c.method+c.path, func(t *testing.T) {
 			inBubble(t, func(t *testing.T, p *pipes, w *twin) {
-				w.before = func(ctx context.Context, _, _ string) error {
-					<-ctx.Done()
-					return ctx.Err()
-				}
+				w.before = untilDone
 				start := time.Now()
 				body := ""
 				if c.method == "PUT" {
 					body = "1"
 				}
-				ask(t, p.client(t), c.method, "http://localhost"+docs+"/a"+c.query, body).problem(t, c.code, "")
+				ask(t, p.client(t), c.method, "http://localhost"+c.path, body).problem(t, c.code, "")
 				if after := time.Since(start); after != c.after {
 					t.Errorf("answered after %s, want %s", after, c.after)
 				}
 			})
 		})
 	}
+}
+
+func untilDone(ctx context.Context, _, _ string) error {
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+// No deadline for the client runs while the node works.
+func TestSlowNode(t *testing.T) {
+	for _, c := range []struct{ method, path, body, want string }{
+		{"GET", docs + "/a", "", "7"},
+		{"PUT", docs + "/a", "8", `"seq":2`},
+		{"POST", docs, `{"_key":"b"}`, `"written":1`},
+		{"GET", docs, "", `"document":7`},
+	} {
+		t.Run(c.method+c.path, func(t *testing.T) {
+			inBubble(t, func(t *testing.T, p *pipes, w *twin) {
+				w.plant(t, "people", "", "a", "7")
+				w.before = func(ctx context.Context, _, _ string) error {
+					select {
+					case <-time.After(5 * time.Minute):
+						return nil
+					case <-ctx.Done():
+						return ctx.Err()
+					}
+				}
+				got := ask(t, p.client(t), c.method, "http://localhost"+c.path+"?timeout_ms=600000", c.body)
+				if got.status != 200 || !strings.Contains(got.body, c.want) {
+					t.Errorf("status %d: %s", got.status, got.body)
+				}
+			})
+		})
+	}
+}
+
+// The same over HTTP/2, where a deadline that is left behind ends the stream at once.
+func TestSlowNodeOverHTTP2(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ca := must(pki.NewCA(pki.CAOptions{Cluster: "demo"}))(t)
+		node := identity(t, ca, pki.Request{Node: "node-1", Datacenter: "dc1", Loopback: true})
+		config := identity(t, ca, pki.Request{Client: "somebody", Capabilities: []string{pki.Read, pki.Write}}).ClientConfig("node-1", "")
+		p, w := newPipes(), newTwin(1)
+		o := w.options()
+		o.TLS = node.OptionalServerConfig()
+		stop, done := serve(t, p, o)
+		for i := range 40 {
+			w.plant(t, "people", "", fmt.Sprint(i), `"`+strings.Repeat("x", 100_000)+`"`)
+		}
+		c := p.client(t)
+		c.Transport.(*http.Transport).TLSClientConfig = config
+		c.Transport.(*http.Transport).ForceAttemptHTTP2 = true
+		w.before = func(_ context.Context, what, _ string) error {
+			if what != "row" {
+				time.Sleep(2 * time.Minute) // virtual
+			}
+			return nil
+		}
+		got := ask(t, c, "GET", "https://localhost"+docs+"?timeout_ms=600000", "")
+		if got.proto != "HTTP/2.0" {
+			t.Errorf("spoke %s", got.proto)
+		}
+		sameRows(t, rowsOf(t, got), w.sorted("people"))
+		var body strings.Builder
+		for i := range 3 * maxWrites {
+			fmt.Fprintf(&body, `{"_key":"%d","v":"%s"}`+"\n", i, strings.Repeat("x", 2000))
+		}
+		ask(t, c, "POST", "https://localhost"+docs+"?timeout_ms=600000", body.String()).want(t, 200, fmt.Sprintf(`{"written":%d,"failed":0,"errors":[]}`+"\n", 3*maxWrites))
+		c.CloseIdleConnections()
+		stop()
+		<-done
+	})
 }
 
 // A client that hangs up ends its request.
@@ -287,6 +359,25 @@ func TestShutdownLetsRequestsEnd(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A load whose writes take long, and whose client says nothing more, does not outlive the grace.
+func TestShutdownEndsLoads(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p, w := newPipes(), newTwin(1)
+		stop, done := serve(t, p, w.options())
+		w.before = untilDone
+		conn := p.dial(t)
+		defer conn.Close()
+		fmt.Fprintf(conn, "POST %s?timeout_ms=600000 HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{\"_key\":\"a\"}\n", docs)
+		synctest.Wait()
+		start := time.Now()
+		stop()
+		<-done
+		if after := time.Since(start); after > shutdownGrace+time.Second {
+			t.Errorf("Serve took %s to end", after)
+		}
+	})
 }
 
 // One connection more than may be silent is closed at once; when the others have ended there is room again.

@@ -191,18 +191,19 @@ func TestListErrors(t *testing.T) {
 
 // A scan that breaks after some rows goes on behind them.
 func TestInterruptedScanGoesOn(t *testing.T) {
-	f := startFace(t, nil)
+	w := newTwin(1)
+	f := startFace(t, func(o *Options) { o.Documents, o.Shards = w, w.options().Shards })
 	for i := range 300 {
-		f.twin.plant(t, "people", "", fmt.Sprint(i), "1")
+		w.plant(t, "people", "", fmt.Sprint(i), "1")
 	}
 	var n atomic.Int32
-	f.twin.before = func(_ context.Context, what, _ string) error {
+	w.before = func(_ context.Context, what, _ string) error {
 		if what == "row" && n.Add(1)%23 == 0 {
 			return themis.Errorf(themis.Overloaded, "the scan was interrupted")
 		}
 		return nil
 	}
-	sameRows(t, rowsOf(t, ask(t, plainClient(t), "GET", f.plain()+docs, "")), f.twin.sorted("people"))
+	sameRows(t, rowsOf(t, ask(t, plainClient(t), "GET", f.plain()+docs, "")), w.sorted("people"))
 }
 
 // listed is a Documents whose scans show what they are told.

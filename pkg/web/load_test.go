@@ -12,8 +12,8 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"unicode/utf8"
 
 	nodev1 "github.com/themisdb/themis/pkg/rpc/proto/themis/node/v1"
@@ -112,64 +112,88 @@ func TestLoadListsTheFirstHundred(t *testing.T) {
 
 // Many writes are under way at once, never too many; those of one key never overtake each other.
 func TestLoadRunsManyAtOnce(t *testing.T) {
-	f := startFace(t, nil)
-	var mu sync.Mutex
-	full := sync.NewCond(&mu)
-	most := 0
-	f.twin.before = func(context.Context, string, string) error { // the first ones wait until as many as may be are here
-		mu.Lock()
-		defer mu.Unlock()
-		if most++; most == maxWrites {
-			full.Broadcast()
+	synctest.Test(t, func(t *testing.T) {
+		w := newTwin(3)
+		gate := make(chan struct{})
+		w.before = func(context.Context, string, string) error {
+			<-gate
+			return nil
 		}
-		for most < maxWrites {
-			full.Wait()
+		var body strings.Builder
+		for round := range 20 {
+			for key := range 100 {
+				fmt.Fprintf(&body, "{\"_key\":\"k%d\",\"round\":%d}\n", key, round)
+			}
 		}
-		return nil
-	}
-	var body strings.Builder
-	for round := range 20 {
-		for key := range 100 {
-			fmt.Fprintf(&body, "{\"_key\":\"k%d\",\"round\":%d}\n", key, round)
+		l := must(newServerLoader(w))(t)
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			l.run(t.Context(), bufio.NewReader(strings.NewReader(body.String())))
+		}()
+		synctest.Wait()
+		if w.now != maxWrites {
+			t.Errorf("%d writes at once", w.now)
 		}
-	}
-	got := loadOf(t, ask(t, plainClient(t), "POST", f.plain()+docs, body.String()))
-	if got.Written != 2000 || f.twin.most != maxWrites {
-		t.Errorf("%+v, %d at once", got, f.twin.most)
-	}
-	for _, d := range f.twin.sorted("people") {
-		if !strings.HasSuffix(string(d.GetValue()), `"round":19}`) {
-			t.Errorf("%s ended as %s", d.GetKey(), d.GetValue())
+		close(gate)
+		<-done
+		if l.result.Written != 2000 || w.most != maxWrites {
+			t.Errorf("%+v, %d at once", l.result, w.most)
 		}
-	}
+		for _, d := range w.sorted("people") {
+			if !strings.HasSuffix(string(d.GetValue()), `"round":19}`) {
+				t.Errorf("%s ended as %s", d.GetKey(), d.GetValue())
+			}
+		}
+	})
 }
 
 func TestLoadHoldsFewBytes(t *testing.T) {
-	const size = 100 << 10
-	w := newTwin(1)
-	var held, most atomic.Int64
-	w.before = func(context.Context, string, string) error {
-		now := held.Add(size)
-		for m := most.Load(); now > m && !most.CompareAndSwap(m, now); m = most.Load() {
+	synctest.Test(t, func(t *testing.T) {
+		const size = 1000
+		w := newTwin(1)
+		gate := make(chan struct{})
+		w.before = func(context.Context, string, string) error {
+			<-gate
+			return nil
 		}
-		held.Add(-size)
-		return nil
+		var body bytes.Buffer
+		for i := range 50 {
+			fmt.Fprintf(&body, `{"_key":"%d","v":"%s"}`+"\n", i, strings.Repeat("x", size))
+		}
+		l := must(newServerLoader(w))(t)
+		l.atOnce = 3*size + size/2
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			l.run(t.Context(), bufio.NewReader(&body))
+		}()
+		synctest.Wait()
+		if w.now != 3 {
+			t.Errorf("%d writes of %d bytes at once", w.now, size)
+		}
+		close(gate)
+		<-done
+		if l.result.Written != 50 || l.bytes != 0 || len(l.busy) != 0 {
+			t.Errorf("%+v, %d bytes held", l.result, l.bytes)
+		}
+		// A single one may be larger.
+		l.atOnce = 10
+		l.run(t.Context(), bufio.NewReader(strings.NewReader("{\"_key\":\"a\",\"v\":1}\n{\"_key\":\"b\"}")))
+		if l.result.Written != 52 {
+			t.Errorf("%+v", l.result)
+		}
+	})
+}
+
+// Of a line that is too long nothing is kept.
+func TestLongLineIsNotKept(t *testing.T) {
+	r := bufio.NewReader(io.MultiReader(zeros(themis.MaxDocumentBytes+1), strings.NewReader("\nnext")))
+	if line, size, err := readLine(r); line != nil || size != themis.MaxDocumentBytes+1 || err != nil {
+		t.Errorf("%d bytes kept of %d, %v", len(line), size, err)
 	}
-	var body bytes.Buffer
-	for i := range 50 {
-		fmt.Fprintf(&body, `{"_key":"%d","v":"%s"}`+"\n", i, strings.Repeat("x", size))
-	}
-	l := must(newServerLoader(w))(t)
-	l.atOnce = 3*size + size/2
-	l.run(t.Context(), bufio.NewReader(&body))
-	if l.result.Written != 50 || most.Load() > int64(l.atOnce) || l.bytes != 0 || len(l.busy) != 0 {
-		t.Errorf("%+v, %d bytes at once", l.result, most.Load())
-	}
-	// A single one may be larger.
-	l.atOnce = 10
-	l.run(t.Context(), bufio.NewReader(strings.NewReader("{\"_key\":\"a\",\"v\":1}\n{\"_key\":\"b\"}")))
-	if l.result.Written != 52 {
-		t.Errorf("%+v", l.result)
+	if line, size, err := readLine(r); string(line) != "next" || size != 4 || !errors.Is(err, io.EOF) {
+		t.Errorf("then %q, %d, %v", line, size, err)
 	}
 }
 
@@ -257,6 +281,10 @@ func TestTooManyLoads(t *testing.T) {
 		if got := loadOf(t, <-done); got.Written != 1 {
 			t.Errorf("%+v", got)
 		}
+	}
+	f.twin.before = nil
+	if got := loadOf(t, ask(t, c, "POST", f.plain()+docs, `{"_key":"a"}`)); got.Written != 1 {
+		t.Errorf("afterwards: %+v", got)
 	}
 }
 
