@@ -3,6 +3,8 @@ package tui
 import (
 	"fmt"
 	"strings"
+
+	"github.com/themisdb/themis/pkg/client"
 )
 
 // Size is a window in cells.
@@ -190,12 +192,16 @@ func footLine(l look, more string, width int) line {
 	return ends(left, text(faint, more), width)
 }
 
+// Still is the scene of a single frame.
+func Still(f client.Frame) Scene { return Scene{}.with(f, nil) }
+
 // Plain is the scene as text for pipes and files: everything on both screens, in lines of at most width cells (0: 120). ascii keeps
 // to the characters that every terminal has.
 func Plain(s Scene, width int, ascii bool) string {
 	if width <= 0 {
 		width = 120
 	}
+	s.History = nil // a picture has no past
 	name := row(text(strong, or(s.Report.Cluster)), space(2), text(faint, s.Report.Time.UTC().Format("2006-01-02 15:04:05")+" UTC"))
 	out := sections(append(append([]line{name.cut(width)}, verdict(s, width)...), gaugeLine(s.Report, width)), overview(s, Size{min(width, wide-1), tall}), replication(s, -1, width))
 	if ascii {

@@ -15,7 +15,6 @@ import (
 
 	"github.com/themisdb/themis/pkg/client"
 	"github.com/themisdb/themis/pkg/cluster"
-	"github.com/themisdb/themis/pkg/health"
 	"github.com/themisdb/themis/pkg/themis"
 )
 
@@ -302,35 +301,4 @@ func TestRunEndsWithItsContext(t *testing.T) {
 		t.Errorf("Run: %v", err)
 	}
 	<-src.ended
-}
-
-func TestSnapshot(t *testing.T) {
-	answers := func(turns ...news) *feed {
-		src := newFeed()
-		src.turns = make(chan news, len(turns))
-		for _, n := range turns {
-			src.turns <- n
-		}
-		return src
-	}
-	gone := themis.Errorf(themis.Unreachable, "nobody answers")
-	denied := themis.Errorf(themis.PermissionDenied, "no capability")
-
-	s, err := Snapshot(t.Context(), answers(news{err: gone}, news{frame: healthyWorld().asFrame(trail()...)}))
-	if err != nil || s.Report.Status != health.Healthy || len(s.Events) != 4 || !s.live() {
-		t.Errorf("%v, %+v", err, s.Report.Status)
-	}
-	if _, err = Snapshot(t.Context(), answers(news{err: denied}, news{frame: healthyWorld().asFrame()})); themis.CodeOf(err) != themis.PermissionDenied {
-		t.Errorf("an answer that stays the same: %v", err)
-	}
-	src := answers(news{err: gone})
-	close(src.turns)
-	if _, err = Snapshot(t.Context(), src); themis.CodeOf(err) != themis.Unreachable || !strings.Contains(err.Error(), "nobody answers") {
-		t.Errorf("no answer: %v", err)
-	}
-	ctx, stop := context.WithCancel(t.Context())
-	stop()
-	if _, err = Snapshot(ctx, answers()); themis.CodeOf(err) != themis.Unreachable || !errors.Is(err, context.Canceled) {
-		t.Errorf("given up: %v", err)
-	}
 }

@@ -56,6 +56,9 @@ func replication(s Scene, selected, width int) []line {
 			spark(s.History.Series(l.shard.ID, c.Node, steps), health.LagWarn.Milliseconds()), text(plain, maybe(c.AgeMs, span)),
 		})
 	}
+	if s.History == nil {
+		return append([]line{head}, t.without(10).lines(width)...)
+	}
 	return append([]line{ends(head, text(faint, fmt.Sprintf("bar %s: ▄ within, ▅ past it", span(health.LagWarn.Milliseconds()))), width)}, t.lines(width)...)
 }
 

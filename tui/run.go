@@ -67,24 +67,3 @@ func Run(ctx context.Context, src Source, o Options) error {
 	}
 	return nil
 }
-
-// Snapshot waits for one frame of the source, until ctx ends or the source says something that asking again won't change.
-func Snapshot(ctx context.Context, src Source) (Scene, error) {
-	var failed error
-	for frame, err := range src.Watch(ctx, everything) {
-		if err == nil {
-			h := &History{}
-			h.Add(frame.Report)
-			return Scene{}.with(frame, h), nil
-		}
-		if failed = err; !themis.CodeOf(err).Info().Retryable {
-			break
-		}
-	}
-	if failed == nil {
-		failed = themis.Errorf(themis.Unreachable, "no word of the cluster: %w", cmp.Or(context.Cause(ctx), errEnded))
-	}
-	return Scene{}, failed
-}
-
-var errEnded = errors.New("the source ended")

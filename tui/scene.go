@@ -78,6 +78,8 @@ func verdict(s Scene, width int) []line {
 	return []line{row(text(t|loud, mark+" "+string(s.Report.Status)), text(plain, "  "+cause(s.Report))).cut(width)}
 }
 
+const lostLines = 2
+
 // lost says that the source is silent.
 func lost(s Scene, width int, otherwise string) []line {
 	what := otherwise
@@ -87,7 +89,10 @@ func lost(s Scene, width int, otherwise string) []line {
 		what = "no frame has come since; waiting"
 	}
 	out := paragraph(caution, 2, what, width)
-	return out[:min(len(out), 2)]
+	if len(out) > lostLines {
+		out = append(out[:lostLines-1:lostLines-1], row(out[lostLines-1].cut(width-2), text(caution, " …")))
+	}
+	return out
 }
 
 // cause is why the status is what it is.

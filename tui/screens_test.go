@@ -189,6 +189,9 @@ func TestFilter(t *testing.T) {
 func TestPlain(t *testing.T) {
 	all := scenes()
 	golden(t, "plain-degraded.txt", Plain(all["degraded"], 100, false))
+	if s := Still(healthyWorld().asFrame(trail()...)); !s.live() || len(s.Events) != 4 || !strings.Contains(Plain(s, 100, false), "● HEALTHY") {
+		t.Errorf("a single frame: %s", Plain(s, 100, false))
+	}
 	for name, s := range all {
 		for i, r := range Plain(s, 0, true) {
 			if r > 126 {

@@ -1,5 +1,7 @@
 package tui
 
+import "slices"
+
 // column is one column of a table.
 type column struct {
 	title string
@@ -73,4 +75,13 @@ func (t table) fitting(widths []int, width int) []int {
 		keep = append(keep[:worst:worst], keep[worst+1:]...)
 	}
 	return keep
+}
+
+// without is the table less one column.
+func (t table) without(column int) table {
+	out := table{columns: slices.Delete(slices.Clone(t.columns), column, column+1)}
+	for _, r := range t.rows {
+		out.rows = append(out.rows, slices.Delete(slices.Clone(r), column, column+1))
+	}
+	return out
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/themisdb/themis/pkg/client"
+	"github.com/themisdb/themis/pkg/cluster"
 	"github.com/themisdb/themis/pkg/health"
 	"github.com/themisdb/themis/tui"
 )
@@ -62,20 +63,37 @@ func (a *app) topLive(ctx context.Context) (err error) {
 
 func (a *app) topOnce(ctx context.Context, bar health.FailOn) error {
 	return a.withClient(ctx, snapshotWithin, func(ctx context.Context, c *client.Client) error {
-		scene, err := tui.Snapshot(ctx, c)
+		frame, err := c.Frame(ctx)
 		if err != nil {
 			return err
 		}
-		a.answer(scene.Report.Exit(bar))
+		a.answer(frame.Report.Exit(bar))
 		if a.flags.output != "table" && a.flags.output != "wide" {
-			return a.print(scene.Report, nil)
+			return a.print(frame.Report, nil)
 		}
+		frame.Events = a.newestEvents(ctx, c)
 		_, width := style(a.out)
 		if columns, err := strconv.Atoi(os.Getenv("COLUMNS")); width == 0 && err == nil {
 			width = columns
 		}
-		return a.write([]byte(tui.Plain(scene, width, !unicodeLocale())))
+		return a.write([]byte(tui.Plain(tui.Still(frame), width, !unicodeLocale())))
 	})
+}
+
+const (
+	eventsWithin = 2 * time.Second // a control plane without quorum answers nothing about the past
+	eventsAsked  = 20
+)
+
+// newestEvents are the last lines of the audit trail; the picture goes on without them where they can't be read.
+func (a *app) newestEvents(ctx context.Context, c *client.Client) []cluster.Event {
+	ctx, cancel := context.WithTimeout(ctx, eventsWithin)
+	defer cancel()
+	list, err := c.Events(ctx, 0, 0, eventsAsked)
+	if err != nil {
+		a.say("the newest events are not shown: %v", err)
+	}
+	return list
 }
 
 func init() { commands = append(commands, topCommand) }
