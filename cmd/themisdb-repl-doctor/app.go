@@ -176,7 +176,9 @@ func (a *app) complain(cmd *cobra.Command, err error) {
 	}
 }
 
-func indented(text string) string { return strings.ReplaceAll(strings.TrimSpace(text), "\n", "\n        ") }
+func indented(text string) string {
+	return strings.ReplaceAll(strings.TrimSpace(text), "\n", "\n        ")
+}
 
 func lowered(s string) string {
 	r, n := utf8.DecodeRuneInString(s)
