@@ -64,7 +64,7 @@ func shardLines(r health.Report, s health.ShardReport, o Style) []string {
 		add(fmt.Sprintf("PRIMARY %s none", o.mark(bad)))
 	}
 	for _, c := range s.Replicas {
-		if c.Rebuild != nil {
+		if rebuilding(c) {
 			continue // it has its own lines below
 		}
 		m, note := copyNote(r, s, c)
@@ -116,6 +116,9 @@ func withClock(word string, now time.Time, since *time.Time) string {
 	return word + " - " + clock(now.Sub(*since))
 }
 
+// rebuilding answers whether a copy is only being made.
+func rebuilding(c health.ReplicaReport) bool { return c.Rebuild != nil || c.Joining }
+
 type rebuild struct {
 	shard themis.ShardID
 	copy  health.ReplicaReport
@@ -125,7 +128,7 @@ func rebuildLines(r health.Report, o Style) []string {
 	var all []rebuild
 	for _, s := range r.Shards {
 		for _, c := range s.Replicas {
-			if c.Rebuild != nil {
+			if rebuilding(c) {
 				all = append(all, rebuild{s.ID, c})
 			}
 		}
@@ -137,11 +140,15 @@ func rebuildLines(r health.Report, o Style) []string {
 			of = " of " + string(x.shard)
 		}
 		text := fmt.Sprintf("%s Rebuilding Replica%s on %s...", o.mark(poor), of, x.copy.Node)
-		if p := x.copy.Rebuild.Percent; p != nil {
+		progress := x.copy.Rebuild
+		if progress == nil {
+			progress = &health.Rebuild{}
+		}
+		if p := progress.Percent; p != nil {
 			text += fmt.Sprintf(" (%d%%)", int(*p))
 		}
 		out = append(out, text)
-		if eta := x.copy.Rebuild.ETAMs; eta != nil {
+		if eta := progress.ETAMs; eta != nil {
 			out = append(out, "ETA: "+clock(time.Duration(*eta)*time.Millisecond))
 		}
 	}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/themisdb/themis/pkg/client"
 	"github.com/themisdb/themis/pkg/cluster"
+	"github.com/themisdb/themis/pkg/health"
 	"github.com/themisdb/themis/pkg/themis"
 )
 
@@ -30,6 +31,7 @@ type initFlags struct {
 	virtual      int
 	dryRun       bool
 	noContext    bool
+	noWait       bool
 }
 
 func clusterInit(a *app) *cobra.Command {
@@ -56,6 +58,7 @@ when the cluster is there it changes nothing and exits 0.`,
 	fs.StringVar(&f.mode, "mode", "MIRROR", "MIRROR, or NONE for one copy")
 	fs.IntVar(&f.virtual, "virtual-nodes", 150, "points of each shard on the ring that makes the first placement")
 	fs.BoolVar(&f.dryRun, "dry-run", false, "show what would be made, and change nothing")
+	fs.BoolVar(&f.noWait, "no-wait", false, "don't wait until every shard serves")
 	fs.BoolVar(&f.noContext, "no-context", false, "write no context for the new cluster")
 	return cmd
 }
@@ -165,6 +168,11 @@ func (a *app) initCluster(ctx context.Context, f initFlags) (err error) {
 		return a.initAnswer(planAnswer(r, plan), nil, "would be made; nothing was changed")
 	}
 	made, err := initThrough(ctx, t, nodes, r)
+	if themis.CodeOf(err) == themis.RefusedUnsafe { // somebody else has just made it, or this command a moment ago
+		if there, err2 := a.awaitExisting(ctx, t, r); there != nil || err2 != nil {
+			return a.initAnswer(there, err2, "exists already; nothing was changed")
+		}
+	}
 	if err != nil {
 		return err
 	}
@@ -172,7 +180,79 @@ func (a *app) initCluster(ctx context.Context, f initFlags) (err error) {
 	if !f.noContext {
 		out.Context = a.remember(made.Cluster, t)
 	}
-	return a.initAnswer(out, nil, "is made")
+	if f.noWait {
+		return a.initAnswer(out, nil, "is made")
+	}
+	return errors.Join(a.initAnswer(out, nil, "is made"), awaitService(ctx, c))
+}
+
+// awaitExisting looks a few times: the nodes learn of their new cluster a moment after it was made.
+func (a *app) awaitExisting(ctx context.Context, t client.Context, r client.InitRequest) (*initAnswer, error) {
+	ctx, cancel := context.WithTimeout(ctx, askTime)
+	defer cancel()
+	for {
+		there, err := a.lookAgain(ctx, t, r)
+		if there != nil || err != nil {
+			return there, err
+		}
+		if !pause(ctx, 100*time.Millisecond) {
+			return nil, nil
+		}
+	}
+}
+
+func (a *app) lookAgain(ctx context.Context, t client.Context, r client.InitRequest) (out *initAnswer, err error) {
+	c, err := client.New(ctx, client.Options{Endpoints: r.Nodes, Files: t.Files(), Timeout: askTime})
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, c.Close()) }()
+	nodes, err := describeAll(ctx, c, r.Nodes)
+	if err != nil {
+		return nil, err
+	}
+	return a.existing(ctx, t, nodes, r)
+}
+
+// pause waits, and answers false when ctx ends before.
+func pause(ctx context.Context, d time.Duration) bool {
+	select {
+	case <-ctx.Done():
+		return false
+	case <-time.After(d):
+		return true
+	}
+}
+
+// awaitService waits until every shard takes reads and writes.
+func awaitService(ctx context.Context, c *client.Client) error {
+	why := "no node tells the state"
+	for {
+		r, err := c.Report(ctx)
+		switch {
+		case err != nil:
+			why = err.Error()
+		default:
+			if why = notServing(r); why == "" {
+				return nil
+			}
+		}
+		if !pause(ctx, 100*time.Millisecond) {
+			return themis.Errorf(themis.Deadline, "the cluster is made, but does not serve yet: %s", why).Do("themis-cli cluster health --watch")
+		}
+	}
+}
+
+func notServing(r health.Report) string {
+	if len(r.Shards) == 0 {
+		return "no shard is known"
+	}
+	for _, s := range r.Shards {
+		if s.Readable == nil || !*s.Readable || s.Writable == nil || !*s.Writable {
+			return fmt.Sprintf("%s is %s", s.ID, s.State)
+		}
+	}
+	return ""
 }
 
 // describeAll asks every node who it is; all that don't answer are named at once.

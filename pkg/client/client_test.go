@@ -189,7 +189,10 @@ func TestElectionIsWaitedOut(t *testing.T) {
 
 func TestNoPrimaryInTimeIsSaid(t *testing.T) {
 	w := newWorld(t)
-	c, _ := w.client(func(o *Options) { o.Timeout = 150 * time.Millisecond })
+	c, _ := w.client(func(o *Options) { o.Timeout = 300 * time.Millisecond })
+	if _, err := c.Map(testContext(t)); err != nil {
+		t.Fatal(err)
+	}
 	w.dethrone("shard-3")
 	_, err := c.Put(t.Context(), "things", w.keysOf("shard-3", 1)[0], []byte("1"))
 	wantCode(t, err, themis.NoPrimary)
