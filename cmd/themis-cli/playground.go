@@ -210,11 +210,25 @@ func (a *app) restart(ctx context.Context, cmd *cobra.Command, dir string, o pla
 }
 
 func describe(o playground.Options) string {
-	text := fmt.Sprintf("%d nodes, %d shards, %d copies of each, %s", o.Nodes, o.Shards, o.RF, o.Replication)
+	text := fmt.Sprintf("%s, %s, %s of each, %s", several(o.Nodes, "node"), several(o.Shards, "shard"), copies(o.RF), o.Replication)
 	if o.Spares > 0 {
-		text += fmt.Sprintf(", %d spares", o.Spares)
+		text += ", " + several(o.Spares, "spare")
 	}
 	return text
+}
+
+func several(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
+}
+
+func copies(n int) string {
+	if n == 1 {
+		return "1 copy"
+	}
+	return fmt.Sprintf("%d copies", n)
 }
 
 // playgroundAnswer is the JSON of `playground` and of `playground status`.
@@ -247,7 +261,9 @@ func (a *app) look(ctx context.Context, p *playground.Playground) (playgroundAns
 	}
 	if err != nil {
 		out.Status = "UNKNOWN"
-		a.say("no node answers: %v", err)
+		if !errors.Is(err, context.Canceled) {
+			a.say("no node answers: %v", err)
+		}
 	}
 	return out, nil
 }
@@ -271,6 +287,9 @@ func (a *app) welcome(ctx context.Context, p *playground.Playground, docs *docum
 		}
 	}
 	out, err := a.look(ctx, p)
+	if err == nil {
+		err = ctx.Err() // interrupted: nobody waits for the picture
+	}
 	if err != nil {
 		return err
 	}

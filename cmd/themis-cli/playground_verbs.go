@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"time"
 
@@ -20,7 +21,7 @@ import (
 func playgroundStatus(a *app, f *playgroundFlags) *cobra.Command {
 	return &cobra.Command{
 		Use: "status", Short: "Show the processes and the health of a playground", Args: cobra.NoArgs,
-		Long: "Show the processes and the health of a playground. Exit codes: 0 HEALTHY, 1 worse or STOPPED, 3 its processes run but none answers.",
+		Long: "Show the processes and the health of a playground. Exit codes: 0 HEALTHY and every process runs, 1 not so, 3 processes run but none answers.",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			p, err := a.openPlayground(f.dir)
 			if err != nil {
@@ -30,11 +31,11 @@ func playgroundStatus(a *app, f *playgroundFlags) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			switch out.Status {
-			case string(health.Healthy):
-			case "UNKNOWN":
+			idle := slices.ContainsFunc(out.Nodes, func(n playground.NodeInfo) bool { return n.Process != playground.Running })
+			switch { // a report may be older than the end of a process
+			case out.Status == "UNKNOWN":
 				a.answer(themis.ExitInconclusive)
-			default:
+			case out.Status != string(health.Healthy) || idle:
 				a.answer(themis.ExitFailed)
 			}
 			return a.print(out, func(w io.Writer, _ bool) { drawPlayground(w, out) })
@@ -239,5 +240,3 @@ func (a *app) showChange(c playground.Change) {
 	}
 	_, _ = fmt.Fprintln(to, text)
 }
-
-func init() { commands = append(commands, playgroundCommand) }
