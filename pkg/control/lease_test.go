@@ -94,7 +94,7 @@ func TestLeaseCountsFromSending(t *testing.T) {
 			t.Error("lost too early")
 		default:
 		}
-		time.Sleep(1) // virtual
+		time.Sleep(time.Nanosecond) // virtual
 		synctest.Wait()
 		select {
 		case <-lost:

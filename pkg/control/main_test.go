@@ -3,11 +3,9 @@ package control
 import (
 	"context"
 	"fmt"
-	"log/slog"
 	"math/rand/v2"
 	"net"
 	"path/filepath"
-	"strings"
 	"testing"
 	"time"
 
@@ -54,19 +52,6 @@ func testPort(t *testing.T) int {
 func loopback(t *testing.T, scheme string) string {
 	t.Helper()
 	return fmt.Sprintf("%s://127.0.0.1:%d", scheme, testPort(t))
-}
-
-// logTo sends etcd's warnings to the test's log.
-func logTo(t *testing.T) *slog.Logger {
-	return slog.New(slog.NewTextHandler(testWriter{t}, nil))
-}
-
-type testWriter struct{ t *testing.T }
-
-func (w testWriter) Write(b []byte) (int, error) {
-	w.t.Helper()
-	w.t.Log(strings.TrimSpace(string(b)))
-	return len(b), nil
 }
 
 // until waits for a condition that other goroutines bring about.

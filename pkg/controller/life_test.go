@@ -67,7 +67,6 @@ func (l *life) run(d time.Duration) {
 }
 
 func (l *life) probe(id themis.NodeID) {
-	p := l.w.Probes[id]
 	if end, asked := l.ends[id]; asked { // a question is out that gets no answer
 		if l.now.Before(end) {
 			return
@@ -88,7 +87,7 @@ func (l *life) probe(id themis.NodeID) {
 		return
 	}
 	a := l.w.View.Alive[id]
-	p = Probe{Node: id, Boot: a.Boot, Storage: a.Storage, LastOK: l.now}
+	p := Probe{Node: id, Boot: a.Boot, Storage: a.Storage, LastOK: l.now}
 	l.w.Probes[id], l.next[id] = p, l.c.NextProbe(p, l.now)
 }
 

@@ -527,7 +527,7 @@ func (w *world) elect() {
 			v.create(next)
 		}
 		st := v.standing()
-		last, lease, no := Vote(st, next, v.clock())
+		_, lease, no := Vote(st, next, v.clock())
 		if no == "" {
 			v.sync()
 			if guard.On(guard.Promise) {
@@ -536,7 +536,7 @@ func (w *world) elect() {
 					v.endReign()
 				}
 			}
-			last = v.standing().Last
+			last := v.standing().Last
 			w.ballots = slices.DeleteFunc(w.ballots, func(b election.Ballot) bool { return b.Voter.Node == v.id })
 			w.ballots = append(w.ballots, election.Ballot{Cluster: "c", Shard: "shard-1", Voter: v.self(), Boot: themis.BootID(strconv.Itoa(v.boot)), Epoch: next, Last: last, LeaseRemaining: lease})
 			w.logf("%s gives its ballot for %d: %v lease %v", v.id, next, last, lease)

@@ -358,7 +358,8 @@ func TestPoolKeepsOneChannel(t *testing.T) {
 		return must[*grpc.ClientConn](t)(p.Conn(ctx, addr, id, opts...))
 	}
 	first := get("a:1", "node-1")
-	if first != get("a:1", "node-1") || first == get("a:1", "node-1", Lane("bulk")) || get("a:1", "node-1", Lane("bulk")) != get("a:1", "node-1", Lane("bulk")) {
+	bulk := get("a:1", "node-1", Lane("bulk"))
+	if first != get("a:1", "node-1") || first == bulk || bulk != get("a:1", "node-1", Lane("bulk")) {
 		t.Error("not one channel per target and lane")
 	}
 	if first == get("a:1", "node-1", Compressed()) {
