@@ -61,11 +61,11 @@ func drawLogs(w io.Writer, r doctor.WALReport) {
 	for _, l := range r.Logs {
 		seqs := "-"
 		if l.Entries > 0 {
-			seqs = fmt.Sprintf("%d–%d", l.First, l.Last)
+			seqs = span(l.First, l.Last)
 		}
 		epochs := "-"
 		if n := len(l.Epochs); n > 0 {
-			epochs = fmt.Sprintf("%d–%d", l.Epochs[0].Epoch, l.Epochs[n-1].Epoch)
+			epochs = span(l.Epochs[0].Epoch, l.Epochs[n-1].Epoch)
 		}
 		mark := "-"
 		if l.Mark != nil {
@@ -81,15 +81,26 @@ func drawLogs(w io.Writer, r doctor.WALReport) {
 	for _, l := range r.Logs {
 		drawFindings(w, l.Findings)
 		if more := l.FindingsTotal - len(l.Findings); more > 0 {
-			_, _ = fmt.Fprintf(w, "\n… and %d more in %s\n", more, l.Dir)
+			_, _ = fmt.Fprintf(w, "\nand %d more in %s\n", more, l.Dir)
 		}
 		drawUnlooked(w, l.Inconclusive)
 	}
-	logs := "logs"
-	if len(r.Logs) == 1 {
-		logs = "log"
+	_, _ = fmt.Fprintf(w, "\n%s checked in %s: %s\n", count(r.Entries, "entry", "entries"), count(len(r.Logs), "log", "logs"), r.Verdict)
+}
+
+func count(n int, one, many string) string {
+	if n == 1 {
+		many = one
 	}
-	_, _ = fmt.Fprintf(w, "\n%d entries checked in %d %s: %s\n", r.Entries, len(r.Logs), logs, r.Verdict)
+	return fmt.Sprintf("%d %s", n, many)
+}
+
+// span is 3-9, or 3 where there is only that.
+func span[T ~uint64](from, to T) string {
+	if from == to {
+		return fmt.Sprintf("%d", from)
+	}
+	return fmt.Sprintf("%d-%d", from, to)
 }
 
 func humanBytes(n int64) string {
@@ -158,7 +169,7 @@ func losses(dirs []string, shard themis.ShardID, now time.Time) (out doctor.Loss
 func drawLosses(w io.Writer, r doctor.LossReport) {
 	var rows [][]string
 	for _, f := range r.Rescued {
-		rows = append(rows, []string{dash(string(f.Shard)), dash(string(f.Node)), fmt.Sprint(f.Writes), fmt.Sprintf("%d–%d", f.First, f.Last), fmt.Sprint(f.Epoch), f.Modified.Format(time.RFC3339), f.File})
+		rows = append(rows, []string{dash(string(f.Shard)), dash(string(f.Node)), fmt.Sprint(f.Writes), span(f.First, f.Last), fmt.Sprint(f.Epoch), f.Modified.Format(time.RFC3339), f.File})
 	}
 	if len(rows) > 0 {
 		columns(w, "SHARD|NODE|WRITES|SEQ|EPOCH|RESCUED|FILE", rows)
@@ -178,5 +189,6 @@ func drawLosses(w io.Writer, r doctor.LossReport) {
 		_, _ = fmt.Fprintln(w)
 	}
 	drawUnlooked(w, r.Problems)
-	_, _ = fmt.Fprintf(w, "%d copies looked at: %d rescued writes in %d files, %d damaged parts set aside\n", r.Copies, r.Writes, len(r.Rescued), len(r.SetAside))
+	_, _ = fmt.Fprintf(w, "%s looked at: %s in %s, %s set aside\n", count(r.Copies, "copy", "copies"), count(r.Writes, "rescued write", "rescued writes"),
+		count(len(r.Rescued), "file", "files"), count(len(r.SetAside), "damaged part", "damaged parts"))
 }

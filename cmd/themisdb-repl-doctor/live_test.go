@@ -41,26 +41,19 @@ type running struct {
 func newFleet(t *testing.T, names ...string) *fleet {
 	t.Helper()
 	f := &fleet{t: t, dir: t.TempDir(), nodes: map[string]*running{}, ports: map[string]string{}}
-	var err error
-	if f.ca, err = pki.NewCA(pki.CAOptions{Cluster: "demo"}); err == nil {
-		err = f.ca.Save(f.path("pki"))
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
+	f.authority()
 	for _, n := range names {
 		f.issue(pki.Request{Node: themis.NodeID(n), Datacenter: "dc1", Capabilities: []string{pki.Read, pki.Write, pki.Replicate, pki.Admin}, Loopback: true}, n)
 		for _, p := range []string{"peer", "client", "grpc"} {
 			f.ports[n+"/"+p] = freeAddr(t)
 		}
 	}
-	f.issue(pki.Request{Client: "operator", Capabilities: []string{pki.Read, pki.Write, pki.Admin}}, "operator")
+	operator := f.operator()
 	t.Cleanup(func() {
 		for _, n := range names {
 			f.stop(n)
 		}
 	})
-	operator := pki.FilesIn(f.path("pki"), "operator")
 	f.play = client.Playground{Cluster: "demo", CA: operator.CA, Cert: operator.Cert, Key: operator.Key}
 	for _, n := range names {
 		f.start(n)
@@ -78,6 +71,22 @@ func newFleet(t *testing.T, names ...string) *fleet {
 
 func (f *fleet) path(parts ...string) string {
 	return filepath.Join(append([]string{f.dir}, parts...)...)
+}
+
+func (f *fleet) authority() {
+	f.t.Helper()
+	var err error
+	if f.ca, err = pki.NewCA(pki.CAOptions{Cluster: "demo"}); err == nil {
+		err = f.ca.Save(f.path("pki"))
+	}
+	if err != nil {
+		f.t.Fatal(err)
+	}
+}
+
+func (f *fleet) operator() pki.Files {
+	f.issue(pki.Request{Client: "operator", Capabilities: []string{pki.Read, pki.Write, pki.Admin}}, "operator")
+	return pki.FilesIn(f.path("pki"), "operator")
 }
 
 func (f *fleet) issue(r pki.Request, name string) {
