@@ -1,0 +1,188 @@
+package main
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/themisdb/themis/pkg/health"
+	"github.com/themisdb/themis/pkg/themis"
+)
+
+const airports = "../../testdata/airports.ndjson"
+
+// TestACluster makes a cluster of three processes, fills it, kills a node under writes, kills them all, and compares every document.
+func TestACluster(t *testing.T) {
+	f := newFleet(t, 3)
+	t.Run("founding", func(t *testing.T) { f.t = t; storyFounding(f) })
+	t.Run("documents", func(t *testing.T) { f.t = t; storyDocuments(f) })
+	t.Run("answers", func(t *testing.T) { f.t = t; storyAnswers(f) })
+	t.Run("settings", func(t *testing.T) { f.t = t; storySettings(f) })
+	t.Run("kill", func(t *testing.T) { f.t = t; storyKilled(f) })
+	t.Run("kill all", func(t *testing.T) { f.t = t; storyKilledAll(f) })
+	f.t = t
+}
+
+func storyFounding(f *fleet) {
+	nodes := f.endpoints()
+	f.eventually("the nodes", func() bool { exit, _, _ := f.cli("node", "describe"); return exit == 0 })
+	f.contains(f.must("node", "describe"), "node-1", "node-3")
+	f.contains(f.exits(1, "cluster", "health"), "belongs to no cluster yet", "next: themis-cli cluster init")
+	f.contains(f.exits(2, "cluster", "init", "--nodes", nodes, "--replication-factor", "4"), "needs 4 nodes")
+	f.contains(f.exits(2, "cluster", "init", "--nodes", nodes, "--name", "other"), "a cluster named demo")
+	f.contains(f.must("cluster", "init", "--nodes", nodes, "--dry-run"), "would be made", "shard-4")
+	f.contains(f.exits(1, "cluster", "health"), "belongs to no cluster yet")
+
+	f.contains(f.must("cluster", "init", "--nodes", nodes, "--shards", "4", "--replication-factor", "2"), "cluster demo is made", "control plane: node-1,node-2,node-3", "context: demo")
+	r := f.until("service", func(_ int, r health.Report) bool { return serving(r) })
+	if r.Cluster != "demo" || len(r.Shards) != 4 || len(r.Nodes) != 3 {
+		f.t.Fatalf("%+v", r)
+	}
+	f.contains(f.must("cluster", "init", "--nodes", nodes), "exists already; nothing was changed")
+	f.contains(f.exits(8, "cluster", "init", "--nodes", nodes, "--shards", "5"), "exists with 3 nodes, 4 shards and replication factor 2")
+	f.until("health", func(exit int, r health.Report) bool { return exit == 0 && r.Status == health.Healthy })
+	if exit := run(f.t.Context(), []string{"cluster", "status"}, nil, new(discard), new(discard)); exit != 0 {
+		f.t.Fatalf("by the new context: exit %d", exit)
+	}
+}
+
+func storyDocuments(f *fleet) {
+	f.contains(f.must("doc", "put", "notes", "a", `{"n": 1}`, "--if-none-match"), "notes/a stored: version ")
+	if out := f.must("doc", "get", "notes", "a"); out != `{"n": 1}` {
+		f.t.Fatalf("%q", out)
+	}
+	f.contains(f.exits(1, "doc", "put", "notes", "a", `{}`, "--if-none-match", "-o", "json"), `"code":"VERSION_MISMATCH","status":412`, `"cluster":"demo"`)
+	var w writtenAnswer
+	if err := json.Unmarshal([]byte(f.must("doc", "put", "notes", "a", `{"n": 2}`, "--request-id", "r1", "-o", "json")), &w); err != nil || w.Version == "" || !w.Existed {
+		f.t.Fatalf("%+v, %v", w, err)
+	}
+	f.contains(f.must("doc", "put", "notes", "a", `{"n": 2}`, "--request-id", "r1", "-o", "json"), w.Version)
+	f.contains(f.exits(1, "doc", "put", "notes", "a", `{"n": 3}`, "--request-id", "r1"), "the idempotency key was used for another request")
+	f.contains(f.must("doc", "delete", "notes", "a", "--if-match", w.Version), "removed")
+	f.contains(f.exits(1, "doc", "get", "notes", "a"), "there is no such thing")
+	f.contains(f.exits(1, "doc", "delete", "notes", "a"), "there is no such thing")
+	if exit, _, errOut := f.as("reader", "doc", "put", "notes", "b", `{}`); exit != 4 {
+		f.t.Fatalf("exit %d: %s", exit, errOut)
+	}
+	file := filepath.Join(f.t.TempDir(), "large.json")
+	if err := os.WriteFile(file, []byte(`"`+strings.Repeat("x", themis.MaxDocumentBytes)+`"`), 0o600); err != nil {
+		f.t.Fatal(err)
+	}
+	f.contains(f.exits(1, "doc", "put", "notes", "large", "@"+file), "16 MiB")
+
+	f.contains(f.must("load", airports, "--verify", "--workers", "64"), "5210 of 5210 documents written to airports", "5210 documents read back and equal, 0 different")
+	if n := strings.Count(f.must("doc", "scan", "airports"), "\n"); n != 5210 {
+		f.t.Fatalf("a scan has %d documents", n)
+	}
+	f.contains(f.exits(7, "load", f.file("bad.ndjson", `{"_key":"ok"}`+"\n{\n"+`{"x":1}`+"\n\n"+`{"_key":7}`+"\n"), "--collection", "mixed"), "2 of 4 documents written", "line 2: not a JSON object", `line 3: no field "_key"`)
+	f.contains(f.must("load", f.file("twice.ndjson", `{"_key":"a","n":1}`+"\n"+`{"_key":"a","n":2}`+"\n"), "--verify"), "1 documents read back and equal")
+	f.contains(f.exits(1, "load", f.file("twice.ndjson", `{"_key":"a","n":3}`+"\n"), "--verify-only"), "0 documents read back and equal, 1 different")
+}
+
+func storyAnswers(f *fleet) {
+	var page scanAnswer
+	f.decode(f.must("doc", "scan", "airports", "--limit", "10", "-o", "json"), &page)
+	var next scanAnswer
+	f.decode(f.must("doc", "scan", "airports", "--limit", "10", "--after", page.Next, "-o", "json"), &next)
+	if len(page.Documents) != 10 || len(next.Documents) != 10 || page.Documents[9].Token > next.Documents[0].Token {
+		f.t.Fatalf("%d and %d documents", len(page.Documents), len(next.Documents))
+	}
+	f.contains(f.must("cluster", "status"), "control", "embedded: ", "(leader)", "shard-4")
+	f.contains(f.must("shard", "list"), "SHARD", "shard-1")
+	f.contains(f.must("shard", "show", "1"), "commit seq", "node-")
+	f.contains(f.exits(1, "shard", "show", "9"), `no shard "shard-9"`, "next: themis-cli shard list")
+	f.contains(f.must("node", "list", "-o", "wide"), "127.0.0.1:")
+	f.contains(f.must("node", "show", "node-1"), "SHARD", "PRIMARY")
+	f.exits(1, "node", "show", "node-9")
+	f.contains(f.must("cluster", "events"), "cluster_init", "done", "operator:op")
+	for line := range strings.Lines(f.must("cluster", "events", "-o", "ndjson")) {
+		var e map[string]any
+		f.decode(line, &e)
+	}
+	health := f.must("cluster", "health", "-o", "json")
+	for _, field := range contractFields {
+		f.contains(health, `"`+field+`":`)
+	}
+	f.contains(f.must("cluster", "health", "-o", "yaml"), "status: HEALTHY")
+	f.contains(f.must("cluster", "health"), "| CLUSTER HEALTH: HEALTHY ", "PRIMARY [ok] node-")
+	f.must("cluster", "health", "--exit-style", "nagios")
+}
+
+// contractFields are those that the contract names for `cluster health -o json`.
+var contractFields = strings.Fields(`status cluster time control mode leader members node state nodes id role storage_id version last_heartbeat_ms disk_used_ratio
+	shards epoch replication_factor min_sync_replicas readable writable crash_cost entries ms primary isr bytes documents token_share replicas age_ms rebuild
+	seq lsn lag_entries lag_bytes lag_ms findings config_version routing_version`)
+
+func storySettings(f *fleet) {
+	good := f.file("good.yaml", "rebalance:\n  skew_threshold: 0.2\nnode:\n  rack: r1\n")
+	f.contains(f.exits(10, "cluster", "apply-config", good, "--dry-run", "--exit-code"), "rebalance.skew_threshold", "0.15", "0.2", "not applied")
+	f.contains(f.exits(2, "cluster", "apply-config", f.file("bad.yaml", "rebalance:\n  skew_treshold: 0.2\n")), "bad.yaml:2: rebalance.skew_treshold", "rebalance.skew_threshold")
+	f.contains(f.must("cluster", "apply-config", good), "left out: node.rack belongs to each node", "applied as configuration version 1")
+	f.eventually("the settings", func() bool {
+		_, out, _ := f.cli("cluster", "apply-config", good)
+		return strings.Contains(out, "nothing to change")
+	})
+	f.contains(f.must("config", "show", "--set"), "rebalance.skew_threshold  0.2", "cluster")
+	f.t.Chdir("../../docs/examples") // D-08 as written
+	f.must("cluster", "apply-config", "config/sharding/shard-router.yaml", "--dry-run")
+	f.contains(f.must("cluster", "events"), "apply_config")
+}
+
+func storyKilled(f *fleet) {
+	before := f.until("health", func(_ int, r health.Report) bool { return serving(r) })
+	victim := before.Shards[0].Primary
+	if primaries(before, victim) == 0 {
+		f.t.Fatalf("%s leads nothing", victim)
+	}
+	done := make(chan string, 1)
+	f.t.Chdir(f.dir)
+	go func() {
+		exit, out, errOut := f.cli("load", "airports.ndjson", "--collection", "under_fire", "--workers", "16", "-o", "json")
+		if exit != 0 {
+			out += errOut
+		}
+		done <- out
+	}()
+	f.eventually("the load", func() bool { exit, _, _ := f.cli("doc", "get", "under_fire", "5A8"); return exit == 0 })
+	f.kill(string(victim))
+	r := f.until("DEGRADED", func(exit int, r health.Report) bool {
+		n, _ := r.Node(victim)
+		return exit == 1 && r.Status == health.Degraded && n.State == "FAILED"
+	})
+	if primaries(r, victim) != 0 && serving(r) {
+		f.t.Fatalf("the dead %s leads", victim)
+	}
+	f.contains(f.exits(1, "cluster", "health"), "CLUSTER HEALTH: DEGRADED")
+	if exit, _, _ := f.cli("cluster", "health", "--exit-style", "nagios"); exit != 1 {
+		f.t.Fatalf("nagios: exit %d", exit)
+	}
+	var out loadAnswer
+	f.decode(<-done, &out)
+	if out.Written != 5210 || out.Failed != 0 {
+		f.t.Fatalf("under a kill: %+v", out)
+	}
+	f.until("service", func(_ int, r health.Report) bool { return serving(r) })
+	for _, c := range []string{"airports", "under_fire"} {
+		f.contains(f.must("load", "airports.ndjson", "--collection", c, "--verify-only"), "5210 documents read back and equal, 0 different")
+	}
+	f.contains(f.must("cluster", "events"), string(victim))
+	f.start(string(victim))
+	f.until("HEALTHY again", func(exit int, r health.Report) bool { return exit == 0 && r.Status == health.Healthy })
+}
+
+func storyKilledAll(f *fleet) {
+	for _, name := range f.names {
+		f.kill(name)
+	}
+	f.contains(f.exits(5, "cluster", "health"), "no endpoint answers", "refused the connection")
+	for _, name := range f.names {
+		f.start(name)
+	}
+	f.until("HEALTHY again", func(exit int, r health.Report) bool { return exit == 0 && r.Status == health.Healthy })
+	f.t.Chdir(f.dir)
+	for _, c := range []string{"airports", "under_fire"} {
+		f.contains(f.must("load", "airports.ndjson", "--collection", c, "--verify-only"), "5210 documents read back and equal, 0 different")
+	}
+}
