@@ -88,10 +88,7 @@ func (s *server) guarded(next http.Handler) http.Handler {
 func (s *server) serve(next http.Handler, a *answer, r *http.Request) (err error) {
 	defer caught(&err)
 	a.Header().Set("X-Content-Type-Options", "nosniff")
-	switch {
-	case r.ContentLength == 0: // nothing will be read: what a handler waits for is not the client
-		_ = a.control.SetReadDeadline(time.Time{})
-	case r.Method != http.MethodPut && r.Method != http.MethodPost:
+	if r.ContentLength != 0 && r.Method != http.MethodPut && r.Method != http.MethodPost { // a body that nobody will read
 		_ = a.control.SetReadDeadline(time.Now().Add(lingerTimeout))
 	}
 	r.Body = watchedBody{r.Body, a} // of the router's copy: at the body of its own request the server sees how much is left

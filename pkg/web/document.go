@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"os"
 	"strconv"
-	"time"
 
 	nodev1 "github.com/themisdb/themis/pkg/rpc/proto/themis/node/v1"
 	"github.com/themisdb/themis/pkg/themis"
@@ -113,9 +112,8 @@ func (s *server) body(ctx context.Context, w http.ResponseWriter, r *http.Reques
 	if r.ContentLength > themis.MaxDocumentBytes {
 		return nil, tooLarge(op.GetKey(), r.ContentLength)
 	}
-	control := http.NewResponseController(w)
-	if until, ok := ctx.Deadline(); ok && r.ContentLength != 0 {
-		if err := control.SetReadDeadline(until); err != nil {
+	if until, ok := ctx.Deadline(); ok {
+		if err := http.NewResponseController(w).SetReadDeadline(until); err != nil {
 			return nil, err
 		}
 	}
@@ -123,9 +121,6 @@ func (s *server) body(ctx context.Context, w http.ResponseWriter, r *http.Reques
 	give = func() { s.bodies.give(held) }
 	if err == nil {
 		err = checkDocument(value)
-	}
-	if err == nil && r.ContentLength != 0 {
-		err = control.SetReadDeadline(time.Time{}) // else it would end the request while the write waits
 	}
 	if err != nil {
 		give()

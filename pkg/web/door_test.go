@@ -268,11 +268,18 @@ func TestSlowNodeOverHTTP2(t *testing.T) {
 			t.Errorf("spoke %s", got.proto)
 		}
 		sameRows(t, rowsOf(t, got), w.sorted("people"))
-		var body strings.Builder
-		for i := range 3 * maxWrites {
-			fmt.Fprintf(&body, `{"_key":"%d","v":"%s"}`+"\n", i, strings.Repeat("x", 2000))
-		}
-		ask(t, c, "POST", "https://localhost"+docs+"?timeout_ms=600000", body.String()).want(t, 200, fmt.Sprintf(`{"written":%d,"failed":0,"errors":[]}`+"\n", 3*maxWrites))
+		// While as many writes as may be are under way nobody reads, and the client may be silent for longer than a body may.
+		r, body := io.Pipe()
+		go func() {
+			for i := range maxWrites + 11 {
+				if i == maxWrites+1 {
+					time.Sleep(2*time.Minute + stallTimeout/2) // virtual
+				}
+				fmt.Fprintf(body, "{\"_key\":\"%d\"}\n", i)
+			}
+			body.Close()
+		}()
+		askBody(t, c, "POST", "https://localhost"+docs+"?timeout_ms=600000", r).want(t, 200, fmt.Sprintf(`{"written":%d,"failed":0,"errors":[]}`+"\n", maxWrites+11))
 		c.CloseIdleConnections()
 		stop()
 		<-done
@@ -361,23 +368,33 @@ func TestShutdownLetsRequestsEnd(t *testing.T) {
 	}
 }
 
-// A load whose writes take long, and whose client says nothing more, does not outlive the grace.
-func TestShutdownEndsLoads(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		p, w := newPipes(), newTwin(1)
-		stop, done := serve(t, p, w.options())
-		w.before = untilDone
-		conn := p.dial(t)
-		defer conn.Close()
-		fmt.Fprintf(conn, "POST %s?timeout_ms=600000 HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{\"_key\":\"a\"}\n", docs)
-		synctest.Wait()
-		start := time.Now()
-		stop()
-		<-done
-		if after := time.Since(start); after > shutdownGrace+time.Second {
-			t.Errorf("Serve took %s to end", after)
-		}
-	})
+// What waits for the node when the grace ends is told so, also where the server no longer listens to its connection.
+func TestShutdownEndsRequests(t *testing.T) {
+	for what, say := range map[string][]string{
+		"a load that goes on":   {"POST " + docs + "?timeout_ms=600000 HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{\"_key\":\"a\"}\n"},
+		"two requests in a row": {"GET " + docs + "/a?timeout_ms=600000 HTTP/1.1\r\nHost: localhost\r\n\r\n", "G"},
+	} {
+		t.Run(what, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p, w := newPipes(), newTwin(1)
+				stop, done := serve(t, p, w.options())
+				w.before = untilDone
+				conn := p.dial(t)
+				defer conn.Close()
+				for _, s := range say {
+					fmt.Fprint(conn, s)
+					synctest.Wait()
+				}
+				synctest.Wait()
+				start := time.Now()
+				stop()
+				<-done
+				if after := time.Since(start); after > shutdownGrace+time.Second {
+					t.Errorf("Serve took %s to end", after)
+				}
+			})
+		})
+	}
 }
 
 // One connection more than may be silent is closed at once; when the others have ended there is room again.

@@ -237,8 +237,8 @@ func (b *patientBody) Read(p []byte) (int, error) {
 		return 0, fmt.Errorf("bound the time of a body: %w", err)
 	}
 	n, err := b.Reader.Read(p)
-	if err == nil || errors.Is(err, io.EOF) { // else nothing more is waited for
-		_ = b.control.SetReadDeadline(time.Time{}) // nobody waits for the client until the next Read
+	if err == nil || errors.Is(err, io.EOF) { // over HTTP/2 it would end the body though nobody waits for the client
+		_ = b.control.SetReadDeadline(time.Time{})
 	}
 	return n, err
 }
