@@ -214,6 +214,9 @@ func (r *router) writeHere(ctx context.Context, v cluster.View, shard themis.Sha
 			if c.IfVersion, err = themis.ParseHLC(o.GetIfMatch()); err != nil {
 				return nil, err
 			}
+			if c.IfVersion == 0 {
+				return nil, themis.Errorf(themis.VersionMismatch, "If-Match: no document ever has version %s", o.GetIfMatch()).In(shard)
+			}
 		}
 		w.Changes = append(w.Changes, c)
 	}
@@ -266,9 +269,8 @@ func (r *router) Read(ctx context.Context, req *nodev1.ReadRequest) (*nodev1.Rea
 			}
 		}
 		leader := v.Shards[shard].Primary.Node
-		_, local := v.Shards[shard].Replica(r.n.id.Node)
 		switch {
-		case leader == r.n.id.Node, local && (level == themis.Eventual || level == themis.Session):
+		case leader == r.n.id.Node, (level == themis.Eventual || level == themis.Session) && r.whole(v, shard):
 			out, err = r.readHere(ctx, v, shard, level, t, req)
 		case req.GetForwarded() || leader == "":
 			err = noPrimary(v, shard)
@@ -278,6 +280,17 @@ func (r *router) Read(ctx context.Context, req *nodev1.ReadRequest) (*nodev1.Rea
 		return err
 	})
 	return out, err
+}
+
+// whole says whether this node's copy of the shard holds all that it ever acknowledged: one that is only joining, or blank,
+// would say "not found" of documents that exist.
+func (r *router) whole(v cluster.View, shard themis.ShardID) bool {
+	c, ok := v.Shards[shard].Replica(r.n.id.Node)
+	if !ok || c.Class != cluster.Voter {
+		return false
+	}
+	rep, err := r.n.shards.get(shard)
+	return err == nil && rep.Unfit() == ""
 }
 
 func (r *router) readHere(ctx context.Context, v cluster.View, shard themis.ShardID, level themis.Consistency, t themis.Token, req *nodev1.ReadRequest) (*nodev1.ReadResponse, error) {

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -41,7 +40,6 @@ type pending struct {
 	id     string // of the request
 	digest uint64
 	append *wal.Append
-	led    atomic.Bool // somebody waits for the disk on behalf of all
 	seq    themis.Seq
 	hlc    themis.HLC
 	keys   []string

@@ -76,14 +76,14 @@ func (r *Replica) Write(ctx context.Context, w Write) (Written, error) {
 		ops[i] = w.Changes[i].Op
 	}
 	payload := themis.AppendOps(make([]byte, 0, payloadSize(ops)), ops)
-	p, known, err := rg.begin(ctx, w, payload)
+	p, mine, known, err := rg.begin(ctx, w, payload)
 	if err != nil {
 		return Written{}, err
 	}
 	if known != nil {
 		return Written{Seq: known.Seq, HLC: known.HLC, Ops: known.Ops, Concern: rg.effective(w.Concern)}, nil
 	}
-	if p.append != nil && p.led.CompareAndSwap(false, true) {
+	if mine {
 		if err := p.append.Wait(); err != nil {
 			r.failIfPoisoned(err)
 			return Written{}, err
@@ -163,9 +163,9 @@ func digestOf(payload []byte) uint64 {
 	return max(1, binary.LittleEndian.Uint64(sum[:]))
 }
 
-// begin gives the write its place in the log, or finds that the same request was made before: then p is that one, still under
-// way, or known is its result.
-func (rg *reigning) begin(ctx context.Context, w Write, payload []byte) (p *pending, known *store.RequestRecord, err error) {
+// begin gives the write its place in the log: then it is mine to see it to the disk. Or it finds that the same request was made
+// before: then p is that one, still under way, or known is its result.
+func (rg *reigning) begin(ctx context.Context, w Write, payload []byte) (p *pending, mine bool, known *store.RequestRecord, err error) {
 	first := &pending{id: w.RequestID, done: make(chan struct{})}
 	p = first
 	if w.RequestID != "" {
@@ -174,9 +174,9 @@ func (rg *reigning) begin(ctx context.Context, w Write, payload []byte) (p *pend
 		if twin := rg.requests[w.RequestID]; twin != nil {
 			rg.mu.Unlock()
 			if twin.digest != p.digest {
-				return nil, nil, reused(w.RequestID)
+				return nil, false, nil, reused(w.RequestID)
 			}
-			return twin, nil, nil
+			return twin, false, nil, nil
 		}
 		rg.requests[w.RequestID] = p
 		rg.mu.Unlock()
@@ -188,20 +188,20 @@ func (rg *reigning) begin(ctx context.Context, w Write, payload []byte) (p *pend
 		rec, there, err := rg.r.openStore().Request(w.RequestID)
 		switch {
 		case err != nil:
-			return nil, nil, err
+			return nil, false, nil, err
 		case there && rec.Digest != p.digest:
-			return nil, nil, reused(w.RequestID)
+			return nil, false, nil, reused(w.RequestID)
 		case there:
-			return nil, &rec, nil
+			return nil, false, &rec, nil
 		}
 	}
 	for {
 		wait, err := rg.place(w, p, payload)
 		if err != nil || wait == 0 {
-			return p, nil, err
+			return p, err == nil, nil, err
 		}
 		if err := rg.r.waitApplied(ctx, rg.ctx, wait); err != nil {
-			return nil, nil, err
+			return nil, false, nil, err
 		}
 	}
 }
@@ -323,7 +323,7 @@ func (rg *reigning) await(ctx context.Context, p *pending, concern themis.WriteC
 	select {
 	case <-p.done:
 	case <-ctx.Done():
-		return Written{}, themis.Errorf(themis.OutcomeUnknown, "%s: time ran out before the write at seq %d was confirmed", rg.r.o.Shard, p.seq).In(rg.r.o.Shard)
+		return Written{}, themis.Errorf(themis.OutcomeUnknown, "%s: time ran out before the write was confirmed", rg.r.o.Shard).In(rg.r.o.Shard)
 	}
 	if p.err != nil {
 		return Written{}, p.err
