@@ -576,3 +576,33 @@ func TestEmptiedCopyIsRebuilt(t *testing.T) {
 	c.mustWrite(first, put("more", "y"))
 	c.converged("node-1", "node-2", "node-3")
 }
+
+func TestTheSameRequestAtTheSameTimeIsDoneOnce(t *testing.T) {
+	c := newTrio(t, cluster.Policy{Mode: themis.Sync, K: 1, RF: 2}, "node-1", "node-2")
+	p := c.elect()
+	c.mustWrite(p, put("warm", "1"))
+	for round := range 10 {
+		type answer struct {
+			w   Written
+			err error
+		}
+		answers := make(chan answer, 8)
+		for range 8 {
+			go func() {
+				w := put("k", fmt.Sprint(round))
+				w.RequestID = fmt.Sprint("round-", round)
+				out, err := c.write(p, w)
+				answers <- answer{out, err}
+			}()
+		}
+		first := <-answers
+		if first.err != nil {
+			t.Fatal(first.err)
+		}
+		for range 7 {
+			if a := <-answers; a.err != nil || a.w.Seq != first.w.Seq || a.w.HLC != first.w.HLC || len(a.w.Ops) != 1 {
+				t.Fatalf("%+v, %v; the first was told %+v", a.w, a.err, first.w)
+			}
+		}
+	}
+}
