@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"crypto/tls"
 	"net"
 
 	"github.com/themisdb/themis/pkg/health"
@@ -40,7 +41,8 @@ func (s source) Ready() error {
 func (n *Node) serveHTTP(ctx context.Context, l net.Listener, r *router) error {
 	return web.Serve(ctx, l, web.Options{
 		Documents: r, Source: source{n}, Metrics: n.metrics.handler(), TLS: n.source.OptionalServerConfig(), PlainLoopback: n.cfg.HTTP.PlainLoopback,
-		Cluster: n.clusterName, Shards: n.shardIDs, Logger: n.log,
+		CheckPeer: func(cs tls.ConnectionState) error { return n.source.CheckPeer(cs, true) },
+		Cluster:   n.clusterName, Shards: n.shardIDs, Logger: n.log,
 	})
 }
 

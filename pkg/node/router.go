@@ -188,7 +188,7 @@ func (r *router) collection(ctx context.Context, name string) (themis.Collection
 	}
 	c, err := m.EnsureCollection(ctx, name)
 	if err != nil {
-		return 0, err
+		return 0, themis.Errorf(themis.NoPrimary, "collection %q can't be made: %w", name, err) // nothing was written yet
 	}
 	return c.ID, nil
 }
