@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"iter"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -143,6 +144,30 @@ func TestSelectionStaysInSight(t *testing.T) {
 	}
 }
 
+// TestScrollingEnds holds that the end is the end, and that one key leads back from it.
+func TestScrollingEnds(t *testing.T) {
+	m := press(t, liveModel(t, degradedWorld()), "G")
+	lines := strings.Split(strings.TrimRight(shown(m), "\n"), "\n")
+	if foot := lines[len(lines)-1]; !strings.Contains(foot, "40–58 of 58") || strings.TrimSpace(lines[len(lines)-2]) == "" {
+		t.Errorf("not the end:\n%s", shown(m))
+	}
+	at := m.look
+	if at.top[overviewScreen] != 39 {
+		t.Errorf("at %d", at.top[overviewScreen])
+	}
+	if more := press(t, m, "j", "space", "end"); more.look != at {
+		t.Errorf("beyond the end: %+v", more.look)
+	}
+	if back := press(t, m, "space", "k"); back.look.top[overviewScreen] != at.top[overviewScreen]-1 {
+		t.Errorf("one up from %+v: %+v", at, back.look)
+	}
+	beyond := look{}
+	beyond.top[overviewScreen] = 1000 // a frame with less in it came since
+	if got, want := bare(draw(m.scene, beyond, m.size)), bare(draw(m.scene, at, m.size)); got != want {
+		t.Errorf("drawn beyond the end:\n%s", got)
+	}
+}
+
 // TestLossAndReturn goes from nothing to a frame, to silence, to another frame.
 func TestLossAndReturn(t *testing.T) {
 	m := after(t, newModel(false, noon), tea.WindowSizeMsg{Width: 100, Height: 30})
@@ -200,6 +225,9 @@ func (f *feed) Watch(ctx context.Context, from themis.HLC) iter.Seq2[client.Fram
 		for {
 			select {
 			case <-ctx.Done():
+				for range 1000 {
+					runtime.Gosched() // whoever doesn't wait for it is gone by now
+				}
 				return
 			case n, ok := <-f.turns:
 				if !ok || !yield(n.frame, n.err) {
@@ -259,6 +287,16 @@ func running(ctx context.Context, t *testing.T, src Source, env ...string) (out 
 	return out, keyboard, result
 }
 
+// ended holds that the source was left before Run returned.
+func ended(t *testing.T, src *feed) {
+	t.Helper()
+	select {
+	case <-src.ended:
+	default:
+		t.Error("the source is still read")
+	}
+}
+
 func TestRun(t *testing.T) {
 	src := newFeed()
 	out, keys, result := running(t.Context(), t, src, "NO_COLOR=1")
@@ -278,7 +316,7 @@ func TestRun(t *testing.T) {
 	if err := <-result; err != nil {
 		t.Errorf("Run: %v", err)
 	}
-	<-src.ended
+	ended(t, src)
 	if src.from != everything {
 		t.Errorf("watched from %v", src.from)
 	}
@@ -300,5 +338,5 @@ func TestRunEndsWithItsContext(t *testing.T) {
 	if err := <-result; !errors.Is(err, why) {
 		t.Errorf("Run: %v", err)
 	}
-	<-src.ended
+	ended(t, src)
 }
