@@ -56,7 +56,11 @@ type layout struct {
 func lay(s Scene, l look, size Size) layout {
 	out := layout{head: append([]line{titleLine(s, l, size.Width)}, verdict(s, size.Width)...)}
 	if s.Known && size.Height >= 16 {
-		out.head = append(out.head, gaugeLine(s.Report, size.Width))
+		g := gaugeLine(s.Report, size.Width)
+		if !s.live() {
+			g = g.faded()
+		}
+		out.head = append(out.head, g)
 	}
 	if size.Height >= 12 {
 		out.head = append(out.head, text(faint, strings.Repeat("─", size.Width)))

@@ -158,7 +158,7 @@ func TestTheVerdictIsNeverStale(t *testing.T) {
 		if got := lines[1].String(); !strings.HasPrefix(got, c.want) {
 			t.Errorf("%v %q: %q", c.age, c.problem, got)
 		}
-		for _, l := range lines[6:] {
+		for _, l := range lines {
 			for _, p := range l {
 				if !s.live() && p.tone == fine {
 					t.Errorf("%v %q: %q is drawn as if it were known", c.age, c.problem, p.text)
@@ -226,6 +226,9 @@ func TestPaletteChangesNoText(t *testing.T) {
 	}
 	if !strings.Contains(painted, "\x1b[") {
 		t.Error("no colour at all")
+	}
+	if want := paletteFor(true)[caution].Bold(true).Render("▲ DEGRADED"); !strings.Contains(painted, want) {
+		t.Errorf("the verdict does not stand out: %q", painted[:300])
 	}
 	var plainText []string
 	for _, l := range lines {
