@@ -160,6 +160,9 @@ func TestValidate(t *testing.T) {
 		{"epoch behind LOG's", func(t *testing.T, dir string) {
 			reframe(t, segmentFile(dir, 13), 0, func(e *themis.Entry) { e.Epoch = 1 })
 		}, LogDamaged, "LINEAGE_MISMATCH", "", 13, nil, 23, 1},
+		{"a barrier flipped: where its epoch begins can't be told", func(t *testing.T, dir string) {
+			flip(t, segmentFile(dir, 13), 5000)
+		}, LogDamaged, "FLIPPED", "13", 13, func(string) int { return 0 }, 22, 1},
 		{"LOG lacks an epoch that the next start adds", func(t *testing.T, dir string) {
 			editLOG(t, logDir(dir), func(l map[string]any) { l["epochs"] = l["epochs"].([]any)[:1] })
 		}, LogSound, "", "", 0, nil, 23, 0},
@@ -189,7 +192,9 @@ func TestValidate(t *testing.T) {
 		{"no MARK", func(t *testing.T, dir string) { os.Remove(filepath.Join(logDir(dir), "MARK")) }, LogDamaged, "MARK_UNREADABLE", "", 0, nil, 23, 1},
 		{"leftover", func(t *testing.T, dir string) { writeFile(t, segmentFile(dir, 7)+".END.TEMP", "") }, LogSound, "LEFTOVER", "", 0, nil, 23, 0},
 		{"no log directory", func(t *testing.T, dir string) { os.RemoveAll(logDir(dir)) }, LogInconclusive, "", "", 0, nil, 0, 3},
-		{"node.json damaged", func(t *testing.T, dir string) { writeFile(t, filepath.Join(dir, "node.json"), "{") }, LogInconclusive, "", "", 0, nil, 23, 3},
+		{"node.json damaged", func(t *testing.T, dir string) {
+			writeFile(t, filepath.Join(dir, "node.json"), `{"node_id":"node-2","storage_id":7}`)
+		}, LogInconclusive, "", "", 0, nil, 23, 3},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			dir := copyOf(t, whole)
@@ -199,6 +204,9 @@ func TestValidate(t *testing.T) {
 				t.Fatalf("verdict %s, want %s; %d entries, want %d; exit %d, want %d\n%+v", r.Verdict, c.verdict, r.Entries, c.entries, r.Exit(), c.exit, r.Logs)
 			}
 			l := r.Logs[0]
+			if half := c.name == "node.json damaged"; half == (l.Node != "") || half == l.IdentityChecked && c.entries > 0 && l.Cluster != "" {
+				t.Fatalf("identity: %+v", l)
+			}
 			if (c.verdict == LogInconclusive) != (len(l.Inconclusive) > 0) {
 				t.Fatalf("inconclusive: %+v", l.Inconclusive)
 			}
@@ -219,7 +227,10 @@ func TestValidate(t *testing.T) {
 			if f.At == nil || f.At.File == "" || f.At.Segment != segment || c.seq > 0 && f.At.Seq != c.seq || c.offset != nil && f.At.Offset != int64(c.offset(dir)) {
 				t.Fatalf("at %+v, want segment %q seq %d", f.At, segment, c.seq)
 			}
-			if f.Subject != "shard-1/node-2" && c.name != "node.json damaged" || f.Why == "" || f.Cause == "" || f.Fix == "" || strings.Contains(f.Why, "{detail}") {
+			if strings.HasPrefix(c.name, "a barrier flipped") && len(l.Findings) != 1 {
+				t.Fatalf("one damage, several findings: %+v", l.Findings)
+			}
+			if f.Subject != "shard-1/node-2" || f.Why == "" || f.Cause == "" || f.Fix == "" || strings.Contains(f.Why, "{detail}") {
 				t.Fatalf("%+v", f)
 			}
 		})
@@ -311,6 +322,9 @@ func TestValidateInterruptedWork(t *testing.T) {
 		l["resetting"] = true
 		l["base"] = map[string]any{"seq": 90, "epoch": 2, "lsn": "0/00005000"}
 	})
+	slot := binary.LittleEndian.AppendUint64(binary.LittleEndian.AppendUint64(nil, 1<<40), 90) // MARK is moved before the segments go
+	slot = binary.LittleEndian.AppendUint32(slot, crc32.Checksum(slot, crc32.MakeTable(crc32.Castagnoli)))
+	change(t, filepath.Join(logDir(reset), "MARK"), func(b []byte) []byte { return append(slot, b[len(slot):]...) })
 	r = validate(t, reset, 0)
 	if r.Verdict != LogSound || r.Entries != 0 || len(r.Logs[0].Findings) != 4 {
 		t.Fatalf("replacement stopped half way: %+v", r)
