@@ -65,7 +65,7 @@ func localReplica(st replication.Status) health.LocalReplica {
 	}
 	out.Role, out.State, out.NotServing = health.Primary, cluster.InSync, rg.NotServing
 	if rg.NotWriting != "" && rg.NotServing == "" {
-		out.Stalled = &health.Stall{Queued: rg.Queued, Waits: rg.NotWriting}
+		out.Stalled = &health.Stall{Since: rg.Stalled, Queued: rg.Queued, Waits: rg.NotWriting}
 	}
 	for _, c := range rg.Copies {
 		out.Followers = append(out.Followers, follower(c, st.Last.Seq))

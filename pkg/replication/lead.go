@@ -31,6 +31,7 @@ type reigning struct {
 	waiting  map[themis.Seq]*pending
 	requests map[string]*pending
 	queued   int
+	stalled  time.Time // since when writes wait for copies; zero: they don't
 
 	stripes [stripes]stripe
 }
@@ -154,6 +155,12 @@ func (rg *reigning) loop() error {
 		now := time.Now()
 		rg.mu.Lock()
 		rg.core.Tick(now)
+		switch waits := rg.core.Ready() && rg.writable() != nil; {
+		case !waits:
+			rg.stalled = time.Time{}
+		case rg.stalled.IsZero():
+			rg.stalled = now
+		}
 		p := rg.core.Next(now)
 		rg.mu.Unlock()
 		rg.progress()

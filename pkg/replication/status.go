@@ -38,6 +38,7 @@ type ReignStatus struct {
 	Epoch      themis.Epoch
 	NotServing string // why nothing is read yet; empty: it is
 	NotWriting string // why writes wait; empty: they don't
+	Stalled    time.Time // since when writes wait; zero: they don't, or not for long enough to notice
 	Queued     int
 	Copies     []CopyStatus
 }
@@ -81,7 +82,7 @@ func (rg *reigning) status() *ReignStatus {
 	now := time.Now()
 	rg.mu.Lock()
 	defer rg.mu.Unlock()
-	out := &ReignStatus{Epoch: rg.epoch, Queued: rg.queued}
+	out := &ReignStatus{Epoch: rg.epoch, Queued: rg.queued, Stalled: rg.stalled}
 	if rg.core == nil || !rg.core.Ready() {
 		out.NotServing = "the reign's first entry is not committed yet"
 	}
