@@ -36,8 +36,8 @@ type Status struct {
 // ReignStatus is what a primary knows of its reign and its followers.
 type ReignStatus struct {
 	Epoch      themis.Epoch
-	NotServing string // why nothing is read yet; empty: it is
-	NotWriting string // why writes wait; empty: they don't
+	NotServing string    // why nothing is read yet; empty: it is
+	NotWriting string    // why writes wait; empty: they don't
 	Stalled    time.Time // since when writes wait; zero: they don't, or not for long enough to notice
 	Queued     int
 	Copies     []CopyStatus
