@@ -95,5 +95,3 @@ func (a *app) newestEvents(ctx context.Context, c *client.Client) []cluster.Even
 	}
 	return list
 }
-
-func init() { commands = append(commands, topCommand) }

@@ -126,10 +126,12 @@ func TestScanWithoutProgressEnds(t *testing.T) {
 func TestScanRefusesWhatIsNoCursor(t *testing.T) {
 	w := newWorld(t)
 	c, _ := w.client()
-	for _, o := range []ScanOptions{{After: "!"}, {After: "AAAA"}, {Limit: -1}} {
+	for _, o := range []ScanOptions{{After: "!"}, {After: "AAAA"}, {After: "AAAAAA"}, {Limit: -1}} {
+		var last error
 		for _, err := range c.Scan(testContext(t), "things", o) {
-			wantCode(t, err, themis.InvalidArgument)
+			last = err
 		}
+		wantCode(t, last, themis.InvalidArgument)
 	}
 }
 

@@ -271,3 +271,15 @@ func TestWriterCloseTellsEveryOutcome(t *testing.T) {
 		}
 	}
 }
+
+// A message that was given up before it was handed over is surely not done, so it must never be handed over.
+func TestParcelIsTakenOnce(t *testing.T) {
+	p := &parcel{}
+	wantCode(t, p.lost(errClosed), themis.Unreachable)
+	if p.take() {
+		t.Fatal("given up, and handed over all the same")
+	}
+	p = &parcel{}
+	p.take()
+	wantCode(t, p.lost(errClosed), themis.OutcomeUnknown)
+}
