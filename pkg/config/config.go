@@ -222,6 +222,7 @@ type PKI struct {
 	Key            string `mapstructure:"key"`
 	CA             string `mapstructure:"ca"`
 	CRL            string `mapstructure:"crl"`
+	IssuerKey      string `mapstructure:"issuer_key"` // of the CA in CA; only on a node that is to sign newcomers' certificates
 	VerifyPeer     bool   `mapstructure:"verify_peer"`
 	VerifyHostname bool   `mapstructure:"verify_hostname"`
 }

@@ -149,7 +149,10 @@ func (s *adminService) WatchState(req *nodev1.WatchStateRequest, stream grpc.Ser
 			return err
 		}
 		if m := s.n.m.Load(); m != nil {
-			events, err := m.Events(ctx, from+1, 0, 200)
+			// The trail is in the control plane; without a quorum the state must still be told.
+			brief, cancel := context.WithTimeout(ctx, 300*time.Millisecond)
+			events, err := m.Events(brief, from+1, 0, 200)
+			cancel()
 			if err == nil {
 				for _, e := range events {
 					from = max(from, e.HLC)
@@ -283,6 +286,12 @@ func (s *adminService) Act(ctx context.Context, req *nodev1.ActRequest) (*nodev1
 		}
 		s.n.event(cluster.Event{Actor: cluster.Actor{Kind: "operator", ID: peerName(ctx)}, Action: "cluster_init", Subject: a.Name, Outcome: "done", After: asJSON(out)})
 		return &nodev1.ActResponse{ResultJson: asJSON(out)}, nil
+	case "node.join":
+		return act(ctx, req, s.n.joinNode)
+	case "node.remove":
+		return act(ctx, req, s.n.removeNode)
+	case "node.token":
+		return act(ctx, req, s.n.createToken)
 	}
 	return nil, themis.Errorf(themis.Unimplemented, "verb %q is not served by this version", req.GetVerb())
 }

@@ -60,7 +60,7 @@ func (n *Node) memberLife(ctx context.Context) error {
 	n.lease.Store(lease)
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return lease.Run(ctx) })
-	g.Go(func() error { return n.watchMap(ctx, m) })
+	g.Go(func() error { return n.watchMap(ctx, m, kv) })
 	g.Go(func() error { return n.shards.run(ctx) })
 	g.Go(func() error { return n.writeEvents(ctx, m) })
 	g.Go(func() error { return n.beat(ctx, lease) })
@@ -171,12 +171,13 @@ func diskUsed(dir string) (*float64, *themis.Bytes) {
 }
 
 // watchMap passes every new view on.
-func (n *Node) watchMap(ctx context.Context, m *control.Map) error {
+func (n *Node) watchMap(ctx context.Context, m *control.Map, kv *control.Etcd) error {
 	w := m.Watch(ctx)
 	for v := range w.Views() {
 		if v.Meta.ID == "" {
 			continue // the cluster is still being written
 		}
+		n.learnControl(v, kv)
 		n.view.Store(&v)
 		n.shards.learn(v)
 		n.changed.wake()

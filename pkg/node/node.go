@@ -65,6 +65,9 @@ type Node struct {
 	hlc    themis.HLC
 	member chan struct{} // closed once the node belongs to a cluster
 
+	membership sync.Mutex // one node joins or leaves through this one at a time
+	signing    sync.Mutex // one newcomer's certificate at a time
+
 	view     atomic.Pointer[cluster.View]
 	changed  broadcast // a newer view
 	m        atomic.Pointer[control.Map]
@@ -265,7 +268,7 @@ func (n *Node) become(j joined) error {
 	if err := id.write(n.cfg.Node.DataDir); err != nil {
 		return err
 	}
-	n.id = id
+	n.id.Joined = &j // the rest stays as it is, and is read without the lock
 	close(n.member)
 	return nil
 }

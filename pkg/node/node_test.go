@@ -107,7 +107,7 @@ func (f *fleet) start(name string) {
 	cfg, err := config.Load(nil, nil, map[string]string{
 		"node.id": name, "node.data_dir": f.path(name), "node.grpc_listen": f.peer[name+"/grpc"], "node.http_listen": "127.0.0.1:0", "node.metrics_listen": "127.0.0.1:0",
 		"control.peer_listen": f.peer[name+"/peer"], "control.client_listen": f.peer[name+"/client"], "http.plain_loopback": "full",
-		"pki.cert": files.Cert, "pki.key": files.Key, "pki.ca": files.CA, "replication.timeout_ms": "1000",
+		"pki.cert": files.Cert, "pki.key": files.Key, "pki.ca": files.CA, "pki.issuer_key": f.path("pki", pki.CAKeyFile), "replication.timeout_ms": "1000",
 	})
 	if err != nil {
 		f.t.Fatal(err)

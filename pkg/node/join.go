@@ -1,0 +1,421 @@
+package node
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/themisdb/themis/pkg/cluster"
+	"github.com/themisdb/themis/pkg/control"
+	"github.com/themisdb/themis/pkg/pki"
+	"github.com/themisdb/themis/pkg/rpc"
+	nodev1 "github.com/themisdb/themis/pkg/rpc/proto/themis/node/v1"
+	"github.com/themisdb/themis/pkg/themis"
+)
+
+const (
+	controlGrowsTo = 3 // members of the control plane that joining nodes fill up to by themselves
+	controlMost    = 5 // more members make every change slower, and no cluster safer
+	membershipTime = 2 * time.Minute
+)
+
+// joinArgs is what `node join` asks for.
+type joinArgs struct {
+	Addr    string `json:"addr"`             // gRPC address of a node that runs and belongs to no cluster
+	Control string `json:"control"`          // auto, yes or no: whether it becomes a member of the control plane; empty: auto
+	Replace bool   `json:"replace"`          // its name is that of a member whose disk is lost
+	By      string `json:"by,omitempty"`     // the operator, where a node passes the verb on
+	Passed  bool   `json:"passed,omitempty"` // a node passed it on: it goes no further
+}
+
+// joinResult is what became of it.
+type joinResult struct {
+	Node         themis.NodeID   `json:"node"`
+	Changed      bool            `json:"changed"` // false: it was a member already
+	Control      bool            `json:"control_member"`
+	ControlNodes []themis.NodeID `json:"control_nodes"`
+	Note         string          `json:"note"`
+}
+
+// act reads the arguments of a verb, does it, and writes its answer.
+func act[A, R any](ctx context.Context, req *nodev1.ActRequest, do func(context.Context, A) (R, error)) (*nodev1.ActResponse, error) {
+	var a A
+	if err := json.Unmarshal(req.GetArgsJson(), &a); err != nil {
+		return nil, themis.Errorf(themis.InvalidArgument, "args: %w", err)
+	}
+	if req.GetDryRun() {
+		return nil, themis.Errorf(themis.Unimplemented, "verb %q has no dry run in this version", req.GetVerb())
+	}
+	ctx, cancel := context.WithTimeout(ctx, membershipTime)
+	defer cancel()
+	out, err := do(ctx, a)
+	if err != nil {
+		return nil, err
+	}
+	return &nodev1.ActResponse{ResultJson: asJSON(out)}, nil
+}
+
+// operator is who asked: by, where another node passes the question on.
+func operator(ctx context.Context, by string) cluster.Actor {
+	if p, ok := rpc.Peer(ctx); ok && (p.Kind != pki.KindNode || by == "") {
+		return cluster.Actor{Kind: "operator", ID: p.Name(), Cert: p.Serial}
+	}
+	return cluster.Actor{Kind: "operator", ID: by}
+}
+
+// joinNode makes a node that runs and belongs to no cluster a member of this one. It is run by a control member for an operator;
+// any other node passes it on. Repeated after a failure on the way it goes on; repeated when all is done it changes nothing.
+func (n *Node) joinNode(ctx context.Context, a joinArgs) (*joinResult, error) {
+	if a.Control == "" {
+		a.Control = "auto"
+	}
+	if !slices.Contains([]string{"auto", "yes", "no"}, a.Control) {
+		return nil, themis.Errorf(themis.InvalidArgument, "control %q: want auto, yes or no", a.Control)
+	}
+	m, v, err := n.freshView(ctx)
+	if err != nil {
+		return nil, err
+	}
+	who := operator(ctx, a.By)
+	if n.etcd.Load() == nil && n.embedded() {
+		a.By, a.Passed = who.ID, true
+		out := &joinResult{}
+		return out, n.passOn(ctx, v, "node.join", a, "", out)
+	}
+	if !n.membership.TryLock() {
+		return nil, themis.Errorf(themis.Overloaded, "another node joins or leaves through %s just now", n.id.Node).Do("run the same command again in a while")
+	}
+	defer n.membership.Unlock()
+	x, inside, err := n.newcomer(ctx, a.Addr)
+	if err != nil {
+		return nil, err
+	}
+	j := &joining{n: n, m: m, view: v, args: a, node: x, inside: inside}
+	out, err := j.run(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("join %s: %w", x.ID, err)
+	}
+	if out.Changed {
+		n.event(cluster.Event{Actor: who, Action: "node_join", Subject: string(x.ID), Outcome: "done", Reason: out.Note, After: asJSON(out)})
+	}
+	return out, nil
+}
+
+func (n *Node) embedded() bool { return n.cfg.Control.Mode != "external" }
+
+// freshView is the map as the control plane has it now.
+func (n *Node) freshView(ctx context.Context) (*control.Map, cluster.View, error) {
+	m := n.m.Load()
+	if m == nil || n.view.Load() == nil {
+		return nil, cluster.View{}, themis.Errorf(themis.NoPrimary, "%s belongs to no cluster yet", n.id.Node).Do("themis-cli cluster init")
+	}
+	v, err := m.View(ctx)
+	return m, v, err
+}
+
+// passOn lets the first control member that answers do it; not is one that can't.
+func (n *Node) passOn(ctx context.Context, v cluster.View, verb string, args any, not themis.NodeID, out any) error {
+	b, err := json.Marshal(args)
+	if err != nil {
+		return err
+	}
+	var faults []error
+	for _, id := range v.ControlNodes() {
+		if id == n.id.Node || id == not {
+			continue
+		}
+		c, err := n.pool.Admin(ctx, v.Nodes[id].GRPC, id)
+		if err != nil {
+			return err
+		}
+		resp, err := c.Act(ctx, &nodev1.ActRequest{Verb: verb, ArgsJson: b})
+		switch {
+		case err == nil:
+			return json.Unmarshal(resp.GetResultJson(), out)
+		case themis.CodeOf(err) != themis.Unreachable:
+			return err
+		}
+		faults = append(faults, err)
+	}
+	return themis.Errorf(themis.NoPrimary, "%s: no other member of the control plane answers: %w", verb, errors.Join(faults...)).Do("themis-cli cluster health")
+}
+
+// newcomer asks the node who it is, and once more at the address that it tells others, where it must prove it. inside says that it
+// belongs to this cluster already.
+func (n *Node) newcomer(ctx context.Context, addr string) (x cluster.Node, inside bool, err error) {
+	found, err := n.describeAll(ctx, []string{addr})
+	if err != nil {
+		return x, false, err
+	}
+	x = found[0]
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	c, err := n.pool.Admin(ctx, x.GRPC, x.ID)
+	if err != nil {
+		return x, false, err
+	}
+	d, err := c.Describe(ctx, &nodev1.DescribeRequest{})
+	switch {
+	case err != nil:
+		return x, false, themis.Errorf(themis.InvalidArgument, "%s says that it is reached at %s: %w", x.ID, x.GRPC, err).Do("set node.advertise_grpc on %s", x.ID)
+	case d.GetStorageId() != string(x.Storage):
+		return x, false, themis.Errorf(themis.InvalidArgument, "%s answers at %s, but with another disk at %s, where it says it is reached", x.ID, addr, x.GRPC).Do("set node.advertise_grpc on %s", x.ID)
+	}
+	return x, d.GetClusterId() != "", nil
+}
+
+// joining is one node on its way in.
+type joining struct {
+	n      *Node
+	m      *control.Map
+	view   cluster.View
+	args   joinArgs
+	node   cluster.Node // as it describes itself, with what it would be in the control plane
+	inside bool
+}
+
+func (j *joining) run(ctx context.Context) (*joinResult, error) {
+	old, known := j.view.Nodes[j.node.ID]
+	out := &joinResult{Node: j.node.ID}
+	if known && old.Storage != j.node.Storage {
+		if !j.args.Replace {
+			return nil, themis.Errorf(themis.RefusedUnsafe, "a member with disk %s has this name, the disk of the newcomer is %s", old.Storage, j.node.Storage).
+				Do("themis-cli node remove %s; where its copies can't be made anew without it: themis-cli node join %s --replace", old.ID, j.args.Addr)
+		}
+		if err := j.replaceDisk(ctx, old); err != nil {
+			return nil, err
+		}
+		old, out.Note = j.view.Nodes[j.node.ID], "its disk was replaced; "
+	}
+	if out.Control = old.Control != nil; known && j.inside && (out.Control || j.args.Control != "yes" && !j.unfinished(ctx)) && out.Note == "" {
+		out.Note = "it was a member already"
+		out.ControlNodes = j.view.ControlNodes()
+		return out, nil
+	}
+	wants, err := j.wantsControl(ctx)
+	if err != nil {
+		return nil, err
+	}
+	rec := j.node
+	rec.Control, rec.Joined = nil, time.Now().UTC()
+	if rec, err = j.m.RegisterNode(ctx, rec); err != nil {
+		return nil, err
+	}
+	if wants {
+		rec, err = j.intoControl(ctx, rec)
+	} else {
+		err = j.bootstrap(ctx, nil, nil)
+	}
+	if err == nil {
+		err = j.awaitAlive(ctx, rec)
+	}
+	if err != nil {
+		return nil, err
+	}
+	j.view.Nodes[rec.ID] = rec
+	out.Changed, out.Control, out.ControlNodes = true, wants, j.view.ControlNodes()
+	out.Note += j.note(len(out.ControlNodes))
+	return out, nil
+}
+
+// note says what the operator may expect now.
+func (j *joining) note(control int) string {
+	s := "missing copies are made on it; copies that other nodes have are not moved to it"
+	if j.n.embedded() && control%2 == 0 {
+		s += fmt.Sprintf("; the control plane has %d members and needs %d of them, so it is no safer than with %d: one more should join", control, control/2+1, control-1)
+	}
+	return s
+}
+
+// unfinished says whether the node is a member of the control plane that its record doesn't name yet.
+func (j *joining) unfinished(ctx context.Context) bool {
+	_, ok := j.controlMember(ctx)
+	return ok
+}
+
+func (j *joining) controlMember(ctx context.Context) (control.Member, bool) {
+	s := j.n.etcd.Load()
+	if s == nil {
+		return control.Member{}, false
+	}
+	members, err := s.Members(ctx)
+	i := slices.IndexFunc(members, func(m control.Member) bool { return m.PeerURL == j.node.Control.Peer })
+	if err != nil || i < 0 {
+		return control.Member{}, false
+	}
+	return members[i], true
+}
+
+// wantsControl says whether the node becomes a member of the control plane.
+func (j *joining) wantsControl(ctx context.Context) (bool, error) {
+	if !j.n.embedded() {
+		if j.args.Control == "yes" {
+			return false, themis.Errorf(themis.InvalidArgument, "control yes: the control plane of this cluster is an etcd of its own (control.mode external)")
+		}
+		return false, nil
+	}
+	if j.unfinished(ctx) {
+		return true, nil
+	}
+	have := len(j.view.ControlNodes())
+	wants := j.args.Control == "yes" || j.args.Control == "auto" && (have < controlGrowsTo || j.node.Role == cluster.RoleController && have < controlMost)
+	switch {
+	case wants && have >= controlMost:
+		return false, themis.Errorf(themis.RefusedUnsafe, "control yes: the control plane has %d members, %d are the most", have, controlMost)
+	case wants && j.inside && j.args.Control == "yes":
+		return false, themis.Errorf(themis.RefusedUnsafe, "control yes: it is a member without a part in the control plane, and takes none while it runs").
+			Do("themis-cli node remove %s, and join it again with an empty node.data_dir", j.node.ID)
+	}
+	return wants && !j.inside, nil
+}
+
+// intoControl makes the node a member of the control plane: first one that only learns, then one that votes.
+func (j *joining) intoControl(ctx context.Context, rec cluster.Node) (cluster.Node, error) {
+	s := j.n.etcd.Load()
+	at, found := j.controlMember(ctx)
+	if !found || at.State != control.MemberVoter {
+		id, initial, err := s.AddLearner(ctx, string(rec.ID), j.node.Control.Peer)
+		if err != nil {
+			return rec, err
+		}
+		at.ID = id
+		if err := j.bootstrap(ctx, initial, []string{j.node.Control.Client}); err != nil {
+			if c := themis.CodeOf(err); c != themis.OutcomeUnknown && c != themis.Deadline { // it surely never started
+				err = errors.Join(err, s.RemoveMember(ctx, id))
+			}
+			return rec, err
+		}
+		if err := s.Promote(ctx, id); err != nil {
+			return rec, err
+		}
+	}
+	for {
+		rec.Control = &cluster.ControlMember{Peer: j.node.Control.Peer, Client: j.node.Control.Client, ID: at.ID}
+		done, err := j.m.UpdateNode(ctx, rec)
+		if !errors.Is(err, control.ErrStale) {
+			return done, err
+		}
+		v, err := j.m.View(ctx) // a shard has just got a copy there
+		if err != nil {
+			return rec, err
+		}
+		if rec = v.Nodes[rec.ID]; rec.Storage != j.node.Storage {
+			return rec, themis.Errorf(themis.StalePlan, "it was removed meanwhile")
+		}
+	}
+}
+
+// bootstrap tells the node where it belongs; initial is given to those that become control members.
+func (j *joining) bootstrap(ctx context.Context, initial map[string]string, more []string) error {
+	own := j.n.joined()
+	var peers []string
+	for _, name := range slices.Sorted(maps.Keys(initial)) {
+		peers = append(peers, name+"="+initial[name])
+	}
+	endpoints := controlEndpoints(j.view)
+	if len(endpoints) == 0 {
+		endpoints = own.Endpoints
+	}
+	c, err := j.n.pool.Admin(ctx, j.node.GRPC, j.node.ID)
+	if err != nil {
+		return err
+	}
+	_, err = c.Bootstrap(ctx, &nodev1.BootstrapRequest{
+		ClusterId: string(own.ID), ClusterName: own.Name, ControlMember: initial != nil, Existing: initial != nil,
+		InitialCluster: strings.Join(peers, ","), ControlEndpoints: slices.Concat(endpoints, more),
+	})
+	return err
+}
+
+// awaitAlive waits until the node's own heartbeat is in the control plane, and this node's map shows it.
+func (j *joining) awaitAlive(ctx context.Context, rec cluster.Node) error {
+	for {
+		changed := j.n.changed.next()
+		if v, ok := j.n.latest(); ok && v.Alive[rec.ID].Storage == rec.Storage && v.Nodes[rec.ID].Storage == rec.Storage {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return themis.Errorf(themis.Deadline, "it is registered, but its heartbeat has not come: %w", ctx.Err()).Do("see its log, and run the same command again")
+		case <-changed:
+		}
+	}
+}
+
+// replaceDisk gives the name of a member whose disk is lost to the newcomer. Its copies count as blank until they are whole again
+// (design, promise 8). It is refused where the lost disk may be the only one with a shard's newest writes.
+func (j *joining) replaceDisk(ctx context.Context, old cluster.Node) error {
+	v := j.view
+	if a, ok := v.Alive[old.ID]; ok && a.Storage == old.Storage {
+		return themis.Errorf(themis.RefusedUnsafe, "the member with disk %s sends heartbeats: its disk is not lost", old.Storage).Do("stop that process first")
+	}
+	var alone []string
+	for _, id := range v.ShardsOn(old.ID) {
+		if s := v.Shards[id]; s.Epoch > 0 && (s.Primary.IsZero() || s.Primary.Node == old.ID) {
+			alone = append(alone, fmt.Sprintf("%s (in sync: %s)", id, membersText(s.ISR)))
+		}
+	}
+	if len(alone) > 0 {
+		return themis.Errorf(themis.RefusedUnsafe, "no other node leads %s: the disk that is to be given up may be the only one with its writes", strings.Join(alone, ", ")).
+			Do("themis-cli cluster health; bring the old disk back, or wait until another node leads")
+	}
+	if s := j.n.etcd.Load(); old.Control != nil && s != nil {
+		if err := removeControl(ctx, s, old); err != nil {
+			return err
+		}
+	}
+	rec := j.node
+	rec.Control, rec.Joined, rec.Revision = nil, time.Now().UTC(), old.Revision
+	rec, err := j.m.UpdateNode(ctx, rec)
+	if err != nil {
+		return err
+	}
+	j.view.Nodes[rec.ID] = rec
+	return nil
+}
+
+func membersText(ms []cluster.Member) string {
+	var out []string
+	for _, m := range ms {
+		out = append(out, string(m.Node))
+	}
+	return strings.Join(out, ", ")
+}
+
+// controlEndpoints are the client URLs of the embedded control plane's members.
+func controlEndpoints(v cluster.View) []string {
+	var out []string
+	for _, id := range v.ControlNodes() {
+		if u := v.Nodes[id].Control.Client; u != "" {
+			out = append(out, u)
+		}
+	}
+	return out
+}
+
+// learnControl remembers where the control plane is now, so that this node finds it after members came and went: at once in the
+// client, unless that asks the member in this process, and in node.json for the next start.
+func (n *Node) learnControl(v cluster.View, kv *control.Etcd) {
+	now := controlEndpoints(v)
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	j := n.id.Joined
+	if !n.embedded() || len(now) == 0 || j == nil || slices.Equal(now, j.Endpoints) {
+		return
+	}
+	next, id := *j, n.id
+	next.Endpoints, id.Joined = now, &next
+	if err := id.write(n.cfg.Node.DataDir); err != nil {
+		n.log.Warn("new members of the control plane are not remembered", "err", err)
+		return
+	}
+	n.id.Joined = &next
+	if !j.ControlMember {
+		kv.SetEndpoints(endpointsOf(now))
+	}
+}
