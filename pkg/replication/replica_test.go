@@ -64,9 +64,12 @@ func newTrio(t *testing.T, p cluster.Policy, nodes ...themis.NodeID) *trio {
 func (c *trio) start(id themis.NodeID) {
 	c.t.Helper()
 	c.boots++
+	c.mu.Lock()
+	fresh := c.record.Epoch == 0
+	c.mu.Unlock()
 	boot := themis.BootID(fmt.Sprint("boot-", c.boots))
 	o := Options{
-		Dir: filepath.Join(c.dir, string(id)), Cluster: "c", Shard: "shard-1", Boot: boot, Fresh: c.record.Epoch == 0,
+		Dir: filepath.Join(c.dir, string(id)), Cluster: "c", Shard: "shard-1", Boot: boot, Fresh: fresh,
 		Self: cluster.Member{Node: id, Storage: themis.StorageID("disk-" + id)}, Transport: trioTransport{c, id}, Registry: c,
 		Reigns: func(time.Time) bool { return true }, Logger: slog.New(slog.DiscardHandler), Heartbeat: 50 * time.Millisecond,
 	}
@@ -570,7 +573,10 @@ func TestEmptiedCopyIsRebuilt(t *testing.T) {
 		t.Fatal(err)
 	}
 	c.start(victim)
-	if _, err := c.node(victim).Vote(c.record.Epoch + 1); err == nil {
+	c.mu.Lock()
+	next := c.record.Epoch + 1
+	c.mu.Unlock()
+	if _, err := c.node(victim).Vote(next); err == nil {
 		t.Fatal("a blank copy gave its ballot")
 	}
 	c.mustWrite(first, put("more", "y"))
