@@ -16,7 +16,7 @@ import (
 )
 
 func nodeCommand(a *app) *cobra.Command {
-	return group(&cobra.Command{Use: "node", Short: "The nodes"}, nodeList(a), nodeShow(a), nodeDescribe(a))
+	return group(&cobra.Command{Use: "node", Short: "The nodes"}, nodeList(a), nodeShow(a), nodeDescribe(a), nodeJoin(a), nodeRemove(a), nodeToken(a))
 }
 
 func nodeList(a *app) *cobra.Command {

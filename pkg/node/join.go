@@ -110,12 +110,17 @@ func (n *Node) embedded() bool { return n.cfg.Control.Mode != "external" }
 
 // freshView is the map as the control plane has it now.
 func (n *Node) freshView(ctx context.Context) (*control.Map, cluster.View, error) {
-	m := n.m.Load()
-	if m == nil || n.view.Load() == nil {
-		return nil, cluster.View{}, themis.Errorf(themis.NoPrimary, "%s belongs to no cluster yet", n.id.Node).Do("themis-cli cluster init")
+	m, v := n.m.Load(), cluster.View{}
+	if m != nil {
+		var err error
+		if v, err = m.View(ctx); err != nil {
+			return nil, v, err
+		}
 	}
-	v, err := m.View(ctx)
-	return m, v, err
+	if v.Meta.ID == "" {
+		return nil, v, themis.Errorf(themis.NoPrimary, "%s belongs to no cluster yet", n.id.Node).Do("themis-cli cluster init")
+	}
+	return m, v, nil
 }
 
 // passOn lets the first control member that answers do it; not is one that can't.

@@ -98,6 +98,7 @@ func (f *fleet) endpointsIn(name string) []string {
 }
 
 func TestControlPlaneGrowsAndALostMemberIsReplaced(t *testing.T) {
+	t.Parallel()
 	f := newFleet(t, "node-1", "node-2", "node-3")
 	f.foundOf(initArgs{Name: "demo", Shards: 2, RF: 1, Redundancy: "NONE", Mode: themis.Sync}, "node-1")
 	two := f.join("node-1", "node-2", joinArgs{})
@@ -148,6 +149,7 @@ func TestControlPlaneGrowsAndALostMemberIsReplaced(t *testing.T) {
 }
 
 func TestJoinedNodeTakesLostCopiesAndALostDiskIsReplaced(t *testing.T) {
+	t.Parallel()
 	f := newFleet(t, "node-1", "node-2", "node-3")
 	f.foundOf(initArgs{Name: "demo", Shards: 2, RF: 2, K: 1, Redundancy: "MIRROR", Mode: themis.Sync}, "node-1", "node-2")
 	on := func(nodes ...themis.NodeID) func(health.Report) bool {
@@ -208,6 +210,7 @@ func TestJoinedNodeTakesLostCopiesAndALostDiskIsReplaced(t *testing.T) {
 }
 
 func TestJoinToken(t *testing.T) {
+	t.Parallel()
 	f := newFleet(t, "node-1")
 	f.foundOf(initArgs{Name: "demo", Shards: 1, RF: 1, Redundancy: "NONE", Mode: themis.Sync}, "node-1")
 	create := func(ttl string) tokenResult {

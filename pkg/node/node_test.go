@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"sync"
 	"testing"
 	"time"
 
@@ -85,11 +86,16 @@ func (f *fleet) issue(ca *pki.CA, r pki.Request, name string) {
 	}
 }
 
+var given sync.Map // ports that tests of this process have been given
+
 // freeAddr is a loopback address whose port is free, below the range that the kernel hands out.
 func freeAddr(t *testing.T) string {
 	t.Helper()
 	for range 200 {
 		port := 20000 + int(time.Now().UnixNano()/1000)%12000
+		if _, taken := given.LoadOrStore(port, true); taken {
+			continue
+		}
 		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
 		if err != nil {
 			continue
