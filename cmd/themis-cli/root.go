@@ -39,7 +39,9 @@ func run(ctx context.Context, args []string, in io.Reader, out, errOut io.Writer
 	case err == nil:
 		return a.code
 	case a.began && ctx.Err() != nil:
-		a.complain(cmd, themis.Errorf(themis.Deadline, "interrupted: %w", err))
+		if themis.CodeOf(err) == themis.OutcomeUnknown { // what was interrupted may have been done
+			a.complain(cmd, err)
+		}
 		return themis.ExitInterrupted
 	case !a.began:
 		err = usage(cmd, err)
