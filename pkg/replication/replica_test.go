@@ -553,6 +553,9 @@ func TestAsyncTailIsRescuedBeforeItIsCut(t *testing.T) {
 	if !bytes.Contains(b, []byte(`"key":"alone"`)) || !bytes.Contains(b, []byte(want)) {
 		t.Fatalf("rescued file lacks the write: %s", b)
 	}
+	if n := c.node(first).Status().Rescued; n != 1 {
+		t.Fatalf("status tells of %d rescued writes", n)
+	}
 	if _, err := c.read(second, "alone"); themis.CodeOf(err) != themis.NotFound {
 		t.Fatalf("the cut write is still visible: %v", err)
 	}

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
 
 	"github.com/themisdb/themis/pkg/themis"
 )
@@ -29,6 +31,21 @@ const (
 	rescuedAcked = "acknowledged" // under ASYNC: somebody was told that they were done
 	rescuedOpen  = "unconfirmed"  // nobody was; clients were told that the outcome is unknown
 )
+
+// rescuedWrites is how many acknowledged writes lie in rescued/, as the files' names say.
+func (r *Replica) rescuedWrites() (n int) {
+	files, err := filepath.Glob(filepath.Join(r.o.Dir, "rescued", rescuedAcked+"-*.ndjson"))
+	if err != nil {
+		return 0
+	}
+	for _, f := range files {
+		_, count, _ := strings.Cut(strings.TrimSuffix(filepath.Base(f), ".ndjson"), "-writes-")
+		if writes, err := strconv.Atoi(count); err == nil {
+			n += writes
+		}
+	}
+	return n
+}
 
 // rescue writes the log's entries from…to as NDJSON, durably, before they are cut (promise 12). It returns the file's name,
 // empty when there was no write among them, and the number of writes.
@@ -78,6 +95,6 @@ func (r *Replica) rescue(from, to themis.Seq, acked bool) (name string, n int, e
 	if acked {
 		kind = rescuedAcked
 	}
-	name = filepath.Join(dir, fmt.Sprintf("%s-epoch-%d-seq-%d-%d.ndjson", kind, r.log.Last().Epoch, from, to))
+	name = filepath.Join(dir, fmt.Sprintf("%s-epoch-%d-seq-%d-%d-writes-%d.ndjson", kind, r.log.Last().Epoch, from, to, n))
 	return name, n, replaceFile(name, out.Bytes())
 }

@@ -1,7 +1,6 @@
 package replication
 
 import (
-	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -25,7 +24,7 @@ type Status struct {
 	LogBytes themis.Bytes
 	Segments int
 	CutTail  string
-	Rescued  int // files of writes that were acknowledged
+	Rescued  int // acknowledged writes in rescued/
 
 	Following themis.NodeID // the primary whose stream is taken; empty: none
 	HeardMs   int64         // since its newest message
@@ -58,9 +57,7 @@ func (r *Replica) Status() Status {
 		Shard: r.o.Shard, Self: r.o.Self, Last: r.log.Last(), Applied: s.Applied().Seq, Commit: themis.Seq(r.commit.Load()),
 		Store: s.Stats(), LogBytes: r.log.Size(), Segments: r.log.Segments(), CutTail: r.cut,
 	}
-	if files, err := filepath.Glob(filepath.Join(r.o.Dir, "rescued", rescuedAcked+"-*.ndjson")); err == nil {
-		st.Rescued = len(files)
-	}
+	st.Rescued = r.rescuedWrites()
 	r.mu.Lock()
 	st.Promised = r.promise.Promised
 	st.Blank = r.standing().Blank
