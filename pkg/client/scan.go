@@ -42,10 +42,13 @@ func (p position) cursor() string {
 // parseCursor reads what Cursor wrote. A cursor always names a document.
 func parseCursor(s string) (position, error) {
 	b, err := base64.RawURLEncoding.Strict().DecodeString(s)
-	if err != nil || len(b) < 5 || themis.CheckKey(string(b[4:])) != nil {
-		return position{}, themis.Errorf(themis.InvalidArgument, "after %.80q: not a cursor that a scan gave", s)
+	if err == nil && len(b) > 4 && themis.CheckKey(string(b[4:])) == nil {
+		p := position{themis.Token(binary.BigEndian.Uint32(b)), string(b[4:])}
+		if p.cursor() == s { // the decoder passes over line breaks
+			return p, nil
+		}
 	}
-	return position{themis.Token(binary.BigEndian.Uint32(b)), string(b[4:])}, nil
+	return position{}, themis.Errorf(themis.InvalidArgument, "after %.80q: not a cursor that a scan gave", s)
 }
 
 // Scan yields the documents of a collection in order of token and key, those of all shards merged. Each shard is read from one
