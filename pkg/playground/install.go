@@ -25,7 +25,7 @@ const (
 )
 
 // install puts the program that the nodes run below bin/, so that it stays when the original goes; of `go run` it always does. A
-// themisd that stands beside this program serves only when it is of the very same build.
+// themisd that stands beside this program serves only when it is of the very same build. It sets Binary and Args.
 func (p *Playground) install(s *state) error {
 	if err := os.MkdirAll(p.path(binDir), 0o700); err != nil {
 		return themis.Errorf(themis.InvalidArgument, "install: %w", err)
@@ -41,7 +41,6 @@ func (p *Playground) install(s *state) error {
 		}
 		s.Binary, s.Args = daemonName, []string{}
 	}
-	p.commands(s)
 	return nil
 }
 

@@ -248,7 +248,9 @@ func TestKilledPrimary(t *testing.T) {
 // acknowledged, nor answer with what it knew.
 func TestPausedPrimary(t *testing.T) {
 	t.Parallel()
-	l := founded(t, func(o *Options) { o.Replication, o.SyncShards = themis.Hybrid, []themis.ShardID{"shard-1", "shard-2", "shard-3"} })
+	l := founded(t, func(o *Options) {
+		o.Replication, o.SyncShards = themis.Hybrid, []themis.ShardID{"shard-1", "shard-2", "shard-3"}
+	})
 	ctx := t.Context()
 	modes := map[themis.ShardID]themis.Mode{}
 	r, err := l.c.Report(bounded(t))

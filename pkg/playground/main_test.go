@@ -29,6 +29,7 @@ var nodes = map[string]func() int{
 		defer stop()
 		fmt.Println("ready")
 		<-ctx.Done()
+		fmt.Println("ended in peace")
 		return 0
 	},
 	"stubborn": func() int {

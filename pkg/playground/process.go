@@ -106,24 +106,28 @@ func processOf(pid int) (process, error) {
 // look compares the process with what was recorded: boot, start time and the whole command line. A child of this program that has
 // ended is reaped.
 func (r *process) look(want []string) ProcessState {
-	if r == nil || r.PID <= 1 || r.Boot != bootID() {
+	if r == nil || r.Boot != bootID() {
 		return Stopped
 	}
 	st, err := readStat(r.PID)
 	if err != nil || st.start != r.Start {
 		return Stopped
 	}
-	switch st.state {
-	case 'Z', 'X', 'x':
-		if st.parent == os.Getpid() {
-			_, _ = syscall.Wait4(r.PID, nil, syscall.WNOHANG, nil) //nolint:errcheck // somebody else may have
-		}
-		return Stopped
+	if st.ended() && st.parent == os.Getpid() {
+		_, _ = syscall.Wait4(r.PID, nil, syscall.WNOHANG, nil) //nolint:errcheck // somebody else may have
 	}
-	if !slices.Equal(command(r.PID), want) {
+	return judge(st, command(r.PID), want)
+}
+
+func (s stat) ended() bool { return s.state == 'Z' || s.state == 'X' || s.state == 'x' }
+
+// judge says what a process with the recorded start time is. One on its way out has no command line any more, but still its files
+// and its lock: it is not gone yet.
+func judge(st stat, line, want []string) ProcessState {
+	switch {
+	case st.ended(), line != nil && !slices.Equal(line, want):
 		return Stopped
-	}
-	if st.state == 'T' || st.state == 't' {
+	case st.state == 'T', st.state == 't':
 		return Paused
 	}
 	return Running

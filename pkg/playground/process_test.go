@@ -41,6 +41,33 @@ func TestParseStat(t *testing.T) {
 	}
 }
 
+func TestJudge(t *testing.T) {
+	want := []string{"bin/themisd", "--config", "x"}
+	for name, c := range map[string]struct {
+		state byte
+		line  []string
+		want  ProcessState
+	}{
+		"runs":              {'R', want, Running},
+		"sleeps":            {'S', want, Running},
+		"waits for a disk":  {'D', want, Running},
+		"stopped":           {'T', want, Paused},
+		"traced":            {'t', want, Paused},
+		"on its way out":    {'R', nil, Running},
+		"a zombie":          {'Z', nil, Stopped},
+		"dead":              {'X', nil, Stopped},
+		"another program":   {'S', []string{"vi", "x"}, Stopped},
+		"another, stopped":  {'T', []string{"vi", "x"}, Stopped},
+		"more on its line":  {'S', append(slices.Clone(want), "y"), Stopped},
+		"less on its line":  {'S', want[:2], Stopped},
+		"other order of it": {'S', []string{"bin/themisd", "x", "--config"}, Stopped},
+	} {
+		if got := judge(stat{state: c.state}, c.line, want); got != c.want {
+			t.Errorf("%s: %s, want %s", name, got, c.want)
+		}
+	}
+}
+
 func FuzzParseStat(f *testing.F) {
 	f.Add([]byte("42 (a) Z 7 (b)) T 1 100 100 0 -1 4194560 0 0 0 0 0 0 0 0 20 0 1 0 12345 0 0"))
 	f.Fuzz(func(t *testing.T, b []byte) {
@@ -58,10 +85,9 @@ func TestOnlyOurOwn(t *testing.T) {
 	if got := ours.look(command); got != Running {
 		t.Fatalf("as recorded: %s", got)
 	}
-	later, otherBoot, init := *ours, *ours, *ours
+	later, otherBoot := *ours, *ours
 	later.Start++
 	otherBoot.Boot = "another"
-	init.PID = 1
 	var none *process
 	for name, c := range map[string]struct {
 		process *process
@@ -71,7 +97,8 @@ func TestOnlyOurOwn(t *testing.T) {
 		"another boot":            {&otherBoot, command},
 		"another command":         {ours, append(slices.Clone(command), "--verbose")},
 		"a part of the command":   {ours, command[:1]},
-		"the system's first":      {&init, command},
+		"the system's first":      {&process{PID: 1, Start: ours.Start, Boot: ours.Boot}, command},
+		"a whole group":           {&process{PID: -ours.PID, Start: ours.Start, Boot: ours.Boot}, command},
 		"none":                    {none, command},
 		"a process that is gone":  {&process{PID: 1 << 22, Start: ours.Start, Boot: ours.Boot}, command},
 		"the test's own process":  {&process{PID: os.Getpid(), Start: ours.Start, Boot: ours.Boot}, command},
@@ -125,6 +152,9 @@ func TestVerbsOnOneNode(t *testing.T) {
 	}
 	did, err = p.StopNode(ctx, "node-2") // a paused process hears nothing until it goes on
 	check("stop a paused one", did, err, true, Stopped)
+	if last := p.LogTail("node-2", 1); !slices.Equal(last, []string{"ended in peace"}) {
+		t.Errorf("it was not asked to end, or did not hear it: %q", last)
+	}
 	did, err = p.StopNode(ctx, "node-2")
 	check("stop again", did, err, false, Stopped)
 	did, err = p.Kill(ctx, "node-2")
@@ -137,8 +167,12 @@ func TestVerbsOnOneNode(t *testing.T) {
 	refused(t, err, themis.InvalidArgument, "node-3", "node-1, node-2")
 	refused(t, p.Add(ctx, "node-3"), themis.Unimplemented, "nothing was started")
 
+	pid := must[*state](t)(p.read()).Nodes[0].Process.PID
 	if n, err := p.Stop(ctx); n != 1 || err != nil {
 		t.Errorf("stop: %d, %v", n, err)
+	}
+	if st, err := readStat(pid); err == nil && st.parent == os.Getpid() {
+		t.Errorf("a child that has ended was not reaped: %c", st.state)
 	}
 	if n, err := p.Stop(ctx); n != 0 || err != nil {
 		t.Errorf("stop again: %d, %v", n, err)

@@ -103,6 +103,7 @@ func (p *Playground) prepare(ctx context.Context, s *state) error {
 		if err := g.Wait(); err != nil {
 			return err
 		}
+		p.commands(s)
 		return p.write(s)
 	})
 }
@@ -319,6 +320,7 @@ func (p *Playground) Start(ctx context.Context) ([]themis.NodeID, error) {
 			if err := p.install(s); err != nil {
 				return err
 			}
+			p.commands(s)
 		}
 		return p.host.step(fmt.Sprintf("%d processes started", len(idle)), func() error { return p.launch(ctx, s, idle) })
 	})
