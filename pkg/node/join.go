@@ -353,21 +353,10 @@ func (j *joining) awaitAlive(ctx context.Context, rec cluster.Node) error {
 }
 
 // replaceDisk gives the name of a member whose disk is lost to the newcomer. Its copies count as blank until they are whole again
-// (design, promise 8). It is refused where the lost disk may be the only one with a shard's newest writes.
+// (design, promise 8).
 func (j *joining) replaceDisk(ctx context.Context, old cluster.Node) error {
-	v := j.view
-	if a, ok := v.Alive[old.ID]; ok && a.Storage == old.Storage {
-		return themis.Errorf(themis.RefusedUnsafe, "the member with disk %s sends heartbeats: its disk is not lost", old.Storage).Do("stop that process first")
-	}
-	var alone []string
-	for _, id := range v.ShardsOn(old.ID) {
-		if s := v.Shards[id]; s.Epoch > 0 && (s.Primary.IsZero() || s.Primary.Node == old.ID) {
-			alone = append(alone, fmt.Sprintf("%s (in sync: %s)", id, membersText(s.ISR)))
-		}
-	}
-	if len(alone) > 0 {
-		return themis.Errorf(themis.RefusedUnsafe, "no other node leads %s: the disk that is to be given up may be the only one with its writes", strings.Join(alone, ", ")).
-			Do("themis-cli cluster health; bring the old disk back, or wait until another node leads")
+	if err := mayReplace(j.view, old); err != nil {
+		return err
 	}
 	if s := j.n.etcd.Load(); old.Control != nil && s != nil {
 		if err := removeControl(ctx, s, old); err != nil {
@@ -381,6 +370,24 @@ func (j *joining) replaceDisk(ctx context.Context, old cluster.Node) error {
 		return err
 	}
 	j.view.Nodes[rec.ID] = rec
+	return nil
+}
+
+// mayReplace refuses where the disk is not lost, or may be the only one with a shard's newest writes.
+func mayReplace(v cluster.View, old cluster.Node) error {
+	if a, ok := v.Alive[old.ID]; ok && a.Storage == old.Storage {
+		return themis.Errorf(themis.RefusedUnsafe, "the member with disk %s sends heartbeats: its disk is not lost", old.Storage).Do("stop that process first")
+	}
+	var alone []string
+	for _, id := range v.ShardsOn(old.ID) {
+		if s := v.Shards[id]; s.Epoch > 0 && (s.Primary.IsZero() || s.Primary.Node == old.ID) {
+			alone = append(alone, fmt.Sprintf("%s (in sync: %s)", id, membersText(s.ISR)))
+		}
+	}
+	if len(alone) > 0 {
+		return themis.Errorf(themis.RefusedUnsafe, "no other node leads %s: the disk that is to be given up may be the only one with its writes", strings.Join(alone, ", ")).
+			Do("themis-cli cluster health; bring the old disk back, or wait until another node leads")
+	}
 	return nil
 }
 

@@ -101,7 +101,7 @@ func TestControlPlaneGrowsAndALostMemberIsReplaced(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, "node-1", "node-2", "node-3")
 	f.foundOf(initArgs{Name: "demo", Shards: 2, RF: 1, Redundancy: "NONE", Mode: themis.Sync}, "node-1")
-	two := f.join("node-1", "node-2", joinArgs{})
+	two := f.join("node-1", "node-2", joinArgs{By: "somebody"}) // only a node may say for whom it asks
 	if !two.Control || !strings.Contains(two.Note, "2 members and needs 2") {
 		t.Errorf("the second of two: %+v", two)
 	}
@@ -168,6 +168,13 @@ func TestJoinedNodeTakesLostCopiesAndALostDiskIsReplaced(t *testing.T) {
 	if three := f.join("node-2", "node-3", joinArgs{Control: "no"}); three.Control || len(three.ControlNodes) != 1 {
 		t.Errorf("without control: %+v", three)
 	}
+	f.until("node-1", "the operator in the audit trail, though node-2 passed it on", func(health.Report) bool {
+		events, err := f.admin("node-1").ListEvents(t.Context(), &nodev1.ListEventsRequest{})
+		return err == nil && slices.ContainsFunc(events.GetEventsJson(), func(b []byte) bool {
+			var e cluster.Event
+			return json.Unmarshal(b, &e) == nil && e.Action == "node_join" && e.Actor.Kind == "operator" && e.Actor.ID == "operator"
+		})
+	})
 	write := func(i int) error {
 		_, err := f.documents("node-1").Write(t.Context(), &nodev1.WriteRequest{Collection: "things", RequestId: string(rune('a' + i)), Operations: []*nodev1.Operation{{Key: string(rune('a' + i)), Value: []byte(`{}`)}}})
 		return err
@@ -288,5 +295,64 @@ func TestJoinToken(t *testing.T) {
 	f.start("node-2")
 	if two := f.join("node-1", "node-2", joinArgs{Control: "no"}); !two.Changed {
 		t.Errorf("with its new certificate: %+v", two)
+	}
+}
+
+func TestWhatMayLeave(t *testing.T) {
+	one, two := cluster.Member{Node: "node-1", Storage: "disk-1"}, cluster.Member{Node: "node-2", Storage: "disk-2"}
+	view := func() cluster.View {
+		return cluster.View{
+			Nodes: map[themis.NodeID]cluster.Node{
+				"node-1": {ID: "node-1", Storage: "disk-1", Role: cluster.RoleActive, Control: &cluster.ControlMember{}}, "node-2": {ID: "node-2", Storage: "disk-2", Role: cluster.RoleActive},
+			},
+			Alive:  map[themis.NodeID]cluster.Alive{},
+			Failed: map[themis.NodeID]cluster.Failed{},
+			Shards: map[themis.ShardID]cluster.Shard{"shard-1": {
+				ID: "shard-1", Epoch: 3, Primary: one, ISR: []cluster.Member{one}, Want: cluster.Policy{RF: 2},
+				Replicas: []cluster.Replica{{Member: one, Class: cluster.Voter}, {Member: two, Class: cluster.Voter}},
+			}},
+		}
+	}
+	without := func(v cluster.View) cluster.View { clear(v.Shards); return v }
+	alive := func(v cluster.View) cluster.View { v.Alive["node-2"] = cluster.Alive{Storage: "disk-2"}; return v }
+	led := func(v cluster.View, by cluster.Member) cluster.View {
+		s := v.Shards["shard-1"]
+		s.Primary = by
+		v.Shards["shard-1"] = s
+		return v
+	}
+	failed := alive(without(view()))
+	failed.Failed["node-2"] = cluster.Failed{}
+	for name, c := range map[string]struct {
+		got  func() error
+		want string // empty: allowed
+	}{
+		"a copy":                    {func() error { return mayRemove(view(), view().Nodes["node-2"], true) }, "shard-1: a copy, 1 of 2 copies are in sync elsewhere"},
+		"a primary":                 {func() error { return mayRemove(view(), view().Nodes["node-1"], true) }, "shard-1: the primary, 0 of 2 copies"},
+		"the only control member":   {func() error { return mayRemove(without(view()), view().Nodes["node-1"], true) }, "the only member of the control plane"},
+		"one that is up":            {func() error { return mayRemove(alive(without(view())), view().Nodes["node-2"], false) }, "is up"},
+		"one that is up, by force":  {func() error { return mayRemove(alive(without(view())), view().Nodes["node-2"], true) }, ""},
+		"one that is FAILED":        {func() error { return mayRemove(failed, view().Nodes["node-2"], false) }, ""},
+		"one that is silent":        {func() error { return mayRemove(without(view()), view().Nodes["node-2"], false) }, ""},
+		"a disk that is there":      {func() error { return mayReplace(alive(view()), view().Nodes["node-2"]) }, "is not lost"},
+		"a disk that is lost":       {func() error { return mayReplace(view(), view().Nodes["node-2"]) }, ""},
+		"a primary's disk":          {func() error { return mayReplace(view(), view().Nodes["node-1"]) }, "no other node leads shard-1 (in sync: node-1)"},
+		"a disk while nobody leads": {func() error { return mayReplace(led(view(), cluster.Member{}), view().Nodes["node-2"]) }, "no other node leads shard-1"},
+		"a disk that was alive as another": {func() error {
+			v := view()
+			v.Alive["node-2"] = cluster.Alive{Storage: "disk-9"}
+			return mayReplace(v, v.Nodes["node-2"])
+		}, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			err := c.got()
+			if c.want == "" {
+				if err != nil {
+					t.Fatal(err)
+				}
+				return
+			}
+			refused(t, err, themis.RefusedUnsafe, c.want)
+		})
 	}
 }

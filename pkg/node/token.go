@@ -116,6 +116,9 @@ func (s *adminService) Join(ctx context.Context, req *nodev1.JoinRequest) (*node
 		return nil, themis.Errorf(themis.Internal, "join token: hashed in another way than it was made")
 	}
 	if err := m.ConsumeToken(ctx, hash, req.GetNodeId()+" "+issued.Info.Fingerprint, time.Now()); err != nil {
+		if themis.CodeOf(err) == themis.PermissionDenied {
+			err = themis.Errorf(themis.PermissionDenied, "%w", err).Do("a new token: themis-cli node token create")
+		}
 		return nil, err
 	}
 	n.event(cluster.Event{
