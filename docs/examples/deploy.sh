@@ -100,6 +100,16 @@ address() {
 	if [[ $host == *:* ]]; then echo "[$host]:$port"; else echo "$host:$port"; fi
 }
 
+# validate FILE ends the script where a file of settings has faults, and shows them.
+validate() {
+	local faults code=0
+	faults=$("$cli" config validate "$1" 2>&1) || code=$?
+	((code == 0)) || {
+		note "$faults"
+		exit "$code"
+	}
+}
+
 write_config() {
 	local id=node-$1
 	mkdir -p -- "$dir/$id"
@@ -119,7 +129,7 @@ pki:
   key: "$dir/pki/$id.key"
   ca: "$dir/pki/ca.crt"
 CONFIG
-	"$cli" config validate "$dir/$id/themisd.yaml" >/dev/null
+	validate "$dir/$id/themisd.yaml"
 }
 
 # prepare makes what a cluster needs before its first process: certificates, configurations, and the file that names it.
@@ -197,7 +207,7 @@ if [[ $stop ]]; then
 	exit 0
 fi
 # The settings are looked at before anything is made.
-"$cli" config validate "$settings" >/dev/null
+validate "$settings"
 umask 077
 mkdir -p -- "$dir"
 dir=$(cd -- "$dir" && pwd)

@@ -134,9 +134,7 @@ lines $((documents + 1)) $((2 * documents)) >"$work/during.ndjson"
 
 "$cli" load "$work/during.ndjson" --collection drill --workers 8 --timeout "${wait}s" -o json >"$work/load.out" 2>"$work/load.err" &
 loader=$!
-kill -9 "$pid"
-killed_at=$(now_ms)
-note "$victim killed (pid $pid), the primary of $shard"
+kill_hard "$dir" "$victim" # sets killed_at
 
 # One request id for all tries: however many of them arrive, the write has one effect.
 until_works "$work/write" "$cli" doc put drill "$key" "{\"run\":$run,\"after\":true}" --request-id "drill-$run" --timeout 5s &

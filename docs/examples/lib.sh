@@ -84,6 +84,23 @@ pid_of() {
 	if [[ $args == *"$1/$2/"* ]]; then echo "$pid"; fi
 }
 
+# kill_hard DIR NODE … ends nodes with kill -9, all at the same time, and waits until they are gone: till then they hold their ports.
+kill_hard() {
+	local dir=$1 id pid pids=()
+	shift
+	for id; do
+		pid=$(pid_of "$dir" "$id")
+		[[ ! $pid ]] || pids+=("$pid")
+	done
+	((${#pids[@]})) || die 1 "no process of $* runs below $dir"
+	kill -9 "${pids[@]}"
+	killed_at=$(now_ms)
+	for id; do
+		while [[ $(pid_of "$dir" "$id") ]]; do pause; done
+	done
+	note "killed: $*"
+}
+
 # start_again DIR starts what doesn't run and leaves the rest alone.
 start_again() {
 	if [[ -f $1/playground.json ]]; then

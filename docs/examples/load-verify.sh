@@ -77,7 +77,7 @@ lines=$work/$collection.ndjson
 from_debian() {
 	LC_ALL=C awk '
 		function quote(s) {
-			gsub(/\\/, "\\\\", s); gsub(/"/, "\\\"", s); gsub(/\t/, "\\t", s); gsub(/\n/, "\\n", s); gsub(/[\001-\037\177]/, " ", s)
+			gsub(/[\\"]/, "\\\\&", s); gsub(/\t/, "\\t", s); gsub(/\n/, "\\n", s); gsub(/[\001-\037\177]/, " ", s)
 			return "\"" s "\""
 		}
 		function close_field() {
@@ -120,18 +120,6 @@ compare() {
 
 count() { wc -l <"$1" | tr -d ' '; }
 
-# kill_everything is a crash of every process at the same time.
-kill_everything() {
-	local id pid pids=()
-	for id in $(node_ids "$dir"); do
-		pid=$(pid_of "$dir" "$id")
-		[[ ! $pid ]] || pids+=("$pid")
-	done
-	((${#pids[@]})) || die 1 "no process runs below $dir"
-	kill -9 "${pids[@]}"
-	note "${#pids[@]} processes killed"
-}
-
 if [[ $debian ]]; then
 	if [[ $file == - ]]; then from_debian; else from_debian <"$file"; fi
 else
@@ -149,7 +137,8 @@ began=$(now_ms)
 echo "loaded: $(count "$lines") documents, $(wc -c <"$lines" | tr -d ' ') bytes, in $(seconds $(($(now_ms) - began)))"
 compare "after the load"
 if [[ $kill_all ]]; then
-	kill_everything
+	# shellcheck disable=SC2046 # node ids are DNS labels
+	kill_hard "$dir" $(node_ids "$dir")
 	began=$(now_ms)
 	start_again "$dir"
 	wait_healthy "$wait"
