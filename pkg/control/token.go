@@ -64,7 +64,7 @@ func (m *Map) ConsumeToken(ctx context.Context, hash, usedBy string, now time.Ti
 		return err
 	}
 	denied := func(why string) error {
-		return themis.Errorf(themis.PermissionDenied, "join token: %s", why).Do("themis-cli cluster join --help")
+		return themis.Errorf(themis.PermissionDenied, "join token: %s", why).Do("themis-cli node join --help")
 	}
 	t, at, since, err := read(ctx, m, key, cluster.Decode[cluster.JoinToken])
 	switch {

@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -258,23 +259,22 @@ func TestClusterServesAndFailsOver(t *testing.T) {
 	}
 	f.start("node-3")
 	f.until("node-1", "HEALTHY again", healthy)
-	events, err := f.admin("node-1").ListEvents(ctx, &nodev1.ListEventsRequest{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	said := map[string]bool{}
-	for _, b := range events.GetEventsJson() {
-		var e cluster.Event
-		if err := json.Unmarshal(b, &e); err != nil {
-			t.Fatal(err)
+	want := []string{"take_controller", "elect", "declare_failed", "join", "install", "isr_add", "isr_remove", "clear_failed"}
+	f.until("node-1", "an audit trail that tells of all that was done, with its reason", func(health.Report) bool {
+		events, err := f.admin("node-1").ListEvents(ctx, &nodev1.ListEventsRequest{})
+		if err != nil {
+			return false
 		}
-		if e.Reason != "" && e.Outcome == "done" {
-			said[e.Action] = true
+		said := map[string]bool{}
+		for _, b := range events.GetEventsJson() {
+			var e cluster.Event
+			if err := json.Unmarshal(b, &e); err != nil {
+				t.Fatal(err)
+			}
+			if e.Reason != "" && e.Outcome == "done" {
+				said[e.Action] = true
+			}
 		}
-	}
-	for _, action := range []string{"take_controller", "elect", "declare_failed", "join", "install", "isr_add", "isr_remove", "clear_failed"} {
-		if !said[action] {
-			t.Errorf("the audit trail does not tell of %s with its reason", action)
-		}
-	}
+		return !slices.ContainsFunc(want, func(action string) bool { return !said[action] })
+	})
 }
