@@ -125,10 +125,11 @@ var nodeVerbs = []nodeVerb{
 	{"start", "Start a stopped node with the files it had", "started", "runs already", (*playground.Playground).StartNode},
 	{"pause", "Freeze a node's process (SIGSTOP): it keeps its connections and answers nothing", "paused", "is paused already", (*playground.Playground).Pause},
 	{"resume", "Let a paused node go on (SIGCONT)", "resumed", "runs already", (*playground.Playground).Resume},
+	{"add", "Make one more node and have the cluster take it in", "added", "is a member already", (*playground.Playground).Add},
 }
 
 func playgroundNode(a *app, f *playgroundFlags) *cobra.Command {
-	cmd := &cobra.Command{Use: "node", Short: "Kill, stop, start, pause or resume one node"}
+	cmd := &cobra.Command{Use: "node", Short: "Kill, stop, start, pause, resume or add one node"}
 	for _, v := range nodeVerbs {
 		cmd.AddCommand(&cobra.Command{
 			Use: v.name + " NODE", Short: v.short, Args: cobra.ExactArgs(1),
@@ -137,16 +138,7 @@ func playgroundNode(a *app, f *playgroundFlags) *cobra.Command {
 			},
 		})
 	}
-	return group(cmd, &cobra.Command{
-		Use: "add NODE", Short: "Add a node to a running playground; not served by this version", Args: cobra.ExactArgs(1),
-		RunE: func(c *cobra.Command, args []string) error {
-			p, err := a.openPlayground(f.dir)
-			if err != nil {
-				return err
-			}
-			return p.Add(c.Context(), themis.NodeID(args[0]))
-		},
-	})
+	return group(cmd)
 }
 
 // verbAnswer is the JSON of `playground node VERB`.

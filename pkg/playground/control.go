@@ -9,8 +9,11 @@ import (
 	"regexp"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/themisdb/themis/pkg/client"
+	"github.com/themisdb/themis/pkg/cluster"
+	"github.com/themisdb/themis/pkg/pki"
 	"github.com/themisdb/themis/pkg/themis"
 )
 
@@ -56,7 +59,7 @@ func (p *Playground) StartNode(ctx context.Context, id themis.NodeID) (bool, err
 		case Running:
 			return false, nil
 		case Paused:
-			return false, themis.Errorf(themis.InvalidArgument, "%s is paused", id).Do("themis-cli playground node resume %s --data-dir %s", id, p.Dir)
+			return false, p.isPaused(id)
 		}
 		return true, p.launch(ctx, s, []*member{m})
 	})
@@ -94,10 +97,79 @@ func (p *Playground) Resume(ctx context.Context, id themis.NodeID) (bool, error)
 	})
 }
 
-// Add would add a node to the running cluster. No version of the server takes one yet, so nothing is started.
-func (p *Playground) Add(context.Context, themis.NodeID) error {
-	return themis.Errorf(themis.Unimplemented, "this version's clusters take no further nodes; nothing was started").
-		Do("themis-cli playground --nodes N --data-dir ANOTHER")
+// Add makes one more node, of the same build and under the same CA, starts it, and has the cluster take it in. Repeated after a
+// failure on the way it goes on. false: it was a member already.
+func (p *Playground) Add(ctx context.Context, id themis.NodeID) (did bool, err error) {
+	if err := themis.CheckNode(string(id)); err != nil {
+		return false, err
+	}
+	c, err := p.Client(ctx) // before anything is made or started: there must be a cluster to join
+	if err != nil {
+		return false, err
+	}
+	defer func() { err = errors.Join(err, c.Close()) }()
+	err = p.change(ctx, func(s *state) error {
+		m, err := p.member(ctx, s, id)
+		if err != nil {
+			return err
+		}
+		switch p.look(*m) {
+		case Paused:
+			return p.isPaused(id)
+		case Stopped:
+			if err := p.launch(ctx, s, []*member{m}); err != nil {
+				return err
+			}
+		}
+		var out struct {
+			Changed bool `json:"changed"`
+		}
+		ctx, cancel := context.WithTimeout(ctx, joinWithin)
+		defer cancel()
+		if err := c.Act(ctx, "node.join", map[string]string{"addr": m.GRPC}, false, &out); err != nil {
+			return fmt.Errorf("%s runs, but the cluster has not taken it in: %w", id, err)
+		}
+		did = out.Changed
+		return p.saveContext(s)
+	})
+	return did, err
+}
+
+const joinWithin = time.Minute
+
+// member finds the node, or makes what it needs to be started.
+func (p *Playground) member(ctx context.Context, s *state, id themis.NodeID) (*member, error) {
+	for i := range s.Nodes {
+		if s.Nodes[i].ID == id {
+			return &s.Nodes[i], nil
+		}
+	}
+	n := len(s.Nodes)
+	if n >= maxNodes {
+		return nil, themis.Errorf(themis.InvalidArgument, "%s: there are %d nodes already, at most %d", id, n, maxNodes)
+	}
+	ca, err := pki.LoadCA(p.path(pkiDir))
+	if err != nil {
+		return nil, err
+	}
+	s.Nodes = append(s.Nodes, member{ID: id, Role: cluster.RoleActive})
+	fresh := s.Nodes[n:]
+	if err = p.register(ctx, s, fresh); err == nil {
+		err = p.issue(ca, requests(fresh))
+	}
+	if err == nil {
+		err = p.configure(fresh)
+	}
+	if err != nil {
+		s.Nodes = s.Nodes[:n]
+		return nil, fmt.Errorf("add %s: %w", id, err)
+	}
+	p.commands(s)
+	return &s.Nodes[n], nil
+}
+
+func (p *Playground) isPaused(id themis.NodeID) error {
+	return themis.Errorf(themis.InvalidArgument, "%s is paused", id).Do("themis-cli playground node resume %s --data-dir %s", id, p.Dir)
 }
 
 // one changes one node.

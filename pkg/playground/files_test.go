@@ -230,7 +230,7 @@ func TestRegistry(t *testing.T) {
 	}
 	q := &Playground{Dir: t.TempDir(), host: p.host}
 	s := &state{Format: stateFormat, Dir: q.Dir, Options: Default(), Nodes: Default().members()}
-	if err := q.register(t.Context(), s); err != nil {
+	if err := q.register(t.Context(), s, s.Nodes); err != nil {
 		t.Fatal(err)
 	}
 	if list = must[[]Info](t)(List(p.host)); len(list) != 1 {

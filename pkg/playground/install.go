@@ -100,40 +100,49 @@ func same(one, two *buildinfo.BuildInfo) bool {
 		one.GoVersion == two.GoVersion && one.Main.Path == two.Main.Path && one.Main.Version == two.Main.Version && slices.Equal(one.Settings, two.Settings)
 }
 
-// issue makes the CA and the certificates.
-func (p *Playground) issue(s *state) error {
+// certify makes the CA and the certificates.
+func (p *Playground) certify(s *state) error {
 	ca, err := pki.NewCA(pki.CAOptions{Cluster: s.Cluster})
 	if err != nil {
 		return err
 	}
-	dir := p.path(pkiDir)
-	if err := ca.Save(dir); err != nil {
+	if err := ca.Save(p.path(pkiDir)); err != nil {
 		return err
 	}
-	requests := []pki.Request{{Client: adminName, Capabilities: []string{pki.Read, pki.Write, pki.Admin}}}
-	for _, m := range s.Nodes {
+	admin := pki.Request{Client: adminName, Capabilities: []string{pki.Read, pki.Write, pki.Admin}}
+	return p.issue(ca, append(requests(s.Nodes), admin))
+}
+
+// requests are what the nodes' certificates say.
+func requests(nodes []member) []pki.Request {
+	var out []pki.Request
+	for _, m := range nodes {
 		r := pki.Request{Node: m.ID, Datacenter: datacenter, Loopback: true, Role: pki.RoleActive, Capabilities: []string{pki.Read, pki.Write, pki.Replicate, pki.Admin}}
 		if m.Role == cluster.RoleHotSpare {
 			r.Role = pki.RoleHotSpare
 		}
-		requests = append(requests, r)
+		out = append(out, r)
 	}
+	return out
+}
+
+func (p *Playground) issue(ca *pki.CA, list []pki.Request) error {
 	var saves errgroup.Group // each waits for the disk
-	for _, r := range requests {
+	for _, r := range list {
 		issued, err := ca.Issue(r)
 		if err != nil {
 			return errors.Join(err, saves.Wait())
 		}
-		files := pki.FilesIn(dir, string(r.Node)+r.Client)
+		files := pki.FilesIn(p.path(pkiDir), string(r.Node)+r.Client)
 		files.CA = "" // it is there
 		saves.Go(func() error { return issued.Save(files) })
 	}
 	return saves.Wait()
 }
 
-// configure writes the configuration of every node.
-func (p *Playground) configure(s *state) error {
-	for _, m := range s.Nodes {
+// configure writes the configuration of nodes.
+func (p *Playground) configure(nodes []member) error {
+	for _, m := range nodes {
 		if err := os.MkdirAll(p.path(string(m.ID)), 0o700); err != nil {
 			return themis.Errorf(themis.InvalidArgument, "configure %s: %w", m.ID, err)
 		}

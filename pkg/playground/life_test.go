@@ -284,6 +284,35 @@ func TestPausedPrimary(t *testing.T) {
 	stop()
 }
 
+// TestAddedNode: the cluster takes in a node that was not there when it was founded, and it is there after a restart.
+func TestAddedNode(t *testing.T) {
+	t.Parallel()
+	l := founded(t, func(o *Options) { o.Nodes, o.RF, o.Redundancy = 1, 1, "NONE" })
+	l.putAll(10)
+	_, err := l.p.Add(bounded(t), "Node 2")
+	refused(t, err, themis.InvalidArgument, "DNS label")
+	ok, err := l.p.Add(bounded(t), "node-2")
+	did(t, "add", ok, err)
+	if ok, err = l.p.Add(bounded(t), "node-2"); ok || err != nil {
+		t.Errorf("add what is a member already: %v, %v", ok, err)
+	}
+	eventually(t, "node-2 in the report", func() bool {
+		r, err := l.c.Report(bounded(t))
+		return err == nil && len(r.Nodes) == 2 && r.Nodes[1].ID == "node-2" && r.Nodes[1].State == "UP"
+	})
+	killAll(t, l.p)
+	_, err = l.p.Add(bounded(t), "node-3")
+	refused(t, err, themis.Unreachable)
+	info := must[Info](t)(l.p.Info())
+	if len(info.Nodes) != 2 || info.Running != 0 {
+		t.Errorf("with no cluster to join something was made or started: %+v", info)
+	}
+	if woken, err := l.p.Start(bounded(t)); err != nil || len(woken) != 2 {
+		t.Fatalf("start: %v, %v", woken, err)
+	}
+	l.compare("after a restart with the added node")
+}
+
 // follow tells what happens until stop is called.
 func follow(t *testing.T, p *Playground) (told <-chan Change, stop func()) {
 	t.Helper()

@@ -22,10 +22,19 @@ func entryName(dir string) string {
 	return hex.EncodeToString(sum[:8]) + ".path"
 }
 
-// register lists the playground and reserves its ports, with nobody else at it.
-func (p *Playground) register(ctx context.Context, s *state) error {
+// register lists the playground and reserves ports for fresh, which are nodes of s, with nobody else at it.
+func (p *Playground) register(ctx context.Context, s *state, fresh []member) error {
+	taken := map[string]bool{}
+	take := func(list []member) {
+		for i := range list {
+			for _, q := range list[i].ports() {
+				taken[*q.addr] = true
+			}
+		}
+	}
+	take(s.Nodes)
 	if p.host.Registry == "" {
-		return reserve(ctx, s.Nodes, nil)
+		return errors.Join(reserve(ctx, fresh, taken), p.write(s))
 	}
 	if err := os.MkdirAll(p.host.Registry, 0o700); err != nil {
 		return themis.Errorf(themis.InvalidArgument, "list of playgrounds: %w", err)
@@ -35,19 +44,13 @@ func (p *Playground) register(ctx context.Context, s *state) error {
 		return err
 	}
 	defer l.Close() //nolint:errcheck // closing gives the lock back
-	taken := map[string]bool{}
 	for _, dir := range registered(p.host.Registry) {
 		other, err := (&Playground{Dir: dir}).read()
-		if err != nil || other == nil || dir == p.Dir {
-			continue
-		}
-		for i := range other.Nodes {
-			for _, q := range other.Nodes[i].ports() {
-				taken[*q.addr] = true
-			}
+		if err == nil && other != nil && dir != p.Dir {
+			take(other.Nodes)
 		}
 	}
-	if err := reserve(ctx, s.Nodes, taken); err != nil {
+	if err := reserve(ctx, fresh, taken); err != nil {
 		return err
 	}
 	if err := p.write(s); err != nil { // before the lock is given back: from now on others see the ports

@@ -93,13 +93,13 @@ func (p *Playground) removeUnfinished(ctx context.Context) error {
 // prepare makes all files.
 func (p *Playground) prepare(ctx context.Context, s *state) error {
 	return p.host.step("ports, certificates and configuration made", func() error {
-		if err := p.register(ctx, s); err != nil {
+		if err := p.register(ctx, s, s.Nodes); err != nil {
 			return err
 		}
 		var g errgroup.Group
 		g.Go(func() error { return p.install(s) })
-		g.Go(func() error { return p.issue(s) })
-		g.Go(func() error { return p.configure(s) })
+		g.Go(func() error { return p.certify(s) })
+		g.Go(func() error { return p.configure(s.Nodes) })
 		if err := g.Wait(); err != nil {
 			return err
 		}
