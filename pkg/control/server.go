@@ -268,7 +268,9 @@ func (s *Server) config() (*embed.Config, error) {
 	if !ok {
 		return nil, themis.Errorf(themis.Internal, "this etcd has no feature gates")
 	}
-	if err := gate.Set("InitialCorruptCheck=true,CompactHashCheck=true"); err != nil {
+	// Not InitialCorruptCheck: members that start together wait 7 s for each other's hashes, which nobody serves yet. The check
+	// at every compaction compares the same hashes while all serve.
+	if err := gate.Set("CompactHashCheck=true"); err != nil {
 		return nil, fmt.Errorf("set etcd features: %w", err)
 	}
 	cfg.GRPCAdditionalServerOptions = []grpc.ServerOption{grpc.ChainStreamInterceptor(endStreams(s.running))}
