@@ -37,8 +37,8 @@ func TestKillPrimary(t *testing.T) {
 	w.end(t, 400)
 }
 
-// Row 2: one kill takes a primary, the etcd leader and the controller.
-func TestKillPrimaryLeaderAndController(t *testing.T) {
+// Row 2 in part: one kill takes the etcd leader, which leads shards too. The controller goes with it only where it is that node.
+func TestKillPrimaryAndEtcdLeader(t *testing.T) {
 	h := newHosts(t, setup{rf: 3})
 	w := h.work(6)
 	w.more(t, 200, rto)
@@ -115,8 +115,8 @@ func TestFollowerPausedBeforeItsPrimaryDies(t *testing.T) {
 	w.end(t, 300)
 }
 
-// Row 36: an emptied disk under an old name.
-func TestEmptiedDiskUnderItsOldName(t *testing.T) {
+// Row 36 in part: all copies of a node are emptied; its identity, and so its storage id, stays.
+func TestEmptiedCopyUnderItsOldName(t *testing.T) {
 	h := newHosts(t, setup{shards: 2})
 	w := h.work(4)
 	w.more(t, 200, rto)
