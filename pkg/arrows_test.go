@@ -35,7 +35,7 @@ var ours = house{
 	may: map[string]string{
 		"cmd/themisd": "config node web pki",
 		"cmd/themis-cli": "config client health sim rebalance routing cluster doctor wal archive pki tui playground " +
-			"node testdata rpc", // node: the hidden node-run; testdata: the documents of playground; rpc: a newcomer's first contact, without a certificate
+			"node testdata rpc bench", // node: the hidden node-run; testdata: the documents of playground; rpc: a newcomer's first contact, without a certificate
 		"cmd/themisdb-repl-doctor": "config client doctor health",
 		"tui":                      "client health cluster",
 
@@ -45,6 +45,7 @@ var ours = house{
 		"client":     "rpc pki routing cluster health",
 		"doctor":     "client wal cluster health",
 		"web":        "cluster health rpc pki",
+		"bench":      "node playground client replication wal store rpc pki cluster health",
 		"sim":        "controller rebalance routing cluster health",
 
 		// floor 3

@@ -172,7 +172,7 @@ func (n *Node) serve(ctx context.Context, rm *rpc.Metrics) error {
 	}
 	r := &router{n: n}
 	sharding.RegisterShardServiceServer(server, &shardService{n: n})
-	nodev1.RegisterReplicationServiceServer(server, &replicationService{n: n})
+	ServeReplication(server, n.shards.get, func(id themis.ShardID) string { return n.dir("shards", string(id)) })
 	nodev1.RegisterDocumentServiceServer(server, &documentService{router: r})
 	nodev1.RegisterAdminServiceServer(server, &adminService{n: n})
 	n.log.Info("RPC Shard Server listening on "+grpcLis.Addr().String()+" with mTLS", "grpc", n.addr.GRPC, "http", n.addr.HTTP, "metrics", n.addr.Metrics)

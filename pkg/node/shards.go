@@ -151,7 +151,7 @@ func (s *shards) start(ctx context.Context, g *errgroup.Group, record cluster.Sh
 			OnSync: n.metrics.synced,
 		},
 		Store: store.Options{Cache: n.cache, MemTableBytes: themis.Bytes(n.cfg.Store.MemtableMB) << 20},
-		Rules: rules, Transport: &transport{n: n}, Registry: &registry{n: n}, Reigns: n.reigns,
+		Rules: rules, Transport: NewTransport(n.pool, n.addressOf), Registry: &registry{n: n}, Reigns: n.reigns,
 		Event: func(action, outcome, rule, reason string, e themis.Epoch) {
 			n.event(cluster.Event{Actor: n.actor(), Action: action, Subject: string(id), Outcome: outcome, Rule: rule, Reason: reason, Epoch: e})
 		},

@@ -25,15 +25,32 @@ import (
 
 // transport carries a primary's words over gRPC. It stands on a channel of its own beside that of calls, so that frames and
 // heartbeats don't wait behind documents.
-type transport struct{ n *Node }
+type transport struct {
+	pool *rpc.Pool
+	addr func(themis.NodeID) (string, error)
+}
+
+// NewTransport carries a primary's words over the pool's channels to where addr says that the others are.
+func NewTransport(pool *rpc.Pool, addr func(themis.NodeID) (string, error)) replication.Transport {
+	return &transport{pool: pool, addr: addr}
+}
 
 func (t *transport) client(ctx context.Context, to themis.NodeID, lane string) (nodev1.ReplicationServiceClient, error) {
-	v, _ := t.n.latest()
+	addr, err := t.addr(to)
+	if err != nil {
+		return nil, err
+	}
+	return t.pool.Replication(ctx, addr, to, rpc.Lane(lane))
+}
+
+// addressOf is where the map says that the node is.
+func (n *Node) addressOf(to themis.NodeID) (string, error) {
+	v, _ := n.latest()
 	node, ok := v.Nodes[to]
 	if !ok {
-		return nil, fmt.Errorf("%s is no member", to)
+		return "", fmt.Errorf("%s is no member", to)
 	}
-	return t.n.pool.Replication(ctx, node.GRPC, to, rpc.Lane(lane))
+	return node.GRPC, nil
 }
 
 // Open implements replication.Transport.
@@ -203,7 +220,14 @@ func sendFile(s grpc.ClientStreamingClient[nodev1.InstallRequest, nodev1.Install
 // replicationService is a follower's side of the stream.
 type replicationService struct {
 	nodev1.UnimplementedReplicationServiceServer
-	n *Node
+	get func(themis.ShardID) (*replication.Replica, error)
+	dir func(themis.ShardID) string
+}
+
+// ServeReplication answers primaries for the copies that get finds. dir is a copy's own directory: what a primary installs is
+// received there.
+func ServeReplication(on grpc.ServiceRegistrar, get func(themis.ShardID) (*replication.Replica, error), dir func(themis.ShardID) string) {
+	nodev1.RegisterReplicationServiceServer(on, &replicationService{get: get, dir: dir})
 }
 
 // peerIs refuses a stream whose certificate is not that of the node it speaks for.
@@ -228,7 +252,7 @@ func (s *replicationService) Replicate(stream grpc.BidiStreamingServer[nodev1.Re
 	if err := peerIs(stream.Context(), h.Primary.Node); err != nil {
 		return err
 	}
-	r, err := s.n.shards.get(h.Shard)
+	r, err := s.get(h.Shard)
 	if err != nil {
 		return err
 	}
@@ -258,11 +282,11 @@ func (s *replicationService) Install(stream grpc.ClientStreamingServer[nodev1.In
 	if err := peerIs(stream.Context(), h.Primary.Node); err != nil {
 		return err
 	}
-	r, err := s.n.shards.get(h.Shard)
+	r, err := s.get(h.Shard)
 	if err != nil {
 		return err
 	}
-	dir, err := os.MkdirTemp(s.n.dir("shards", string(h.Shard)), "install-*")
+	dir, err := os.MkdirTemp(s.dir(h.Shard), "install-*")
 	if err != nil {
 		return fmt.Errorf("install %s: %w", h.Shard, err)
 	}
