@@ -37,6 +37,7 @@ var ours = house{
 		"cmd/themis-cli": "config client health sim rebalance routing cluster doctor wal archive pki tui playground " +
 			"node testdata rpc bench", // node: the hidden node-run; testdata: the documents of playground; rpc: a newcomer's first contact, without a certificate
 		"cmd/themisdb-repl-doctor": "config client doctor health",
+		"cmd/internal":             "", // what the programs' tests share
 		"tui":                      "client health cluster",
 
 		// floor 4

@@ -302,7 +302,7 @@ func (a *app) existing(ctx context.Context, t client.Context, nodes []client.Des
 	}
 	for i, d := range nodes {
 		if _, ok := m.Node(d.Node); !ok {
-			return nil, themis.Errorf(themis.RefusedUnsafe, "cluster %s exists, and %s (%s) is not a member", m.Cluster, d.Node, r.Nodes[i]).Do("themis-cli node join")
+			return nil, themis.Errorf(themis.RefusedUnsafe, "cluster %s exists, and %s (%s) is not a member", m.Cluster, d.Node, r.Nodes[i]).Do("themis-cli node join %s", r.Nodes[i])
 		}
 	}
 	if len(m.Members) != len(nodes) || len(m.Shards) != r.Shards || m.Shards[0].Want.RF != r.RF {

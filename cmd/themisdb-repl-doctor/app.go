@@ -221,7 +221,7 @@ var unserved = []verb{
 // unservedCommand takes any flags: what is wrong is not how it was called.
 func (a *app) unservedCommand(v verb) *cobra.Command {
 	return &cobra.Command{
-		Use: v.name, Short: v.does + " (not served by this version)", DisableFlagParsing: true,
+		Use: v.name, Short: v.does + " (not served by this version)", DisableFlagParsing: true, Annotations: map[string]string{"unserved": v.instead},
 		RunE: func(_ *cobra.Command, args []string) error {
 			if slices.Contains(args, "json") || slices.Contains(args, "-o=json") || slices.Contains(args, "--output=json") {
 				a.output = "json"

@@ -139,7 +139,7 @@ func (d *draft) applyName(c Change, name string) error {
 // publish hands out what has been drafted. What comes later goes into copies.
 func (d *draft) publish(id themis.ClusterID) (cluster.View, error) {
 	if d.v.Meta.ID == "" {
-		return cluster.View{}, themis.Errorf(themis.NotFound, "cluster %s: not initialised here", id).Do("themis-cli cluster init")
+		return cluster.View{}, themis.Errorf(themis.NotFound, "cluster %s: not initialised here", id).Do("themis-cli cluster init --nodes HOST,HOST,HOST")
 	}
 	if d.v.Meta.ID != id {
 		return cluster.View{}, themis.Errorf(themis.Corrupt, "cluster %s: its record names %s", id, d.v.Meta.ID)

@@ -85,7 +85,7 @@ func (s *Server) guard(ctx context.Context) (joining bool, err error) {
 
 func (s *Server) wiped(why string) error {
 	return themis.Errorf(themis.RefusedUnsafe, "control-plane member %s: %s; with an empty disk it would have forgotten what it voted for", s.o.Name, why).
-		Do("themis-cli node remove %s, then themis-cli node join", s.o.Name)
+		Do("themis-cli node remove %s, then themis-cli node join HOST", s.o.Name)
 }
 
 func (s *Server) readMarker() (marker, error) {
@@ -167,7 +167,7 @@ func (s *Server) checkExpected(ctx context.Context) error {
 	i := slices.IndexFunc(members, func(m peerMember) bool { return slices.Contains(m.PeerURLs, s.o.PeerURL) })
 	switch {
 	case i < 0:
-		return themis.Errorf(themis.NotFound, "control-plane member %s: the cluster expects no member at %s", s.o.Name, s.o.PeerURL).Do("themis-cli node join")
+		return themis.Errorf(themis.NotFound, "control-plane member %s: the cluster expects no member at %s", s.o.Name, s.o.PeerURL).Do("themis-cli node join HOST")
 	case members[i].Name != "":
 		return s.wiped("the cluster knows it as a member that has run, but its directory is empty")
 	case !members[i].Learner:

@@ -108,7 +108,7 @@ func (m *Map) checkUnused(shards []Record, node themis.NodeID) error {
 		}
 	}
 	if len(used) > 0 {
-		return themis.Errorf(themis.RefusedUnsafe, "remove %s: it has copies of %s", node, strings.Join(used, ", ")).Do("themis-cli node drain %s", node)
+		return themis.Errorf(themis.RefusedUnsafe, "remove %s: it has copies of %s", node, strings.Join(used, ", ")).Do("stop it, and wait until its copies are made anew elsewhere: themis-cli shard list")
 	}
 	return nil
 }

@@ -69,7 +69,7 @@ type ClientMap struct {
 func (s *adminService) GetMap(_ context.Context, req *nodev1.GetMapRequest) (*nodev1.GetMapResponse, error) {
 	v, ok := s.n.latest()
 	if !ok {
-		return nil, themis.Errorf(themis.NoPrimary, "this node knows no cluster map yet").Do("themis-cli cluster init, or node join")
+		return nil, themis.Errorf(themis.NoPrimary, "this node knows no cluster map yet").Do(foundOrJoin)
 	}
 	if v.Revision > 0 && themis.Revision(req.GetKnownRevision()) >= v.Revision { //nolint:gosec // revisions are small
 		return &nodev1.GetMapResponse{Revision: uint64(v.Revision)}, nil //nolint:gosec // positive
@@ -221,7 +221,7 @@ func (s *adminService) ApplyConfig(ctx context.Context, req *nodev1.ApplyConfigR
 	v, ok := s.n.latest()
 	m := s.n.m.Load()
 	if !ok || m == nil {
-		return nil, themis.Errorf(themis.NoPrimary, "this node belongs to no cluster yet").Do("themis-cli cluster init")
+		return nil, themis.Errorf(themis.NoPrimary, "this node belongs to no cluster yet").Do(foundOrJoin)
 	}
 	next, err := config.Load([]config.Source{{Name: req.GetName(), Data: req.GetYaml()}}, nil, nil)
 	if err != nil {
@@ -295,3 +295,6 @@ func (s *adminService) Act(ctx context.Context, req *nodev1.ActRequest) (*nodev1
 	}
 	return nil, themis.Errorf(themis.Unimplemented, "verb %q is not served by this version", req.GetVerb())
 }
+
+// foundOrJoin is what to type for a node that belongs to no cluster.
+const foundOrJoin = "themis-cli cluster init --nodes HOST,HOST,HOST, or themis-cli node join HOST"

@@ -118,7 +118,7 @@ func (n *Node) freshView(ctx context.Context) (*control.Map, cluster.View, error
 		}
 	}
 	if v.Meta.ID == "" {
-		return nil, v, themis.Errorf(themis.NoPrimary, "%s belongs to no cluster yet", n.id.Node).Do("themis-cli cluster init")
+		return nil, v, themis.Errorf(themis.NoPrimary, "%s belongs to no cluster yet", n.id.Node).Do(foundOrJoin)
 	}
 	return m, v, nil
 }

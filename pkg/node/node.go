@@ -141,7 +141,7 @@ func (n *Node) openPKI() (*pki.Source, error) {
 	}
 	if got := src.Info().Node; got != n.cfg.Node.ID {
 		return nil, themis.Errorf(themis.InvalidArgument, "pki.cert %s is for %s, this is %s", p.Cert, src.Info(), n.cfg.Node.ID).
-			Do("themis-cli pki issue %s", n.cfg.Node.ID)
+			Do("themis-cli pki issue --node %s", n.cfg.Node.ID)
 	}
 	return src, nil
 }

@@ -139,7 +139,7 @@ func (r *router) try(ctx context.Context, repeatable, once bool, do func(cluster
 	for {
 		changed := r.n.changed.next()
 		v, ok := r.n.latest()
-		err := error(themis.Errorf(themis.NoPrimary, "this node knows no cluster map yet").Do("themis-cli cluster init, or node join"))
+		err := error(themis.Errorf(themis.NoPrimary, "this node knows no cluster map yet").Do(foundOrJoin))
 		if ok {
 			err = do(v)
 		}
@@ -184,7 +184,7 @@ func (r *router) collection(ctx context.Context, name string) (themis.Collection
 	}
 	m := r.n.m.Load()
 	if m == nil {
-		return 0, themis.Errorf(themis.NoPrimary, "this node belongs to no cluster yet").Do("themis-cli cluster init, or node join")
+		return 0, themis.Errorf(themis.NoPrimary, "this node belongs to no cluster yet").Do(foundOrJoin)
 	}
 	c, err := m.EnsureCollection(ctx, name)
 	if err != nil {

@@ -40,7 +40,7 @@ func (n *Node) issuer() (*pki.CA, error) {
 	p := n.cfg.PKI
 	if p.IssuerKey == "" {
 		return nil, themis.Errorf(themis.Unimplemented, "%s signs no certificates: pki.issuer_key is not set there", n.id.Node).
-			Do("ask a node that has pki.issuer_key, or make the certificate where the CA's key is: themis-cli pki issue")
+			Do("ask a node that has pki.issuer_key, or make the certificate where the CA's key is: themis-cli pki issue --node ID")
 	}
 	ca, err := pki.LoadCAFiles(p.CA, p.IssuerKey)
 	if err != nil {

@@ -76,7 +76,7 @@ func peers(t *testing.T, ca *CA, clk *clock) []refused {
 	otherID := nodeRequest("node-9")
 	otherID.ClusterID = "id-2"
 	return []refused{
-		{"expired", pairOf(t, must(issueEarly(&past, day))(t)), Expired, "expired 2026-05-31T12:00:00Z, 24h0m0s ago", "pki rotate node-9"},
+		{"expired", pairOf(t, must(issueEarly(&past, day))(t)), Expired, "expired 2026-05-31T12:00:00Z, 24h0m0s ago", "pki renew node-9.crt"},
 		{"not yet valid", craft(t, ca, nodeRequest("node-9"), func(c *x509.Certificate) { c.NotBefore = clk.Now().Add(time.Hour) }), NotYetValid, "is valid from 2026-06-01T13:00:00Z, 1h0m0s from now", "clocks"},
 		{"foreign CA", pairOf(t, must(foreign.Issue(nodeRequest("node-9")))(t)), UnknownCA, "is no CA of cluster prod", "which cluster"},
 		{"other cluster under the same CA", pairOf(t, must(ca.Issue(elsewhere))(t)), WrongCluster, "is of cluster test, this one is prod", "which cluster"},

@@ -241,7 +241,7 @@ func (r Request) checkNames() error {
 func (r Request) checkTimes(ca *x509.Certificate, now time.Time) error {
 	if now.After(ca.NotAfter) || now.Before(ca.NotBefore) {
 		return themis.Errorf(themis.InvalidArgument, "the CA is valid from %s to %s, now is %s", stampTime(ca.NotBefore), stampTime(ca.NotAfter), stampTime(now)).
-			Do("themis-cli pki ca")
+			Do("themis-cli pki init --cluster NAME --dir DIR, and issue the certificates again")
 	}
 	if r.Valid <= 0 {
 		return themis.Errorf(themis.InvalidArgument, "valid %s: want a time above 0", r.Valid)

@@ -75,6 +75,14 @@ func holder(cert *x509.Certificate) string {
 	return fmt.Sprintf("%.64q", cert.Subject.CommonName)
 }
 
+// issueAgain is the command that makes the certificate's holder a new one.
+func issueAgain(cert *x509.Certificate) string {
+	if info, err := ParseInfo(cert); err == nil && info.Kind == KindClient {
+		return "themis-cli pki issue --client " + info.Client
+	}
+	return "themis-cli pki issue --node " + holder(cert)
+}
+
 // trust is what peers are verified against.
 type trust struct {
 	own   Info
@@ -112,7 +120,7 @@ func (t *trust) verify(certs []*x509.Certificate, usage x509.ExtKeyUsage, now ti
 // checkRevoked wants one chain without a revoked certificate.
 func (t *trust) checkRevoked(leaf *x509.Certificate, chains [][]*x509.Certificate, now time.Time) *Refusal {
 	if since := t.crl.staleSince(now); t.demandFreshCRL && !since.IsZero() {
-		return refuse(StaleCRL, leaf, "themis-cli pki revoke --renew",
+		return refuse(StaleCRL, leaf, "put a newer list where pki.crl points",
 			"can't be checked: the revocation list of this node is out of date since %s", stampTime(since))
 	}
 	var revoked *x509.Certificate
@@ -125,9 +133,9 @@ func (t *trust) checkRevoked(leaf *x509.Certificate, chains [][]*x509.Certificat
 		revoked, when = cert, since
 	}
 	if revoked.Equal(leaf) {
-		return refuse(Revoked, leaf, "themis-cli pki issue "+holder(leaf), "was revoked %s", stampTime(when))
+		return refuse(Revoked, leaf, issueAgain(leaf), "was revoked %s", stampTime(when))
 	}
-	return refuse(Revoked, leaf, "themis-cli pki issue "+holder(leaf), "is signed by %q, which was revoked %s", revoked.Subject, stampTime(when))
+	return refuse(Revoked, leaf, issueAgain(leaf), "is signed by %q, which was revoked %s", revoked.Subject, stampTime(when))
 }
 
 // chains verifies signatures, times and usage up to one of the CAs.
@@ -152,7 +160,7 @@ func (t *trust) explain(leaf *x509.Certificate, usage x509.ExtKeyUsage, now time
 		case x509.Expired:
 			return outOfTime(leaf, invalid.Cert, now)
 		case x509.IncompatibleUsage:
-			return refuse(WrongUsage, leaf, "themis-cli pki issue "+holder(leaf),
+			return refuse(WrongUsage, leaf, issueAgain(leaf),
 				"may not be used for %s authentication", map[x509.ExtKeyUsage]string{x509.ExtKeyUsageServerAuth: "server", x509.ExtKeyUsageClientAuth: "client"}[usage])
 		}
 	}
@@ -165,9 +173,9 @@ func (t *trust) explain(leaf *x509.Certificate, usage x509.ExtKeyUsage, now time
 
 // outOfTime says how far outside its time cert is: the leaf itself or the CA that signed it.
 func outOfTime(leaf, cert *x509.Certificate, now time.Time) *Refusal {
-	subject, fix := "", "themis-cli pki rotate "+holder(leaf)
+	subject, fix := "", "themis-cli pki renew "+holder(leaf)+".crt"
 	if !cert.Equal(leaf) {
-		subject, fix = "is signed by a CA that ", "themis-cli pki ca"
+		subject, fix = "is signed by a CA that ", "themis-cli pki init --cluster NAME --dir DIR, and issue the certificates again"
 	}
 	if now.Before(cert.NotBefore) {
 		return refuse(NotYetValid, leaf, "compare the clocks of both machines", "%sis valid from %s, %s from now",

@@ -148,7 +148,7 @@ type Host struct {
 
 func (h Host) complete() (Host, error) {
 	if _, err := os.Stat("/proc/self/stat"); err != nil {
-		return h, themis.Errorf(themis.Unimplemented, "a playground tells its processes by /proc, which this system does not have: %w", err).Do("run it on Linux, or set up nodes by hand: themis-cli cluster init")
+		return h, themis.Errorf(themis.Unimplemented, "a playground tells its processes by /proc, which this system does not have: %w", err).Do("run it on Linux, or set up nodes by hand: themis-cli cluster init --help")
 	}
 	if h.Binary == "" {
 		self, err := os.Executable()

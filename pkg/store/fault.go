@@ -22,7 +22,7 @@ func (s *Store) failed(what string, err error) error {
 }
 
 func (s *Store) damaged(what string, err error) error {
-	return s.setFault(themis.Errorf(themis.Corrupt, "store %s: %s: %w", s.dir, what, err).Do("themisdb-repl-doctor repair"))
+	return s.setFault(themis.Errorf(themis.Corrupt, "store %s: %s: %w", s.dir, what, err).Do("themisdb-repl-doctor check"))
 }
 
 // setFault keeps the first fault and returns e.

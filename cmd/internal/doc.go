@@ -1,0 +1,2 @@
+// Package internal holds what the tests of the programs share.
+package internal
