@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/themisdb/themis/pkg/themis"
 )
@@ -126,4 +127,20 @@ func scanLog(b *testing.B) *Log {
 		}
 	}
 	return l
+}
+
+// BenchmarkRatio is durable appends against the raw loop, rounds of both alternating, the best of five of each: the figure
+// that the floors are about. One run of it measures once, whatever b.N is.
+func BenchmarkRatio(b *testing.B) {
+	for _, writers := range benchWriters {
+		b.Run(fmt.Sprintf("writers=%d", writers), func(b *testing.B) {
+			c, err := CompareWithRaw(b.TempDir(), writers, 5, 1024, 500*time.Millisecond)
+			if err != nil {
+				b.Fatal(err)
+			}
+			b.ReportMetric(c.Ratio, "log/raw")
+			b.ReportMetric(c.Log, "log/s")
+			b.ReportMetric(c.Raw, "raw/s")
+		})
+	}
 }

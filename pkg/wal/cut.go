@@ -220,7 +220,7 @@ func (l *Log) goOnBehind(end themis.Position) {
 }
 
 // cut shows readers the shorter log first, so that none takes a half-cut file for damage, then changes the files while
-// tidwall has none of them open. The log is held still.
+// none of them is open. The log is held still.
 func (l *Log) cut(show func(v *view), files func(old, now *view) error) error {
 	old := l.view.Load()
 	l.change(func(v *view) {
@@ -228,12 +228,12 @@ func (l *Log) cut(show func(v *view), files func(old, now *view) error) error {
 		v.cuts++
 	})
 	now := l.view.Load()
-	err := errors.Join(l.tw.Close(), l.tail.Close())
+	err := l.tail.Close()
 	if err == nil {
 		err = files(old, now)
 	}
 	if err == nil {
-		err = l.openTidwall()
+		err = l.openTail()
 	}
 	if err != nil {
 		return l.fail(nil, err)

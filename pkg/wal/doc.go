@@ -1,6 +1,6 @@
 // Package wal keeps one shard's entries in order and on disk.
 //
-// The log is a directory: segments written by tidwall/wal, which hold exactly one frame per record, and three small files.
+// The log is a directory: segments in the format of tidwall/wal, which hold exactly one frame per record, and three small files.
 //
 //	00000000000000000001   a segment, named by the seq of its first entry: { uvarint size | frame } …
 //	LOG                    identity (cluster, shard, storage), base position, epoch starts; replaced whole, with a checksum
@@ -12,7 +12,7 @@
 //	| len u32 | crc32c u32 | version u8 | kind u8 | flags u16 | seq u64 | lsn u64 | epoch u64 | hlc u64 | commit u64 | tags | payload |
 //
 // len counts what follows the first eight bytes, crc32c (Castagnoli) covers the same bytes. seq grows by exactly 1, lsn is the
-// sum of all frame bytes before the frame (tidwall's own size prefix is not counted), epoch never falls, commit is below seq.
+// sum of all frame bytes before the frame (the size prefix is not counted), epoch never falls, commit is below seq.
 //
 // There is one writer and any number of readers. A primary calls SetEpoch and then Begin and Wait from any number of goroutines;
 // a follower calls AppendFrames from one. Changing sides needs no reopening: AppendFrames and TruncateBack end the reign, and

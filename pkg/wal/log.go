@@ -9,8 +9,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	tidwall "github.com/tidwall/wal"
-
 	"github.com/themisdb/themis/pkg/themis"
 )
 
@@ -23,10 +21,9 @@ type Log struct {
 	// commit is held by whoever changes segments: the leader of a batch, AppendFrames, TruncateBack, Reset, Close.
 	// Order of the locks: commit, meta, then mu or views.
 	commit    sync.Mutex
-	tw        *tidwall.Log
-	scratch   tidwall.Batch
-	tail      *os.File             // our own handle on the last segment: tidwall syncs only when it rolls
-	tailBytes int64                // what tidwall counts in its last segment
+	tail      *os.File             // the last segment
+	tailBytes int64                // of it that were written
+	scratch   []byte               // the records of one batch, used again
 	sync      func(*os.File) error // fdatasync, but in tests
 	syncDir   func(string) error   // syncDir, but in tests
 	lastSync  time.Duration
@@ -230,8 +227,7 @@ func (l *Log) Close() error {
 			_ = l.fail(nil, fmt.Errorf("sync %s: %w", l.mark.f.Name(), err))
 		}
 	}
-	err := l.tw.Close() // a poisoned log closes as well as it can: its first error is the one that counts
-	err = errors.Join(err, l.tail.Close(), l.mark.f.Close(), l.lock.Close())
+	err := errors.Join(l.tail.Close(), l.mark.f.Close(), l.lock.Close()) // a poisoned log closes as well as it can: its first error is the one that counts
 	if p := l.broken(); p != nil {
 		return p
 	}

@@ -251,16 +251,24 @@ func TestCompareWithRaw(t *testing.T) {
 	}
 }
 
-// Should tidwall ever count otherwise than our own reading of the same files, the log does not open.
-func TestTidwallMustAgree(t *testing.T) {
-	dir, _ := closed(t, opts(), 3, 10)
-	l := &Log{dir: dir, o: opts().withDefaults()}
-	l.view.Store(&view{segments: []segment{{first: 1}}, last: themis.Position{Seq: 4}})
-	err := l.openTidwall()
-	if l.tw != nil {
-		defer l.tw.Close()
+// The segments are in tidwall/wal's format: what stands in the log is what tidwall reads.
+func TestTidwallReadsTheSegments(t *testing.T) {
+	dir, last := closed(t, smallSegments(), 30, bigEntry)
+	raw, err := rawTidwall(dir)
+	if err != nil {
+		t.Fatal(err)
 	}
-	if !errors.Is(err, themis.ErrMalformed) {
-		t.Fatalf("tidwall ends at 3, the log at 4: %v", err)
+	defer raw.Close()
+	if n, err := raw.LastIndex(); err != nil || n != uint64(last.Seq) {
+		t.Fatalf("tidwall ends at %d, the log at %d: %v", n, last.Seq, err)
+	}
+	for seq := themis.Seq(1); seq <= last.Seq; seq++ {
+		frame, err := raw.Read(uint64(seq))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if e, n, err := DecodeFrame(frame); err != nil || n != len(frame) || e.Seq != seq || !bytes.Equal(e.Payload, payloadOf(seq, bigEntry)) {
+			t.Fatalf("tidwall reads entry %d at %d: %v", e.Seq, seq, err)
+		}
 	}
 }

@@ -54,9 +54,6 @@ func Open(dir string, o Options) (_ *Log, _ Recovery, err error) {
 		if l.mark != nil {
 			err = errors.Join(err, l.mark.f.Close())
 		}
-		if l.tw != nil {
-			err = errors.Join(err, l.tw.Close())
-		}
 	}()
 	s, err := survey(dir, o.identity())
 	if err != nil {
@@ -67,7 +64,7 @@ func Open(dir string, o Options) (_ *Log, _ Recovery, err error) {
 		return nil, Recovery{}, fmt.Errorf("open log of %s: %w", o.Shard, err)
 	}
 	l.view.Store(&view{base: s.log.Base, starts: s.starts, segments: s.segments, tailSize: s.tailSize, last: s.last})
-	if err := l.openTidwall(); err != nil {
+	if err := l.openTail(); err != nil {
 		return nil, Recovery{}, err
 	}
 	l.next, l.hlc, l.safe = s.last, s.hlc, s.maxCommit

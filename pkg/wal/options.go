@@ -23,7 +23,7 @@ type Options struct {
 	Shard   themis.ShardID
 	Storage themis.StorageID
 
-	SegmentBytes themis.Bytes  // roll after this much; 1 to 64 MiB, default 8 MiB; memory per open log is up to ten times this
+	SegmentBytes themis.Bytes  // roll after this much; 1 to 64 MiB, default 8 MiB
 	BatchBytes   themis.Bytes  // one write and fsync takes at most this much; 4 KiB to 16 MiB, default 1 MiB
 	QueueBytes   themis.Bytes  // Begin answers OVERLOADED when this much waits; BatchBytes to 1 GiB, default 64 MiB
 	Linger       time.Duration // a leader waits at most this long for writers seen around the last commit; at most 10 ms, default 300 µs, negative: never

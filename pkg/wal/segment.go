@@ -30,7 +30,7 @@ func segmentName(first themis.Seq) string { return fmt.Sprintf("%020d", uint64(f
 
 func segmentPath(dir string, first themis.Seq) string { return filepath.Join(dir, segmentName(first)) }
 
-// listSegments finds the segments of dir in order, and the leftovers of interrupted work: copies (.START, .END) that tidwall
+// listSegments finds the segments of dir in order, and the leftovers of interrupted work: copies (.START, .END) that tidwall/wal
 // would act on when it opens, and half-written files (.TEMP). This log makes neither copy, so they are never needed.
 func listSegments(dir string) (firsts []themis.Seq, leftovers []string, err error) {
 	entries, err := os.ReadDir(dir)
@@ -58,6 +58,15 @@ func listSegments(dir string) (firsts []themis.Seq, leftovers []string, err erro
 		}
 	}
 	return firsts, leftovers, nil
+}
+
+// appendRecords writes a run of checked frames behind b as records, each frame behind its uvarint size: the format of tidwall/wal.
+func appendRecords(b, frames []byte) []byte {
+	eachFrame(frames, func(frame []byte) {
+		b = binary.AppendUvarint(b, uint64(len(frame)))
+		b = append(b, frame...)
+	})
+	return b
 }
 
 // recordBytes is what a frame of n bytes takes in a segment.
