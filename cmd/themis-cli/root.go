@@ -20,8 +20,8 @@ import (
 
 // commands are the nouns, in the order of the help. One file each.
 var commands = []func(*app) *cobra.Command{
-	playgroundCommand, clusterCommand, topCommand, shardCommand, nodeCommand, documentCommand, loadCommand, configCommand, pkiCommand, contextCommand,
-	versionCommand, nodeRunCommand,
+	playgroundCommand, clusterCommand, topCommand, shardCommand, nodeCommand, documentCommand, loadCommand, configCommand, pkiCommand, contextCommand, benchCommand,
+	versionCommand, nodeRunCommand, benchRunCommand,
 }
 
 // run is the whole program. It ends soon after ctx does, or a signal comes.

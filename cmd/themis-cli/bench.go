@@ -1,0 +1,136 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/themisdb/themis/pkg/bench"
+	"github.com/themisdb/themis/pkg/themis"
+)
+
+func benchCommand(a *app) *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "bench", Short: "Measure this machine's parts of a cluster against what the machine itself gives",
+		Long: `bench measures parts of a cluster on this machine, beside the simplest program that does the same, in alternating rounds of one run; the
+best round of each counts. Judge by the ratio: absolute figures say as much about the machine as about ThemisDB. Run it on a quiet
+machine, with --data-dir on the disk that is to be measured. Nothing stays behind.`,
+	}
+	group(cmd, benchWAL(a), benchReplication(a))
+	return cmd
+}
+
+// benchRunCommand is a process of a benchmark inside this binary.
+func benchRunCommand(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use: "bench-run", Short: "Be a process of a benchmark", Hidden: true, Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return bench.Work(cmd.Context(), a.in, a.out) },
+	}
+}
+
+// comparisonFlags are those of every benchmark that compares in rounds.
+type comparisonFlags struct {
+	options bench.Options
+	strict  bool
+}
+
+func (f *comparisonFlags) register(cmd *cobra.Command, writers string) {
+	fs := cmd.Flags()
+	fs.StringVar(&f.options.Dir, "data-dir", "", "`DIR` on the disk to be measured; default: the system's for temporary files")
+	fs.IntSliceVar(&f.options.Writers, writers, []int{1, 16, 64, 256}, "how many at once, a case each")
+	fs.IntVar(&f.options.Rounds, "rounds", 5, "rounds of each case")
+	fs.DurationVar(&f.options.Each, "each", time.Second, "`TIME` of a round")
+	fs.IntVar(&f.options.EntryBytes, "entry-bytes", 1024, "bytes of a document")
+	fs.BoolVar(&f.strict, "strict", false, "exit code 1 where a floor is missed")
+}
+
+func (a *app) benchHost() (bench.Host, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return bench.Host{}, themis.Errorf(themis.Internal, "find this program: %w", err)
+	}
+	return bench.Host{Binary: self, Args: []string{"bench-run"}, Environ: os.Environ()}, nil
+}
+
+func (a *app) compare(ctx context.Context, f comparisonFlags, run func(context.Context, bench.Options) (bench.Comparison, error)) error {
+	ctx, cancel := a.limited(ctx, 0)
+	defer cancel()
+	f.options.Step = func(text string) { a.say("%s", text) }
+	c, err := run(ctx, f.options)
+	if err != nil {
+		return err
+	}
+	if f.strict && !c.Met() {
+		a.answer(themis.ExitFailed)
+	}
+	return a.print(c, func(w io.Writer, wide bool) { drawComparison(w, c, wide) })
+}
+
+func benchWAL(a *app) *cobra.Command {
+	var f comparisonFlags
+	cmd := &cobra.Command{
+		Use: "wal", Short: "Durable appends to the log, beside a loop of write and fdatasync", Args: cobra.NoArgs,
+		Example: "  themis-cli bench wal --data-dir /var/lib/themis\n  themis-cli bench wal --writers 1,64 --rounds 10 -o json",
+		RunE:    func(cmd *cobra.Command, _ []string) error { return a.compare(cmd.Context(), f, bench.WAL) },
+	}
+	f.register(cmd, "writers")
+	return cmd
+}
+
+func benchReplication(a *app) *cobra.Command {
+	var f comparisonFlags
+	cmd := &cobra.Command{
+		Use: "replication", Short: "SYNC writes on three processes, beside bare TLS and three times write and fdatasync", Args: cobra.NoArgs,
+		Example: "  themis-cli bench replication --data-dir /var/lib/themis",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			h, err := a.benchHost()
+			if err != nil {
+				return err
+			}
+			return a.compare(cmd.Context(), f, func(ctx context.Context, o bench.Options) (bench.Comparison, error) {
+				return bench.Replication(ctx, h, o)
+			})
+		},
+	}
+	f.register(cmd, "writers")
+	return cmd
+}
+
+var verdicts = map[bench.Verdict]string{bench.Goal: "goal reached", bench.AtFloor: "floor holds", bench.Below: "BELOW FLOOR", bench.NotJudged: "-"}
+
+func drawComparison(w io.Writer, c bench.Comparison, wide bool) {
+	_, _ = fmt.Fprintf(w, "ours  %s\nbase  %s\n", c.Ours, c.Base)
+	head := "WRITERS OURS/S BASE/S RATIO FLOOR GOAL VERDICT P50 P99"
+	if wide {
+		head += " ROUNDS"
+	}
+	var rows [][]string
+	for _, r := range c.Rows {
+		floor, goal := "-", "-"
+		if r.Target != nil {
+			floor, goal = fmt.Sprintf("%.2f", r.Floor), fmt.Sprintf("%.2f", r.Goal)
+		}
+		row := []string{fmt.Sprint(r.Writers), fmt.Sprintf("%.0f", r.Ours), fmt.Sprintf("%.0f", r.Base), fmt.Sprintf("%.2f", r.Ratio), floor, goal, verdicts[r.Verdict], millis(r.P50), millis(r.P99)}
+		if wide {
+			var each []string
+			for _, x := range r.Rounds {
+				each = append(each, fmt.Sprintf("%.0f/%.0f", x.Ours, x.Base))
+			}
+			row = append(row, strings.Join(each, " "))
+		}
+		rows = append(rows, row)
+	}
+	columns(w, head, rows)
+}
+
+func millis(v float64) string {
+	if v == 0 {
+		return "-"
+	}
+	return fmt.Sprintf("%.2f ms", v)
+}

@@ -1,0 +1,10 @@
+// Package bench measures the cluster's parts against what the same machine gives to the simplest program, in the same minutes.
+//
+//	WAL          wal.Log                               beside  one loop of write and fdatasync
+//	Replication  replication over mTLS, 3 processes    beside  bare TLS and three times write and fdatasync
+//
+// What is measured runs as the product runs it. Ours and what stands beside it alternate in rounds and the best round of each
+// counts, so that whatever else the machine does hits both; only ratios are judged, against a floor that must hold and a goal.
+//
+// Processes are started from one program, which runs Work; they end with their standard input, so none is left behind.
+package bench
