@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"strings"
 	"time"
 
@@ -87,115 +86,14 @@ func (g *globals) check() error {
 	return wrong("--output %q: want one of %s", bad, strings.Join(formats, ", "))
 }
 
+// wish is what the flags say about which cluster is meant.
+func (a *app) wish() client.Wish {
+	g := a.flags
+	return client.Wish{Playground: g.playground, Context: g.context, Endpoints: g.endpoints, CA: g.ca, Cert: g.cert, Key: g.key}
+}
+
 // target finds out which cluster is meant, and as whom to go there.
-func (a *app) target() (client.Context, error) {
-	g := a.flags
-	if g.playground != "" && g.context != "" {
-		return client.Context{}, wrong("--playground and --context name two clusters: give one of them")
-	}
-	c, err := a.named()
-	if err != nil {
-		return c, err
-	}
-	if len(g.endpoints) > 0 {
-		c.Endpoints = g.endpoints
-	}
-	for _, f := range []struct {
-		flag, env string
-		to        *string
-	}{{g.ca, "THEMIS_CACERT", &c.CA}, {g.cert, "THEMIS_CERT", &c.Cert}, {g.key, "THEMIS_KEY", &c.Key}} {
-		switch {
-		case f.flag != "":
-			*f.to = f.flag
-		case a.env[f.env] != "":
-			*f.to = a.env[f.env]
-		}
-	}
-	if len(c.Endpoints) == 0 {
-		return c, wrong("no cluster is named, there is no current context, and no playground").
-			Do("themis-cli playground, or --endpoint HOST:50051 --cacert FILE --cert FILE --key FILE")
-	}
-	if c.CA == "" || c.Cert == "" || c.Key == "" {
-		return c, wrong("--cacert, --cert and --key (or $THEMIS_CACERT, $THEMIS_CERT and $THEMIS_KEY) are needed to talk to %s", strings.Join(c.Endpoints, ",")).
-			Do("themis-cli pki issue --client %s --capabilities read,write,admin", orUser())
-	}
-	for i, e := range c.Endpoints {
-		c.Endpoints[i] = withPort(e)
-	}
-	return c, nil
-}
-
-func orUser() string {
-	if u := os.Getenv("USER"); u != "" {
-		return u
-	}
-	return "operator"
-}
-
-const defaultPort = "50051"
-
-// withPort gives an address without a port the default one.
-func withPort(addr string) string {
-	addr = strings.TrimSpace(addr)
-	if addr == "" || strings.HasSuffix(addr, "]") || !strings.Contains(addr, ":") {
-		return addr + ":" + defaultPort
-	}
-	return addr
-}
-
-// named is the context that flags, variables or habit name; an empty one where only --endpoint counts.
-func (a *app) named() (client.Context, error) {
-	g := a.flags
-	switch {
-	case g.playground != "":
-		return playgroundContext(g.playground)
-	case g.context != "":
-		return savedContext(g.context)
-	case len(g.endpoints) > 0:
-		return client.Context{}, nil
-	case a.env["THEMIS_ENDPOINT"] != "":
-		return client.Context{Endpoints: strings.Split(a.env["THEMIS_ENDPOINT"], ",")}, nil
-	case a.env["THEMIS_PLAYGROUND"] != "":
-		return playgroundContext(a.env["THEMIS_PLAYGROUND"])
-	case a.env["THEMIS_CONTEXT"] != "":
-		return savedContext(a.env["THEMIS_CONTEXT"])
-	}
-	return habit()
-}
-
-// habit is the current context, or the playground in the user's cache; empty where there is neither.
-func habit() (client.Context, error) {
-	if d, err := client.UserContexts(); err == nil {
-		name, err := d.Current()
-		if err != nil {
-			return client.Context{}, err
-		}
-		if name != "" {
-			return d.Load(name)
-		}
-	}
-	dir, err := client.DefaultPlayground()
-	if err != nil {
-		return client.Context{}, nil //nolint:nilerr // then there is none, and the caller says what to name
-	}
-	if _, err := os.Stat(filepath.Join(dir, client.PlaygroundFile)); err != nil {
-		return client.Context{}, nil //nolint:nilerr // as above
-	}
-	return playgroundContext(dir)
-}
-
-func playgroundContext(dir string) (client.Context, error) {
-	p, err := client.LoadPlayground(dir)
-	return p.Context(), err
-}
-
-func savedContext(name string) (client.Context, error) {
-	d, err := client.UserContexts()
-	if err != nil {
-		return client.Context{}, err
-	}
-	return d.Load(name)
-}
+func (a *app) target() (client.Context, error) { return a.wish().Find(a.env) }
 
 // connect finds a node of the cluster that is meant. The caller closes the client.
 func (a *app) connect(ctx context.Context) (*client.Client, error) {

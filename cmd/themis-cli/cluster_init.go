@@ -73,7 +73,7 @@ func (f initFlags) request() (client.InitRequest, error) {
 			Do("themis-cli cluster init --nodes node-1,node-2,node-3,node-4 --shards 4 --replication-factor 2")
 	}
 	for _, n := range f.nodes {
-		addr := withPort(n)
+		addr := client.WithPort(n)
 		if slices.Contains(r.Nodes, addr) {
 			return r, wrong("--nodes: %s is named twice", addr)
 		}

@@ -54,7 +54,7 @@ at --endpoint, which must prove to be under the CA that --ca-pin names.`,
 			if len(args) == 0 {
 				return wrong("node join: want the address of the node, or --token").Do("themis-cli node join HOST:50051")
 			}
-			return a.joinNode(cmd.Context(), f, withPort(args[0]))
+			return a.joinNode(cmd.Context(), f, client.WithPort(args[0]))
 		},
 	}
 	fs := cmd.Flags()
@@ -137,7 +137,7 @@ func (a *app) joinByToken(ctx context.Context, f joinFlags, args []string) error
 	}
 	ctx, cancel := a.limited(ctx, askTime)
 	defer cancel()
-	issued, name, err := f.certificate(ctx, withPort(endpoints[0]))
+	issued, name, err := f.certificate(ctx, client.WithPort(endpoints[0]))
 	if err != nil {
 		return err
 	}
@@ -146,7 +146,7 @@ func (a *app) joinByToken(ctx context.Context, f joinFlags, args []string) error
 	}
 	out := tokenJoined{Node: themis.NodeID(f.id), Cluster: name, Cert: files.Cert, Key: files.Key, CA: files.CA}
 	out.Run = fmt.Sprintf("themisd --id %s --data-dir %s --pki-cert %s --pki-key %s --pki-ca %s", f.id, filepath.Join("data", f.id), files.Cert, files.Key, files.CA)
-	out.Next = fmt.Sprintf("themis-cli node join %s --endpoint %s", withPort(f.names[0]), withPort(endpoints[0]))
+	out.Next = fmt.Sprintf("themis-cli node join %s --endpoint %s", client.WithPort(f.names[0]), client.WithPort(endpoints[0]))
 	return a.print(out, func(w io.Writer, _ bool) {
 		pairs(w, "node", f.id, "cluster", out.Cluster, "certificate", out.Cert, "key", out.Key, "ca", out.CA)
 		_, _ = fmt.Fprintf(w, "\nrun:  %s\nnext: %s (as an operator, when it runs)\n", out.Run, out.Next)

@@ -56,7 +56,7 @@ HTTP without TLS is allowed on loopback in a playground, and nowhere else: every
 			return a.playground(cmd, f)
 		},
 	}
-	cmd.PersistentFlags().StringVar(&f.dir, "data-dir", "", "`DIR` of the playground; default: the one of --playground, else themis/playground in the user's cache")
+	cmd.PersistentFlags().StringVar(&f.dir, "data-dir", "", "`DIR` of the playground; default: that of --playground, for the verbs that of the current context, else themis/playground in the user's cache")
 	fs, o := cmd.Flags(), &f.options
 	fs.IntVar(&o.Nodes, "nodes", o.Nodes, "nodes that store documents")
 	fs.IntVar(&o.Spares, "spares", o.Spares, "hot spares on top of them")
@@ -93,12 +93,21 @@ func (f *playgroundFlags) complete() (err error) {
 	return f.options.Validate()
 }
 
-// playgroundDir is the directory that is meant.
+// playgroundDir is the directory of the playground that is to be made, or started again.
 func (a *app) playgroundDir(flag string) (string, error) {
 	for _, dir := range []string{flag, a.flags.playground, a.env["THEMIS_PLAYGROUND"]} {
 		if dir != "" {
 			return dir, nil
 		}
+	}
+	return client.DefaultPlayground()
+}
+
+// verbDir is the directory of the playground that a verb acts on: the one that is named, else that of the current context, else the
+// default one.
+func verbDir(w client.Wish, env map[string]string) (string, error) {
+	if dir, err := w.PlaygroundDir(env); err != nil || dir != "" {
+		return dir, err
 	}
 	return client.DefaultPlayground()
 }
@@ -116,7 +125,11 @@ func (a *app) host() playground.Host {
 }
 
 func (a *app) openPlayground(flag string) (*playground.Playground, error) {
-	dir, err := a.playgroundDir(flag)
+	w := a.wish()
+	if flag != "" {
+		w.Playground = flag
+	}
+	dir, err := verbDir(w, a.env)
 	if err != nil {
 		return nil, err
 	}

@@ -194,7 +194,7 @@ func (a *app) typing(p *playground.Playground, context string) typing {
 			t.program = "themis-cli"
 		}
 	}
-	if dir, err := client.DefaultPlayground(); err == nil && dir == p.Dir {
+	if dir, err := verbDir(client.Wish{}, a.env); err == nil && dir == p.Dir {
 		t.dirFlag = ""
 	}
 	if d, err := client.UserContexts(); err == nil && context != "" {

@@ -9,7 +9,6 @@ import (
 	"io"
 	"os"
 	"os/signal"
-	"path/filepath"
 	"runtime"
 	"runtime/debug"
 	"slices"
@@ -264,138 +263,7 @@ func version() string {
 // target finds out which cluster is meant, and as whom to go there. cluster is what --cluster says: without any other word of
 // where, it may name a context, or be the cluster of one.
 func (a *app) target(cluster string) (client.Context, error) {
-	if a.playground != "" && a.context != "" {
-		return client.Context{}, wrong("--playground and --context name two clusters: give one of them")
-	}
-	c, err := a.named(cluster)
-	if err != nil {
-		return c, err
-	}
-	if len(a.endpoints) > 0 {
-		c.Endpoints = a.endpoints
-	}
-	for _, f := range []struct {
-		flag, env string
-		to        *string
-	}{{a.ca, "THEMIS_CACERT", &c.CA}, {a.cert, "THEMIS_CERT", &c.Cert}, {a.key, "THEMIS_KEY", &c.Key}} {
-		switch {
-		case f.flag != "":
-			*f.to = f.flag
-		case a.env[f.env] != "":
-			*f.to = a.env[f.env]
-		}
-	}
-	if len(c.Endpoints) == 0 {
-		return c, wrong("no cluster is named, there is no current context, and no playground").
-			Do("themis-cli playground, or --endpoint HOST:50051 --cacert FILE --cert FILE --key FILE")
-	}
-	if c.CA == "" || c.Cert == "" || c.Key == "" {
-		return c, wrong("--cacert, --cert and --key (or $THEMIS_CACERT, $THEMIS_CERT and $THEMIS_KEY) are needed to talk to %s", strings.Join(c.Endpoints, ",")).
-			Do("themis-cli pki issue --help")
-	}
-	for i, e := range c.Endpoints {
-		c.Endpoints[i] = withPort(e)
-	}
-	return c, nil
-}
-
-const defaultPort = "50051"
-
-// withPort gives an address without a port the default one.
-func withPort(addr string) string {
-	addr = strings.TrimSpace(addr)
-	if addr == "" || strings.HasSuffix(addr, "]") || !strings.Contains(addr, ":") {
-		return addr + ":" + defaultPort
-	}
-	return addr
-}
-
-// named is the context that flags, variables or habit name; an empty one where only --endpoint counts.
-func (a *app) named(cluster string) (client.Context, error) {
-	switch {
-	case a.playground != "":
-		return playgroundContext(a.playground)
-	case a.context != "":
-		return savedContext(a.context)
-	case len(a.endpoints) > 0:
-		return client.Context{}, nil
-	case a.env["THEMIS_ENDPOINT"] != "":
-		return client.Context{Endpoints: strings.Split(a.env["THEMIS_ENDPOINT"], ",")}, nil
-	case a.env["THEMIS_PLAYGROUND"] != "":
-		return playgroundContext(a.env["THEMIS_PLAYGROUND"])
-	case a.env["THEMIS_CONTEXT"] != "":
-		return savedContext(a.env["THEMIS_CONTEXT"])
-	}
-	if cluster != "" {
-		if c, found, err := contextOf(cluster); found || err != nil {
-			return c, err
-		}
-	}
-	return habit()
-}
-
-// contextOf is the context of that name, else the first one whose cluster has it.
-func contextOf(cluster string) (client.Context, bool, error) {
-	d, err := client.UserContexts()
-	if err != nil {
-		return client.Context{}, false, nil //nolint:nilerr // then there is none, and the caller says what to name
-	}
-	names, err := d.List()
-	if err != nil {
-		return client.Context{}, false, err
-	}
-	if slices.Contains(names, cluster) {
-		c, err := d.Load(cluster)
-		return c, err == nil, err
-	}
-	for _, n := range names {
-		if c, err := d.Load(n); err == nil && c.Cluster == cluster {
-			return c, true, nil
-		}
-	}
-	return client.Context{}, false, nil
-}
-
-// habit is the current context, or the playground in the user's cache; an empty one where there is neither.
-func habit() (client.Context, error) {
-	if d, err := client.UserContexts(); err == nil {
-		name, err := d.Current()
-		if err != nil {
-			return client.Context{}, err
-		}
-		if name != "" {
-			return d.Load(name)
-		}
-	}
-	if dir := habitualPlayground(); dir != "" {
-		return playgroundContext(dir)
-	}
-	return client.Context{}, nil
-}
-
-// habitualPlayground is the playground in the user's cache directory; empty: there is none.
-func habitualPlayground() string {
-	dir, err := client.DefaultPlayground()
-	if err != nil {
-		return ""
-	}
-	if _, err := os.Stat(filepath.Join(dir, client.PlaygroundFile)); err != nil {
-		return ""
-	}
-	return dir
-}
-
-func playgroundContext(dir string) (client.Context, error) {
-	p, err := client.LoadPlayground(dir)
-	return p.Context(), err
-}
-
-func savedContext(name string) (client.Context, error) {
-	d, err := client.UserContexts()
-	if err != nil {
-		return client.Context{}, err
-	}
-	return d.Load(name)
+	return client.Wish{Playground: a.playground, Context: a.context, Endpoints: a.endpoints, CA: a.ca, Cert: a.cert, Key: a.key, Cluster: cluster}.Find(a.env)
 }
 
 // dataDirs are the directories whose files are meant.
@@ -412,7 +280,7 @@ func (a *app) dataDirs(given []string) ([]string, error) {
 	case a.env["THEMIS_PLAYGROUND"] != "":
 		return []string{a.env["THEMIS_PLAYGROUND"]}, nil
 	}
-	if dir := habitualPlayground(); dir != "" {
+	if dir := client.UserPlayground(); dir != "" {
 		return []string{dir}, nil
 	}
 	return nil, wrong("--data-dir: none is given, and there is no playground").Do("themisdb-repl-doctor validate-wal --data-dir DIR")
