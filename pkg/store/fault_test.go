@@ -189,8 +189,8 @@ func TestDiskFails(t *testing.T) {
 			if seq, err := s.Flush(); seq != 1 || err != nil {
 				t.Fatal(seq, err)
 			}
+			mustApply(t, s, j.write(put(1, "a", "2"))) // before the disk fails: what Pebble does in the background may notice at once
 			on.Store(true)
-			mustApply(t, s, j.write(put(1, "a", "2")))
 			_, err := s.Flush() // returns, though Pebble goes on trying
 			requireCode(t, err, themis.ReadOnly, "store")
 			requireCode(t, s.Fault(), themis.ReadOnly, "store")
