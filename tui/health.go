@@ -102,7 +102,7 @@ func copyNote(r health.Report, s health.ShardReport, c health.ReplicaReport) (ma
 			return bad, "serves nothing"
 		case s.Writable != nil && !*s.Writable:
 			return poor, "takes no writes"
-		case c.Node == r.Control.Leader:
+		case c.Node == r.Control.Controller: // who decides for the cluster; the leader of etcd means nothing to a shard
 			return good, "Leader"
 		}
 	}
@@ -163,6 +163,8 @@ func controlLines(r health.Report, o Style) []string {
 		}
 	}
 	switch {
+	case r.Control.Quorum == nil && up > 0:
+		return []string{fmt.Sprintf("%s Control plane: electing a leader", o.mark(poor))}
 	case r.Control.Quorum == nil:
 		return []string{fmt.Sprintf("%s Control plane: no member answers", o.mark(poor))}
 	case !*r.Control.Quorum:

@@ -21,7 +21,7 @@ func sample() health.Report {
 	since := boxTime.Add(-42 * time.Second)
 	return health.Report{
 		Status: health.Degraded, Cluster: "demo", Time: boxTime,
-		Control: health.ControlReport{Leader: "node-1", Quorum: pointer(true)},
+		Control: health.ControlReport{Leader: "node-3", Controller: "node-1", Quorum: pointer(true)},
 		Shards: []health.ShardReport{
 			{ID: "shard-1", Primary: "node-1", State: health.ShardDegraded, Replicas: []health.ReplicaReport{
 				{Node: "node-1", Role: health.Primary, State: cluster.InSync},
@@ -146,6 +146,10 @@ func TestHealthBoxSaysWhatIsWrong(t *testing.T) {
 		}
 	}
 	r.Control.Quorum = nil
+	if got := HealthBox(r, 80, Style{}); !strings.Contains(got, "Control plane: electing a leader") {
+		t.Error(got)
+	}
+	r.Control.Members[0].State = health.Down
 	if got := HealthBox(r, 80, Style{}); !strings.Contains(got, "Control plane: no member answers") {
 		t.Error(got)
 	}

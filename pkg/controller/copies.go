@@ -43,7 +43,7 @@ func (t *step) lost(s cluster.Shard, m cluster.Member) string {
 	case !member:
 		return fmt.Sprintf("%s is no longer a member", m.Node)
 	case failed && since >= t.grace(s):
-		return fmt.Sprintf("%s is FAILED: %s", m.Node, t.View.Failed[m.Node].Why)
+		return fmt.Sprintf("%s is FAILED", m.Node)
 	case !failed && n.Draining:
 		return fmt.Sprintf("%s is being drained", m.Node)
 	}

@@ -145,8 +145,10 @@ func (t *step) gone(p Probe) string {
 	switch {
 	case silent < t.c.FailAfterMin:
 		return ""
-	case p.Refused:
+	case p.Refused && p.Why == "":
 		return "connection refused, " + words
+	case p.Refused: // its words say so
+		return words
 	case p.Failures >= t.c.Threshold:
 		return fmt.Sprintf("%d probes in a row without an answer, %s", p.Failures, words)
 	case silent >= t.c.FailAfterMax:

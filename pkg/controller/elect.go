@@ -96,8 +96,8 @@ func (t *step) needsElection(s cluster.Shard) (rule, why string) {
 	if _, ok := t.View.Nodes[node]; !ok {
 		return "member", fmt.Sprintf("its primary %s is no longer a member", node)
 	}
-	if f, ok := t.View.Failed[node]; ok {
-		return "failed", fmt.Sprintf("its primary %s is FAILED: %s", node, f.Why)
+	if _, failed := t.View.Failed[node]; failed {
+		return "failed", fmt.Sprintf("its primary %s is FAILED", node) // why is told by the event that declared it
 	}
 	if t.restarted(s) {
 		return "boot", fmt.Sprintf("its primary %s has restarted since it was crowned", node)
@@ -145,8 +145,8 @@ func (t *step) cannotReign(shard themis.ShardID, node themis.NodeID) string {
 	if _, ok := t.View.Nodes[node]; !ok {
 		return "is no longer a member"
 	}
-	if f, ok := t.View.Failed[node]; ok {
-		return "is FAILED: " + f.Why
+	if _, failed := t.View.Failed[node]; failed {
+		return "is FAILED"
 	}
 	p := t.Probes[node]
 	switch {

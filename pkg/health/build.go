@@ -167,6 +167,9 @@ func (b *builder) controlPlane() {
 	switch {
 	case c.Quorum == nil:
 		b.add(StateUnknown, "", place{name: "control"}, time.Time{}, values{"what": "whether the control plane has a quorum", "cause": "none of its members answered"})
+	case !*c.Quorum && up >= need && b.now.Sub(c.Since) < ElectingFor:
+		b.r.Control.Quorum = nil
+		b.add(ControlElecting, "", place{name: "control"}, c.Since, values{"up": up, "voters": voters, "need": need})
 	case !*c.Quorum:
 		b.add(ControlNoQuorum, "", place{name: "control"}, c.Since, values{"up": count(up), "voters": count(voters), "need": count(need)})
 	}
@@ -239,7 +242,7 @@ func (b *builder) nodeFindings(n cluster.Node, r NodeReport, why string) {
 		f := b.view.Failed[n.ID]
 		b.add(NodeFailed, "", place{node: n.ID}, f.Since, values{"cause": f.Why, "copies": r.Copies, "led": r.Primaries})
 	case cluster.Suspect:
-		heard := "it has not been heard yet"
+		heard := "when it was heard last is not known here"
 		if r.LastHeartbeat != nil {
 			heard = "its last word is " + duration(time.Duration(*r.LastHeartbeat)*time.Millisecond) + " old"
 		}
@@ -250,16 +253,48 @@ func (b *builder) nodeFindings(n cluster.Node, r NodeReport, why string) {
 	if o := b.states[n.ID]; o.State == nil && o.Err == "" && r.State != cluster.FailedState && r.State != cluster.Suspect {
 		b.add(StateUnknown, "", place{node: n.ID}, time.Time{}, values{"what": "what " + string(n.ID) + " knows of itself", "cause": "it was not asked"})
 	}
-	if r.DiskUsed != nil && *r.DiskUsed > DiskWarnRatio {
+}
+
+// disks adds a finding for each disk that is almost full, at the first of the nodes that share it.
+func (b *builder) disks() {
+	type disk struct{ host, name string }
+	told := map[disk]bool{}
+	for _, n := range b.r.Nodes {
+		if n.DiskUsed == nil || *n.DiskUsed <= DiskWarnRatio {
+			continue
+		}
+		nodes, d := []string{string(n.ID)}, disk{hostOf(n.GRPC), b.diskName(n.ID)}
+		if d.name != "" {
+			if told[d] {
+				continue
+			}
+			told[d] = true
+			nodes = nil
+			for _, other := range b.r.Nodes {
+				if (disk{hostOf(other.GRPC), b.diskName(other.ID)}) == d {
+					nodes = append(nodes, string(other.ID))
+				}
+			}
+		}
 		severity := Warning
-		if *r.DiskUsed > DiskCriticalRatio {
+		if *n.DiskUsed > DiskCriticalRatio {
 			severity = CriticalSv
 		}
 		b.add(DiskAlmostFull, severity, place{node: n.ID}, time.Time{}, values{
-			"percent": percent(*r.DiskUsed), "warn": percent(DiskWarnRatio), "critical": percent(DiskCriticalRatio),
+			"nodes": strings.Join(nodes, ", "), "percent": percent(*n.DiskUsed), "warn": percent(DiskWarnRatio), "critical": percent(DiskCriticalRatio),
 		})
 	}
 }
+
+func (b *builder) diskName(node themis.NodeID) string {
+	if st := b.fresh(node); st != nil {
+		return st.Disk
+	}
+	return ""
+}
+
+// hostOf is an address without its port.
+func hostOf(addr string) string { return addr[:max(0, strings.LastIndexByte(addr, ':'))] }
 
 // percent is a ratio as a percentage with one digit behind the point.
 func percent(ratio float64) float64 { return float64(int64(ratio*1000+0.5)) / 10 }
@@ -311,6 +346,7 @@ func (b *builder) whole() {
 		b.add(VersionsMixed, "", place{}, time.Time{}, values{"versions": strings.Join(words, ", ")})
 	}
 	b.skew()
+	b.disks()
 }
 
 func (b *builder) skew() {

@@ -32,6 +32,7 @@ const (
 	NodeFailed          Code = "NODE_FAILED"
 	NodeSuspect         Code = "NODE_SUSPECT"
 	NodeCut             Code = "NODE_CUT"
+	ControlElecting     Code = "CONTROL_ELECTING"
 	ControlMemberDown   Code = "CONTROL_MEMBER_DOWN"
 	StateUnknown        Code = "STATE_UNKNOWN"
 	NoShards            Code = "NO_SHARDS"
@@ -60,6 +61,7 @@ const (
 	CertWarn          = 30 * 24 * time.Hour
 	CertCritical      = 7 * 24 * time.Hour
 	FreshFor          = 5 * time.Second // older words are not shown as the present
+	ElectingFor       = 5 * time.Second // enough control members that follow no leader for longer can't reach each other
 )
 
 // Check is one row of the table of findings. Why and Fix are patterns: {name} stands for the evidence of that name, and for
@@ -80,7 +82,7 @@ var checks = []Check{
 	{ShardNoPrimary, CriticalSv, true, "The shard has no primary",
 		"epoch {epoch}: {cause}; of its {voters} voters {answering} answer",
 		"themis-cli shard show {shard}"},
-	{ShardNotServing, CriticalSv, true, "The primary does not serve yet",
+	{ShardNotServing, CriticalSv, true, "The primary does not serve",
 		"{node} leads in epoch {epoch}, but answers no reads: {cause}",
 		"themis-cli shard show {shard}"},
 	{ShardReadOnly, CriticalSv, true, "The shard takes no writes",
@@ -125,6 +127,9 @@ var checks = []Check{
 	{NodeCut, Warning, true, "A node is cut from the control plane",
 		"{node} answers, but its heartbeat in the control plane has ended: it can lead no shard",
 		"themis-cli node list"},
+	{ControlElecting, Warning, true, "The control plane elects a leader",
+		"{up} of {voters} voting control members answer, {need} are needed, and they follow no leader yet: no failover and no change of the cluster until they do",
+		"themis-cli cluster health"},
 	{ControlMemberDown, Warning, true, "A control member is down",
 		"{node} does not answer; {up} of {voters} voting members are up, {need} are needed, so {spare} more may fail",
 		"themis-cli node list"},
@@ -135,7 +140,7 @@ var checks = []Check{
 		"{nodes} nodes are members, and no shard exists: no document can be stored",
 		"themis-cli cluster status"},
 	{DiskAlmostFull, Warning, false, "A disk is almost full",
-		"{node} uses {percent} % of its disk; warnings begin at {warn} %, {critical} % is critical",
+		"the disk of {nodes} is {percent} % full; warnings begin at {warn} %, {critical} % is critical",
 		"themis-cli node show {node}"},
 	{CertExpires, Warning, false, "A certificate is near its end",
 		"the certificate of {node} ends at {expires}, {left} from now",

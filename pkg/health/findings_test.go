@@ -23,6 +23,10 @@ var findings = map[Code]struct {
 		w.control.Quorum = ptr(false)
 		w.control.Members[1].State, w.control.Members[2].State = Down, Down
 	}, "control", CriticalSv, "1 of 3 voting control members answer, 2 are needed"},
+	ControlElecting: {func(w *world) {
+		w.control.Quorum, w.control.Since = ptr(false), ago(time.Second)
+		w.control.Members[1].State = Down
+	}, "control", Warning, "2 of 3 voting control members answer, 2 are needed, and they follow no leader yet"},
 	ControlMemberDown:   {func(w *world) { w.control.Members[1].State = Down }, "node-2", Warning, "2 of 3 voting members are up, 2 are needed, so 0 more may fail"},
 	ControlSingleMember: {func(w *world) { w.control.Members = w.control.Members[:1] }, "control", Info, "node-1 is the only"},
 	ShardNoPrimary: {func(w *world) {
@@ -67,7 +71,7 @@ var findings = map[Code]struct {
 	NodeCut:        {func(w *world) { delete(w.view.Alive, "node-2") }, "node-2", Warning, "node-2 answers, but"},
 	StateUnknown:   {func(w *world) { delete(w.states, "node-1") }, "shard-1", Warning, "whether shard-1 serves is not known: its primary node-1 gave no answer"},
 	NoShards:       {func(w *world) { w.view.Shards = nil }, "cluster", Warning, "3 nodes are members"},
-	DiskAlmostFull: {func(w *world) { w.state("node-2").DiskUsed = ptr(0.912) }, "node-2", CriticalSv, "node-2 uses 91.2 % of its disk; warnings begin at 70 %, 90 % is critical"},
+	DiskAlmostFull: {func(w *world) { w.state("node-2").DiskUsed = ptr(0.912) }, "node-2", CriticalSv, "the disk of node-2 is 91.2 % full; warnings begin at 70 %, 90 % is critical"},
 	CertExpires:    {func(w *world) { w.state("node-2").CertExpires = ptr(noon.Add(12 * 24 * time.Hour)) }, "node-2", Warning, "ends at 2026-03-13T12:00:00Z, 12 days from now"},
 	LagHigh:        {func(w *world) { w.follower("shard-1", "node-2").LagMs = ptr(int64(101)) }, "shard-1/node-2", Warning, "101 ms behind, 100 ms is the bar"},
 	SpareNotReady: {func(w *world) {
@@ -308,5 +312,76 @@ func TestReplicaStatesAreAllReached(t *testing.T) {
 		if !seen[state] {
 			t.Errorf("%s is never shown", state)
 		}
+	}
+}
+
+// TestElectingIsNotNoQuorum: enough members that follow no leader elect one; only when that lasts, or too few answer, is there no quorum.
+func TestElectingIsNotNoQuorum(t *testing.T) {
+	for name, c := range map[string]struct {
+		down   int
+		since  time.Time
+		code   Code
+		status Status
+		quorum *bool
+	}{
+		"the leader has died just now": {1, ago(time.Second), ControlElecting, Degraded, nil},
+		"they can't reach each other":  {0, ago(ElectingFor), ControlNoQuorum, Critical, ptr(false)},
+		"too few answer":               {2, ago(time.Second), ControlNoQuorum, Critical, ptr(false)},
+		"since when nobody knows":      {1, time.Time{}, ControlNoQuorum, Critical, ptr(false)},
+	} {
+		w := healthy()
+		w.control.Quorum, w.control.Since = ptr(false), c.since
+		for i := range c.down {
+			w.control.Members[i].State = Down
+		}
+		r := w.build()
+		if len(r.Find(c.code)) != 1 || len(r.Find(ControlElecting))+len(r.Find(ControlNoQuorum)) != 1 || r.Status != c.status {
+			t.Errorf("%s: %s, %v", name, r.Status, r.Findings)
+		}
+		if (r.Control.Quorum == nil) != (c.quorum == nil) {
+			t.Errorf("%s: quorum %v", name, r.Control.Quorum)
+		}
+	}
+}
+
+// TestRefusingPrimaryServesNothing: where nobody listens at the primary's address, its shards surely serve nothing, also before it is
+// declared FAILED; where it only gave no answer, that isn't known.
+func TestRefusingPrimaryServesNothing(t *testing.T) {
+	w := healthy()
+	o := w.states["node-1"]
+	o.Err, o.Refused, o.Since = "node-1 refused the connection", true, ago(time.Second)
+	w.states["node-1"] = o
+	r := w.build()
+	s, _ := r.Shard("shard-1")
+	if s.State != ShardUnavailable || s.Readable == nil || *s.Readable || r.Status != Critical {
+		t.Errorf("refused: %s, %v, %s", s.State, s.Readable, r.Status)
+	}
+	f := r.Find(ShardNotServing)
+	if len(f) != 1 || !strings.Contains(f[0].Why, "no process of node-1 runs") || f[0].Since == nil || len(r.Find(StateUnknown)) > 0 {
+		t.Errorf("refused: %v", r.Findings)
+	}
+	o.Refused, o.At = false, ago(FreshFor+time.Second)
+	w.states["node-1"] = o
+	r = w.build()
+	if s, _ := r.Shard("shard-1"); s.Readable != nil || len(r.Find(StateUnknown)) == 0 {
+		t.Errorf("silent: %v, %v", s.Readable, r.Findings)
+	}
+}
+
+// TestSharedDiskIsToldOnce: nodes of one machine on one file system fill one disk.
+func TestSharedDiskIsToldOnce(t *testing.T) {
+	w := healthy()
+	for _, id := range []themis.NodeID{"node-1", "node-2", "node-3"} {
+		w.state(id).DiskUsed, w.state(id).Disk = ptr(0.75), "fd01"
+		n := w.view.Nodes[id]
+		n.GRPC = "10.0.0.1:5005" + string(id[5])
+		w.view.Nodes[id] = n
+	}
+	n := w.view.Nodes["node-3"]
+	n.GRPC = "10.0.0.3:50051" // another machine, whose disk has the same number
+	w.view.Nodes["node-3"] = n
+	f := w.build().Find(DiskAlmostFull)
+	if len(f) != 2 || !strings.HasPrefix(f[0].Why, "the disk of node-1, node-2 is 75 % full") || !strings.HasPrefix(f[1].Why, "the disk of node-3 is") {
+		t.Errorf("%v", f)
 	}
 }

@@ -38,6 +38,7 @@ type NodeState struct {
 	UptimeMs    int64             `json:"uptime_ms"`
 	DiskUsed    *float64          `json:"disk_used_ratio"` // null when it can't be read
 	DiskFree    *themis.Bytes     `json:"disk_free_bytes"`
+	Disk        string            `json:"disk"` // names its file system on its machine; empty: not known
 	CertExpires *time.Time        `json:"cert_expires"`
 	PlainHTTP   string            `json:"plain_http"`        // off, status, full
 	Replicas    []LocalReplica    `json:"replicas"`          // by shard
@@ -136,10 +137,11 @@ type LocalControl struct {
 
 // Observed is the newest word of one node.
 type Observed struct {
-	State *NodeState // nil: it never answered
-	At    time.Time  // when State was true; zero: never
-	Err   string     // why the newest question got no answer; empty: it did, or none was asked
-	Since time.Time  // with Err: the first question in a row that got none
+	State   *NodeState // nil: it never answered
+	At      time.Time  // when State was true; zero: never
+	Err     string     // why the newest question got no answer; empty: it did, or none was asked
+	Since   time.Time  // with Err: the first question in a row that got none
+	Refused bool       // with Err: nobody listens at its address, so that no process of it runs
 }
 
 // ControlState is what is known of the control plane.
@@ -148,7 +150,7 @@ type ControlState struct {
 	Leader  themis.NodeID
 	Members []ControlMember
 	Quorum  *bool             // nil: could not be asked
-	Since   time.Time         // with Quorum false: since when
+	Since   time.Time         // with Quorum false: since when, as far as it was seen
 	NotDone map[string]string // by subject (shard-1): why the controller holds back
 }
 

@@ -93,19 +93,21 @@ func (v *shardView) serving() {
 		v.noPrimary(fmt.Sprintf("%s led it and is no longer a member", node), time.Time{})
 	case failed:
 		v.noPrimary(fmt.Sprintf("%s led it and is FAILED (%s)", node, f.Why), f.Since)
+	case v.states[node].Refused:
+		v.notServing(fmt.Sprintf("no process of %s runs: its address refuses connections; another copy is elected once it is declared FAILED", node), v.states[node].Since)
 	case v.fresh(node) == nil:
 		v.out.Writable = v.floorBroken()
 		v.find(StateUnknown, "", v.states[node].Since, values{
 			"what": "whether " + string(s.ID) + " serves", "cause": fmt.Sprintf("its primary %s gave no answer", node),
 		})
 	case v.primary == nil:
-		v.notServing("it does not act as the primary yet")
+		v.notServing("it does not act as the primary yet", time.Time{})
 	case v.primary.Broken != "":
-		v.notServing(v.primary.Broken)
+		v.notServing(v.primary.Broken, time.Time{})
 	case v.primary.Blank != "":
-		v.notServing(v.primary.Blank)
+		v.notServing(v.primary.Blank, time.Time{})
 	case v.primary.NotServing != "":
-		v.notServing(v.primary.NotServing)
+		v.notServing(v.primary.NotServing, time.Time{})
 	default:
 		v.out.Readable = ptr(true)
 		v.writable()
@@ -126,9 +128,9 @@ func (v *shardView) noPrimary(cause string, since time.Time) {
 	v.find(ShardNoPrimary, "", since, values{"epoch": uint64(v.s.Epoch), "cause": cause, "voters": len(v.s.Voters()), "answering": answering})
 }
 
-func (v *shardView) notServing(cause string) {
+func (v *shardView) notServing(cause string, since time.Time) {
 	v.out.Readable, v.out.Writable = ptr(false), ptr(false)
-	v.find(ShardNotServing, "", time.Time{}, values{"epoch": uint64(v.s.Epoch), "cause": cause, "node": string(v.s.Primary.Node)})
+	v.find(ShardNotServing, "", since, values{"epoch": uint64(v.s.Epoch), "cause": cause, "node": string(v.s.Primary.Node)})
 }
 
 // floorBroken is false where the record alone shows that no write can be taken, else not known.

@@ -363,19 +363,19 @@ func (c *controlLoop) do(ctx context.Context, v cluster.View, a controller.Actio
 		return nil
 	case controller.Rehouse:
 		next, err := v.Shards[a.Shard].Rehouse(a.Node, a.Storage)
-		return change("rehouse", a.Shard, a.String(), next, err)
+		return change("rehouse", a.Shard, fmt.Sprintf("on %s: storage %s, the record has %s", a.Node, a.Storage, a.Old), next, err)
 	case controller.Join:
 		next, err := v.Shards[a.Shard].Join(a.Replica)
-		return change("join", a.Shard, a.String(), next, err)
+		return change("join", a.Shard, fmt.Sprintf("on %s: %s", a.Replica.Node, a.Why), next, err)
 	case controller.Drop:
 		next, err := v.Shards[a.Shard].Drop(a.Member)
-		return change("drop", a.Shard, a.String(), next, err)
+		return change("drop", a.Shard, fmt.Sprintf("on %s: %s", a.Member, a.Why), next, err)
 	case controller.Enlist:
 		next, err := v.Shards[a.Shard].Enlist(a.Member, a.Replaces)
-		return change("enlist", a.Shard, a.String(), next, err)
+		return change("enlist", a.Shard, fmt.Sprintf("on %s: %s", a.Member, a.Why), next, err)
 	case controller.StandDown:
 		next, err := v.Shards[a.Shard].StandDown(a.Member)
-		return change("stand_down", a.Shard, a.String(), next, err)
+		return change("stand_down", a.Shard, fmt.Sprintf("on %s: %s", a.Member, a.Why), next, err)
 	}
 	return themis.Errorf(themis.Internal, "%s: no way to do it", a)
 }
@@ -439,7 +439,7 @@ func (c *controlLoop) ballot(ctx context.Context, v cluster.View, a controller.E
 		return err
 	}
 	e.Outcome = "done"
-	e.Reason = fmt.Sprintf("%s: %s leads with last epoch %d, seq %d, by %d of %d ballots%s", a.Why, res.Winner.Voter.Node, res.Winner.Last.Epoch, res.Winner.Last.Seq, res.Got, res.Need, others(res.Others))
+	e.Reason = fmt.Sprintf("%s: %s leads with last epoch %d, seq %d, by %s%s", a.Why, res.Winner.Voter.Node, res.Winner.Last.Epoch, res.Winner.Last.Seq, ballotWords(res.Got, res.Need), others(res.Others))
 	if res.MayLose {
 		e.Reason += "; writes that the old primary had acknowledged under async may be missing, see rescued/ when it returns"
 	}
@@ -448,6 +448,14 @@ func (c *controlLoop) ballot(ctx context.Context, v cluster.View, a controller.E
 	delete(c.stuck, e.Subject)
 	c.mu.Unlock()
 	return c.seen(ctx, a)
+}
+
+// ballotWords is how many ballots counted, and how many had to.
+func ballotWords(got, need int) string {
+	if got == 1 {
+		return fmt.Sprintf("1 ballot, %d needed", need)
+	}
+	return fmt.Sprintf("%d ballots, %d needed", got, need)
 }
 
 // seen waits until the map here shows the crown, so that nobody decides on what was before.

@@ -170,6 +170,15 @@ func diskUsed(dir string) (*float64, *themis.Bytes) {
 	return &ratio, &free
 }
 
+// diskName names the file system that dir is on, so that nodes of one machine that share it are not counted twice; empty: not known.
+func diskName(dir string) string {
+	var st unix.Stat_t
+	if err := unix.Stat(dir, &st); err != nil {
+		return ""
+	}
+	return fmt.Sprintf("%x", st.Dev)
+}
+
 // watchMap passes every new view on.
 func (n *Node) watchMap(ctx context.Context, m *control.Map, kv *control.Etcd) error {
 	w := m.Watch(ctx)

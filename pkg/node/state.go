@@ -12,6 +12,7 @@ import (
 	"github.com/themisdb/themis/pkg/cluster"
 	"github.com/themisdb/themis/pkg/health"
 	"github.com/themisdb/themis/pkg/replication"
+	"github.com/themisdb/themis/pkg/rpc"
 	nodev1 "github.com/themisdb/themis/pkg/rpc/proto/themis/node/v1"
 	"github.com/themisdb/themis/pkg/themis"
 )
@@ -22,7 +23,7 @@ func (n *Node) localState(ctx context.Context) health.NodeState {
 	expires := n.source.Certificate().NotAfter.UTC()
 	out := health.NodeState{
 		Node: n.id.Node, Storage: n.id.Storage, Boot: n.boot, Version: n.o.Version, Role: cluster.Role(n.cfg.Node.Role), Pid: os.Getpid(),
-		UptimeMs: time.Since(n.began).Milliseconds(), DiskUsed: used, DiskFree: free, CertExpires: &expires, PlainHTTP: n.cfg.HTTP.PlainLoopback,
+		UptimeMs: time.Since(n.began).Milliseconds(), DiskUsed: used, DiskFree: free, Disk: diskName(n.cfg.Node.DataDir), CertExpires: &expires, PlainHTTP: n.cfg.HTTP.PlainLoopback,
 		Replicas: []health.LocalReplica{}, Warnings: []string{},
 	}
 	for _, w := range n.cfg.Warnings() {
@@ -108,6 +109,7 @@ type gatherer struct {
 	mu    sync.Mutex
 	seen  map[themis.NodeID]health.Observed
 	at    time.Time
+	lost  time.Time     // the quorum of the control plane; zero: it isn't
 	doing chan struct{} // closed when the round under way is over
 }
 
@@ -168,6 +170,19 @@ func (g *gatherer) take(v cluster.View, got map[themis.NodeID]health.Observed) {
 	}
 }
 
+// quorumLost remembers since when the control plane has been seen without a quorum; zero: it has one, or nobody says.
+func (g *gatherer) quorumLost(quorum *bool, now time.Time) time.Time {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	switch {
+	case quorum == nil || *quorum:
+		g.lost = time.Time{}
+	case g.lost.IsZero():
+		g.lost = now
+	}
+	return g.lost
+}
+
 func (g *gatherer) round(ctx context.Context, v cluster.View) map[themis.NodeID]health.Observed {
 	ctx, cancel := context.WithTimeout(ctx, gatherTimeout)
 	defer cancel()
@@ -178,7 +193,7 @@ func (g *gatherer) round(ctx context.Context, v cluster.View) map[themis.NodeID]
 		eg.Go(func() error {
 			o := health.Observed{At: time.Now()}
 			if st, err := g.one(ctx, id, node); err != nil {
-				o = health.Observed{Err: err.Error()}
+				o = health.Observed{Err: err.Error(), Refused: rpc.IsRefused(err)}
 			} else {
 				o.State = st
 			}
@@ -219,7 +234,9 @@ func (n *Node) Report(ctx context.Context) (health.Report, map[themis.NodeID]hea
 		return health.Report{}, nil, themis.Errorf(themis.NoPrimary, "this node belongs to no cluster yet").Do("themis-cli cluster init --nodes %s,… --shards 4 --replication-factor 2", n.addr.GRPC)
 	}
 	states := n.gather.states(ctx, v)
-	return health.Build(v, states, controlState(v, states, n.cfg.Control.Mode), time.Now()), states, nil
+	control := controlState(v, states, n.cfg.Control.Mode)
+	control.Since = n.gather.quorumLost(control.Quorum, time.Now())
+	return health.Build(v, states, control, time.Now()), states, nil
 }
 
 // controlState puts together what the control members say of themselves.
