@@ -21,7 +21,7 @@ func benchCommand(a *app) *cobra.Command {
 best round of each counts. Judge by the ratio: absolute figures say as much about the machine as about ThemisDB. Run it on a quiet
 machine, with --data-dir on the disk that is to be measured. Nothing stays behind.`,
 	}
-	group(cmd, benchWAL(a), benchReplication(a))
+	group(cmd, benchWAL(a), benchReplication(a), benchFailover(a))
 	return cmd
 }
 

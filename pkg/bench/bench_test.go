@@ -4,16 +4,22 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"os/signal"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
+	"github.com/themisdb/themis/pkg/node"
 	"github.com/themisdb/themis/pkg/themis"
 )
 
-// beWorker is set for the processes that these tests start.
-const beWorker = "BENCH_TEST_WORKER"
+// Set for the processes that these tests start.
+const (
+	beWorker = "BENCH_TEST_WORKER"
+	beNode   = "BENCH_TEST_NODE"
+)
 
 func TestMain(m *testing.M) {
 	if os.Getenv(beWorker) != "" {
@@ -22,6 +28,11 @@ func TestMain(m *testing.M) {
 			os.Exit(1)
 		}
 		os.Exit(0)
+	}
+	if os.Getenv(beNode) != "" { // its arguments begin with node-run
+		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+		defer stop()
+		os.Exit(node.Main(ctx, "node", os.Args[2:], os.Environ(), os.Stdout, os.Stderr))
 	}
 	os.Exit(m.Run())
 }

@@ -2,6 +2,7 @@
 //
 //	WAL          wal.Log                               beside  one loop of write and fdatasync
 //	Replication  replication over mTLS, 3 processes    beside  bare TLS and three times write and fdatasync
+//	Failover     a cluster of processes, kill -9           what a client sees that never stops asking
 //
 // What is measured runs as the product runs it. Ours and what stands beside it alternate in rounds and the best round of each
 // counts, so that whatever else the machine does hits both; only ratios are judged, against a floor that must hold and a goal.

@@ -219,3 +219,13 @@ func TestCommon(t *testing.T) {
 		}
 	}
 }
+
+func TestInstalledReadsBack(t *testing.T) {
+	in := Installed{Node: "node-2", Bytes: 123456789, Seq: 42, Took: 1500 * time.Millisecond}
+	if out, err := ParseInstalled(in.String()); err != nil || out != in {
+		t.Fatalf("%q read back as %+v, %v", in, out, err)
+	}
+	if _, err := ParseInstalled("node-2 got nothing"); err == nil {
+		t.Fatal("nonsense was read")
+	}
+}

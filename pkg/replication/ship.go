@@ -316,8 +316,33 @@ func (s *shipper) sendState(ctx context.Context, h Hello) error {
 	if err != nil {
 		return fmt.Errorf("install on %s: %w", s.to.Node, err)
 	}
-	r.o.Event("install", "done", "", fmt.Sprintf("%s got %d bytes up to seq %d in %d ms", s.to.Node, p.Total, snap.Position.Seq, time.Since(p.Began).Milliseconds()), s.rg.epoch)
+	in := Installed{Node: s.to.Node, Bytes: p.Total, Seq: snap.Position.Seq, Took: time.Since(p.Began)}
+	r.o.Event("install", "done", "", in.String(), s.rg.epoch)
 	return nil
+}
+
+// Installed is the reason of the event "install": what a copy got.
+type Installed struct {
+	Node  themis.NodeID
+	Bytes themis.Bytes
+	Seq   themis.Seq
+	Took  time.Duration // whole milliseconds
+}
+
+const installedText = "%s got %d bytes up to seq %d in %d ms"
+
+func (i Installed) String() string {
+	return fmt.Sprintf(installedText, i.Node, i.Bytes, i.Seq, i.Took.Milliseconds())
+}
+
+// ParseInstalled reads what String wrote.
+func ParseInstalled(reason string) (i Installed, err error) {
+	var ms int64
+	if _, err := fmt.Sscanf(reason, installedText, &i.Node, &i.Bytes, &i.Seq, &ms); err != nil {
+		return i, fmt.Errorf("read %q: %w", reason, err)
+	}
+	i.Took = time.Duration(ms) * time.Millisecond
+	return i, nil
 }
 
 func upTo(l []themis.EpochStart, seq themis.Seq) []themis.EpochStart {
