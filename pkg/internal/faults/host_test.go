@@ -3,6 +3,7 @@ package faults
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -52,6 +53,10 @@ type hosts struct {
 	names []string
 	disk  map[string]string // data directories
 	wrap  []string          // a command in front of themisd, such as strace
+	args  []string          // further flags
+	roles map[string]string // of nodes that aren't active
+	net   *Net              // nil: all on loopback
+	ask   []string          // whom report asks; nil: whoever runs
 	pool  *rpc.Pool
 	http  *http.Client
 
@@ -70,32 +75,32 @@ type setup struct {
 	names  []string
 	disk   func(name string) string // default: a directory of the test
 	wrap   []string
+	args   []string
+	net    bool // each node in a network namespace of its own, the test in another
 	shards int
 	rf     int
 	mode   themis.Mode
 	k      int
+	roles  map[string]string // default: active
+	// control is how many nodes are members of the control plane; 0: three
+	control int
 }
+
+// client is the host of the test itself in a network of its own.
+const client = "client"
 
 func newHosts(t *testing.T, s setup) *hosts {
 	t.Helper()
 	if s.names == nil {
 		s.names = []string{"node-1", "node-2", "node-3"}
 	}
-	h := &hosts{t: t, dir: t.TempDir(), names: s.names, disk: map[string]string{}, wrap: s.wrap, proc: map[string]*process{}, paused: map[string]bool{}, addr: map[string]map[string]string{}}
+	h := &hosts{t: t, dir: t.TempDir(), names: s.names, disk: map[string]string{}, wrap: s.wrap, args: s.args, roles: map[string]string{}, proc: map[string]*process{}, paused: map[string]bool{}, addr: map[string]map[string]string{}}
+	if s.net {
+		h.net = NewNet(t, append([]string{client}, s.names...)...)
+	}
 	h.http = &http.Client{Timeout: 12 * time.Second, Transport: &http.Transport{MaxIdleConnsPerHost: 64}}
 	h.pki()
-	ports := freePorts(t, 5*len(s.names))
-	for i, n := range s.names {
-		h.disk[n] = filepath.Join(h.dir, n)
-		if s.disk != nil {
-			h.disk[n] = s.disk(n)
-		}
-		h.addr[n] = map[string]string{}
-		for j, what := range []string{"grpc", "http", "metrics", "peer", "client"} {
-			h.addr[n][what] = fmt.Sprintf("127.0.0.1:%d", ports[5*i+j])
-		}
-		h.start(n)
-	}
+	h.place(s)
 	t.Cleanup(func() {
 		for _, n := range h.names {
 			h.resume(n)
@@ -107,10 +112,45 @@ func newHosts(t *testing.T, s setup) *hosts {
 			h.logs()
 		}
 	})
+	for _, n := range s.names {
+		h.start(n)
+	}
 	h.found(s)
 	h.until("the cluster is HEALTHY", 30*time.Second, func(r health.Report) bool { return r.Status == health.Healthy })
 	return h
 }
+
+// place gives every node its directory and its addresses.
+func (h *hosts) place(s setup) {
+	h.t.Helper()
+	var ports []int
+	if h.net == nil {
+		ports = freePorts(h.t, len(parts)*len(s.names))
+	}
+	for i, n := range s.names {
+		h.disk[n] = filepath.Join(h.dir, n)
+		if s.disk != nil {
+			h.disk[n] = s.disk(n)
+		}
+		h.addr[n] = map[string]string{}
+		for j, what := range parts {
+			if h.net != nil {
+				h.addr[n][what] = fmt.Sprintf("%s:%d", h.net.Addr(n), ownPorts[j])
+			} else {
+				h.addr[n][what] = fmt.Sprintf("127.0.0.1:%d", ports[len(parts)*i+j])
+			}
+		}
+		if role := s.roles[n]; role != "" {
+			h.roles[n] = role
+		}
+	}
+}
+
+// What a node listens on, and where in a network of its own.
+var (
+	parts    = []string{"grpc", "http", "metrics", "peer", "client"}
+	ownPorts = []uint16{50051, 8765, 9090, 2380, 2379}
+)
 
 func (h *hosts) pki() {
 	h.t.Helper()
@@ -128,7 +168,11 @@ func (h *hosts) pki() {
 		}
 	}
 	for _, n := range h.names {
-		issue(pki.Request{Node: themis.NodeID(n), Datacenter: "dc1", Capabilities: []string{pki.Read, pki.Write, pki.Replicate, pki.Admin}, Loopback: true}, n)
+		r := pki.Request{Node: themis.NodeID(n), Datacenter: "dc1", Capabilities: []string{pki.Read, pki.Write, pki.Replicate, pki.Admin}, Loopback: true}
+		if h.net != nil {
+			r.IPs = append(r.IPs, h.net.Addr(n))
+		}
+		issue(r, n)
 	}
 	issue(pki.Request{Client: "operator", Capabilities: []string{pki.Read, pki.Write, pki.Admin}}, "operator")
 	if err != nil {
@@ -136,11 +180,43 @@ func (h *hosts) pki() {
 	}
 	src, err := pki.Open(pki.FilesIn(dir, "operator"), pki.Options{})
 	if err == nil {
-		h.pool, err = rpc.NewPool(rpc.PoolOptions{Source: src})
+		o := rpc.PoolOptions{Source: src}
+		if h.net != nil {
+			o.Dial = func(ctx context.Context, addr string) (net.Conn, error) { return h.net.Dial(ctx, client, addr) }
+			h.http.Transport = h.overTLS(src)
+		}
+		h.pool, err = rpc.NewPool(o)
 	}
 	if err != nil {
 		h.t.Fatal(err)
 	}
+}
+
+// overTLS is how HTTP goes from the test's own host to the nodes'.
+func (h *hosts) overTLS(src *pki.Source) *http.Transport {
+	return &http.Transport{MaxIdleConnsPerHost: 64, DialTLSContext: func(ctx context.Context, _, addr string) (net.Conn, error) {
+		ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+		defer cancel()
+		conn, err := h.net.Dial(ctx, client, addr)
+		if err != nil {
+			return nil, err
+		}
+		host, _, _ := net.SplitHostPort(addr)
+		c := tls.Client(conn, src.ClientConfig("", host))
+		if err := c.HandshakeContext(ctx); err != nil {
+			_ = conn.Close()
+			return nil, err
+		}
+		return c, nil
+	}}
+}
+
+// url is where a node answers over HTTP.
+func (h *hosts) url(node, path string) string {
+	if h.net != nil {
+		return "https://" + h.addr[node]["http"] + path
+	}
+	return "http://" + h.addr[node]["http"] + path
 }
 
 // freePorts are free now, below the range that the kernel hands out. They are all held while they are chosen.
@@ -178,7 +254,8 @@ func (h *hosts) comesUp(name string) bool {
 	args := append(append([]string{}, h.wrap...), themisd,
 		"--id", name, "--data-dir", h.disk[name], "--grpc-listen", a["grpc"], "--http-listen", a["http"], "--metrics-listen", a["metrics"],
 		"--control-peer-listen", a["peer"], "--control-client-listen", a["client"], "--http-plain-loopback", "full",
-		"--pki-cert", files.Cert, "--pki-key", files.Key, "--pki-ca", files.CA, "--replication-timeout-ms", "1000")
+		"--pki-cert", files.Cert, "--pki-key", files.Key, "--pki-ca", files.CA, "--replication-timeout-ms", "1000", "--role", or(h.roles[name], "active"))
+	args = append(args, h.args...)
 	log, err := os.OpenFile(filepath.Join(h.dir, name+".log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		h.t.Fatal(err)
@@ -187,7 +264,11 @@ func (h *hosts) comesUp(name string) bool {
 	p := &process{cmd: exec.Command(args[0], args[1:]...), done: make(chan struct{})}
 	p.cmd.Stdout, p.cmd.Stderr = log, log
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	if err := p.cmd.Start(); err != nil {
+	start := p.cmd.Start
+	if h.net != nil {
+		start = func() error { return h.net.In(name, p.cmd.Start) }
+	}
+	if err := start(); err != nil {
 		h.t.Fatal(err)
 	}
 	go func() {
@@ -212,7 +293,15 @@ func (h *hosts) comesUp(name string) bool {
 }
 
 func (h *hosts) answers(name string) bool {
-	c, err := net.DialTimeout("tcp", h.addr[name]["http"], time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	dial := func(ctx context.Context, addr string) (net.Conn, error) {
+		return (&net.Dialer{}).DialContext(ctx, "tcp", addr)
+	}
+	if h.net != nil { // from beside it: what is cut between others does not matter here
+		dial = func(ctx context.Context, addr string) (net.Conn, error) { return h.net.Dial(ctx, name, addr) }
+	}
+	c, err := dial(ctx, h.addr[name]["http"])
 	if err != nil {
 		return false
 	}
@@ -290,7 +379,7 @@ func (h *hosts) logs() {
 
 func (h *hosts) found(s setup) {
 	h.t.Helper()
-	args := map[string]any{"name": "demo", "shards": or(s.shards, 4), "replication_factor": or(s.rf, 2), "min_sync_replicas": or(s.k, 1), "redundancy": "MIRROR", "mode": or(s.mode, themis.Sync)}
+	args := map[string]any{"name": "demo", "shards": or(s.shards, 4), "replication_factor": or(s.rf, 2), "min_sync_replicas": or(s.k, 1), "redundancy": "MIRROR", "mode": or(s.mode, themis.Sync), "control_nodes": s.control}
 	var addrs []string
 	for _, n := range h.names {
 		addrs = append(addrs, h.addr[n]["grpc"])
@@ -321,10 +410,14 @@ func or[T comparable](v, def T) T {
 
 // report asks whoever answers.
 func (h *hosts) report() (r health.Report, err error) {
-	for _, n := range h.running() {
+	asked := h.running()
+	if h.ask != nil {
+		asked = h.ask
+	}
+	for _, n := range asked {
 		var resp *http.Response
 		ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
-		req, _ := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+h.addr[n]["http"]+"/cluster/health", nil)
+		req, _ := http.NewRequestWithContext(ctx, http.MethodGet, h.url(n, "/cluster/health"), nil)
 		if resp, err = h.http.Do(req); err == nil {
 			var b []byte
 			b, err = io.ReadAll(resp.Body)
@@ -373,7 +466,7 @@ func (h *hosts) until(what string, limit time.Duration, ok func(health.Report) b
 
 // request sends one document request to a node and returns status and body; status 0: no answer.
 func (h *hosts) request(method, node, key, body string, header ...string) (int, string) {
-	req, err := http.NewRequestWithContext(context.Background(), method, "http://"+h.addr[node]["http"]+"/api/v1/collections/things/documents/"+key, bytes.NewReader([]byte(body)))
+	req, err := http.NewRequestWithContext(context.Background(), method, h.url(node, "/api/v1/collections/things/documents/"+key), bytes.NewReader([]byte(body)))
 	if err != nil {
 		h.t.Error(err)
 		return 0, ""

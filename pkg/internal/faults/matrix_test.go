@@ -37,18 +37,15 @@ func TestKillPrimary(t *testing.T) {
 	w.end(t, 400)
 }
 
-// Row 2 in part: one kill takes the etcd leader, which leads shards too. The controller goes with it only where it is that node.
-func TestKillPrimaryAndEtcdLeader(t *testing.T) {
+// Row 2: one kill takes the controller, etcd's leader and a primary.
+func TestKillPrimaryEtcdLeaderAndController(t *testing.T) {
 	h := newHosts(t, setup{rf: 3})
+	victim := h.allOnOne(t)
 	w := h.work(6)
 	w.more(t, 200, rto)
-	r, err := h.report()
-	if err != nil {
-		t.Fatal(err)
-	}
-	victim := string(r.Control.Leader)
 	h.kill(victim)
 	w.more(t, 200, rto)
+	h.until("the others lead every shard", rto, leadsNone(victim))
 	h.start(victim)
 	h.until("all is whole again", heal, healthy)
 	w.end(t, 400)

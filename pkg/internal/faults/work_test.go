@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -12,6 +13,8 @@ import (
 	"time"
 
 	"github.com/anishathalye/porcupine"
+
+	"github.com/themisdb/themis/pkg/themis"
 )
 
 // work writes and reads a few documents over HTTP from several clients at once, and keeps the history: what was asked, when,
@@ -27,6 +30,17 @@ type work struct {
 	began   time.Time
 	pause   time.Duration // the longest time without an acknowledged write
 	lastAck time.Time
+
+	near    bool                      // each client asks one node alone
+	answers []answer                  // and refusals
+	shards  map[string]themis.ShardID // by key, as answers have told
+}
+
+// answer is that a node answered, and when it had been asked.
+type answer struct {
+	node, key string
+	call      time.Duration
+	ok        bool // done, or read
 }
 
 type operation struct {
@@ -37,8 +51,13 @@ type operation struct {
 
 const workKeys = 12
 
-func (h *hosts) work(clients int) *work {
-	w := &work{h: h, stop: make(chan struct{}), began: time.Now(), lastAck: time.Now()}
+func (h *hosts) work(clients int) *work { return h.workBy(clients, false) }
+
+// workNear is work by clients of which each asks one node alone: what that node answers, it answers of itself where it is cut off.
+func (h *hosts) workNear(clients int) *work { return h.workBy(clients, true) }
+
+func (h *hosts) workBy(clients int, near bool) *work {
+	w := &work{h: h, near: near, stop: make(chan struct{}), shards: map[string]themis.ShardID{}, began: time.Now(), lastAck: time.Now()}
 	for c := range clients {
 		w.wg.Go(func() { w.client(c) })
 	}
@@ -53,12 +72,11 @@ func (w *work) client(id int) {
 			return
 		default:
 		}
-		nodes := w.h.running()
-		if len(nodes) == 0 {
+		node, ok := w.choose(id, rng)
+		if !ok {
 			<-time.After(10 * time.Millisecond)
 			continue
 		}
-		node := nodes[rng.IntN(len(nodes))]
 		op := operation{key: fmt.Sprint("k", rng.IntN(workKeys)), write: rng.IntN(3) > 0}
 		call := time.Since(w.began)
 		if op.write {
@@ -69,11 +87,61 @@ func (w *work) client(id int) {
 	}
 }
 
+// choose is the node that a client asks next, if there is one.
+func (w *work) choose(id int, rng *rand.Rand) (string, bool) {
+	nodes := w.h.running()
+	if w.near {
+		mine := w.h.names[id%len(w.h.names)]
+		return mine, slices.Contains(nodes, mine)
+	}
+	if len(nodes) == 0 {
+		return "", false
+	}
+	return nodes[rng.IntN(len(nodes))], true
+}
+
+// limit is a request's time.
+func (w *work) limit() string {
+	if w.near {
+		return "?timeout_ms=1000"
+	}
+	return "?timeout_ms=8000"
+}
+
+// answered keeps what a node said. shard is the document's, where the answer told.
+func (w *work) answered(node, key string, call time.Duration, ok bool, shard themis.ShardID) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.answers = append(w.answers, answer{node, key, call, ok})
+	if shard != "" {
+		w.shards[key] = shard
+	}
+}
+
+// since counts a node's answers about documents of some shards to what it was asked after that moment.
+func (w *work) since(node string, of []themis.ShardID, moment time.Time) (ok, refused int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, a := range w.answers {
+		switch {
+		case a.node != node || w.began.Add(a.call).Before(moment) || !slices.Contains(of, w.shards[a.key]):
+		case a.ok:
+			ok++
+		default:
+			refused++
+		}
+	}
+	return ok, refused
+}
+
 func (w *work) put(id int, node string, op operation, call time.Duration) {
 	op.value = int(w.next.Add(1))
-	status, body := w.h.request(http.MethodPut, node, op.key+"?timeout_ms=8000", fmt.Sprintf(`{"v":%d}`, op.value))
+	status, body := w.h.request(http.MethodPut, node, op.key+w.limit(), fmt.Sprintf(`{"v":%d}`, op.value))
 	switch {
 	case status == http.StatusOK:
+		var d struct{ Shard themis.ShardID }
+		_ = json.Unmarshal([]byte(body), &d) // only what the test counts by rests on it
+		w.answered(node, op.key, call, true, d.Shard)
 		w.writes.Add(1)
 		w.add(id, op, call, time.Since(w.began))
 		w.mu.Lock()
@@ -82,6 +150,9 @@ func (w *work) put(id int, node string, op operation, call time.Duration) {
 		w.mu.Unlock()
 	case status == 0 || strings.Contains(body, "OUTCOME_UNKNOWN"):
 		w.add(id, op, call, -1)
+		w.answered(node, op.key, call, false, "")
+	default:
+		w.answered(node, op.key, call, false, "")
 	}
 	if status != http.StatusOK {
 		<-time.After(5 * time.Millisecond)
@@ -89,7 +160,7 @@ func (w *work) put(id int, node string, op operation, call time.Duration) {
 }
 
 func (w *work) get(id int, node string, op operation, call time.Duration) {
-	status, body := w.h.request(http.MethodGet, node, op.key+"?timeout_ms=8000", "")
+	status, body := w.h.request(http.MethodGet, node, op.key+w.limit(), "")
 	switch status {
 	case http.StatusOK:
 		var d struct{ V int }
@@ -100,9 +171,13 @@ func (w *work) get(id int, node string, op operation, call time.Duration) {
 		op.value = d.V
 	case http.StatusNotFound:
 	default:
+		if status != 0 {
+			w.answered(node, op.key, call, false, "")
+		}
 		<-time.After(5 * time.Millisecond)
 		return
 	}
+	w.answered(node, op.key, call, true, "")
 	w.add(id, op, call, time.Since(w.began))
 }
 

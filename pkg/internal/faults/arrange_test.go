@@ -1,0 +1,97 @@
+package faults
+
+import (
+	"context"
+	"net"
+	"path/filepath"
+	"slices"
+	"testing"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc"
+
+	"github.com/themisdb/themis/pkg/health"
+	"github.com/themisdb/themis/pkg/pki"
+	"github.com/themisdb/themis/pkg/themis"
+)
+
+// allOnOne brings the controller and etcd's leader to the first node, which leads shards, and returns its name. The controller
+// is paused until the first node, whose turn it is, has taken over; etcd is asked to hand over its leadership.
+func (h *hosts) allOnOne(t *testing.T) string {
+	t.Helper()
+	one := h.names[0]
+	r, err := h.report()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if now := string(r.Control.Controller); now != one {
+		h.pause(now)
+		h.until(one+" is the controller", rto, func(r health.Report) bool { return string(r.Control.Controller) == one })
+		h.resume(now)
+		h.until("all is whole again", heal, healthy)
+	}
+	h.leadEtcd(t, one)
+	r = h.until("controller, etcd's leader and a primary are on "+one, rto, func(r health.Report) bool {
+		return string(r.Control.Controller) == one && string(r.Control.Leader) == one && slices.ContainsFunc(r.Shards, func(s health.ShardReport) bool { return string(s.Primary) == one })
+	})
+	t.Logf("%s is the controller, leads etcd and %d shards", one, len(ledBy(r, one)))
+	return one
+}
+
+// ledBy are the shards that the node leads.
+func ledBy(r health.Report, node string) (out []themis.ShardID) {
+	for _, s := range r.Shards {
+		if string(s.Primary) == node {
+			out = append(out, s.ID)
+		}
+	}
+	return out
+}
+
+// leadEtcd moves etcd's leadership to the node. The client port takes certificates of nodes only.
+func (h *hosts) leadEtcd(t *testing.T, node string) {
+	t.Helper()
+	src, err := pki.Open(pki.FilesIn(filepath.Join(h.dir, "pki"), node), pki.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	dial := func(ctx context.Context, addr string) (net.Conn, error) {
+		if h.net != nil {
+			return h.net.Dial(ctx, client, addr)
+		}
+		return (&net.Dialer{}).DialContext(ctx, "tcp", addr)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), rto)
+	defer cancel()
+	for {
+		r, err := h.report()
+		if err != nil || r.Control.Leader == "" {
+			<-time.After(50 * time.Millisecond)
+			continue
+		}
+		if string(r.Control.Leader) == node {
+			return
+		}
+		c, err := clientv3.New(clientv3.Config{
+			Endpoints: []string{h.addr[string(r.Control.Leader)]["client"]}, TLS: src.ClientConfig("", pki.NodeName("demo")),
+			DialOptions: []grpc.DialOption{grpc.WithContextDialer(dial)}, Context: ctx,
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var members *clientv3.MemberListResponse
+		if members, err = c.MemberList(ctx); err == nil {
+			for _, m := range members.Members {
+				if m.Name == node {
+					_, err = c.MoveLeader(ctx, m.ID)
+				}
+			}
+		}
+		_ = c.Close()
+		if ctx.Err() != nil {
+			t.Fatalf("etcd's leadership did not come to %s: %v", node, err)
+		}
+		<-time.After(50 * time.Millisecond)
+	}
+}

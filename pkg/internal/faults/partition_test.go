@@ -1,0 +1,137 @@
+package faults
+
+import (
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/themisdb/themis/pkg/health"
+	"github.com/themisdb/themis/pkg/themis"
+)
+
+// The rows of the fault matrix that cut networks. Nodes live in namespaces of their own; the test's clients reach all of them,
+// each client one, so that a node that is cut off is asked all the time and answers of itself alone.
+
+// without are the names but one.
+func without(names []string, one string) []string {
+	return slices.DeleteFunc(slices.Clone(names), func(n string) bool { return n == one })
+}
+
+// leadsNone says whether the node leads no shard, by the control plane's word.
+func leadsNone(node string) func(health.Report) bool {
+	return func(r health.Report) bool {
+		return len(r.Shards) > 0 && !slices.ContainsFunc(r.Shards, func(s health.ShardReport) bool { return s.Primary == "" || string(s.Primary) == node })
+	}
+}
+
+// answersNothing watches a node for some time in which it must refuse whatever it is asked about these shards.
+func answersNothing(t *testing.T, w *work, node string, of []themis.ShardID, since time.Time, long time.Duration) {
+	t.Helper()
+	<-time.After(long)
+	ok, refused := w.since(node, of, since)
+	if ok > 0 {
+		t.Errorf("%s answered %d requests about %v that it was asked after its reigns had ended", node, ok, of)
+	}
+	if refused == 0 {
+		t.Errorf("%s refused nothing about %v, so nothing was shown", node, of)
+	}
+	t.Logf("%s refused %d requests", node, refused)
+}
+
+// cut is a cluster of three, each node with all copies, under work. One that leads shards is the victim.
+type cut struct {
+	*hosts
+	w      *work
+	victim string
+	led    []themis.ShardID
+	others []string
+}
+
+func newCut(t *testing.T, s setup, arrange func(*hosts) string) cut {
+	t.Helper()
+	s.net, s.rf = true, or(s.rf, 3)
+	h := newHosts(t, s)
+	c := cut{hosts: h, victim: "node-1"}
+	if arrange != nil {
+		c.victim = arrange(h)
+	}
+	c.w = h.workNear(3 * len(h.names))
+	c.w.more(t, 200, rto)
+	r, err := h.report()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.led = ledBy(r, c.victim); len(c.led) == 0 {
+		t.Fatalf("%s leads no shard", c.victim)
+	}
+	c.others = without(h.names, c.victim)
+	return c
+}
+
+// healed ends the faults and waits until all is whole.
+func (c cut) healed(t *testing.T, atLeast int64) {
+	t.Helper()
+	c.net.Heal()
+	began := time.Now()
+	c.until("all is whole again", heal, healthy)
+	t.Logf("whole %s after the links", time.Since(began).Round(time.Millisecond))
+	c.ask = nil
+	c.w.more(t, 50, rto)
+	c.w.end(t, atLeast)
+}
+
+// Row 12: a node that leads shards is cut off from all others, but not from its clients.
+func TestPrimaryAlone(t *testing.T) {
+	c := newCut(t, setup{}, nil)
+	c.ask = c.others
+	c.net.Cut([]string{c.victim}, c.others)
+	c.until("the others lead every shard", rto, leadsNone(c.victim))
+	since := time.Now()
+	c.w.more(t, 100, rto)
+	answersNothing(t, c.w, c.victim, c.led, since, 3*time.Second)
+	c.healed(t, 350)
+}
+
+// Row 13: a primary is cut off from its followers, but neither from the control plane nor from clients. It can't confirm
+// anything, nor may it drop the last follower that counts: so it refuses, until the link is back.
+func TestPrimaryCutFromItsFollowers(t *testing.T) {
+	c := newCut(t, setup{names: []string{"node-1", "node-2", "node-3", "witness"}, roles: map[string]string{"witness": "controller"}, control: 1}, nil)
+	c.net.Cut([]string{c.victim}, without(c.others, "witness"))
+	<-time.After(4 * time.Second) // longer than read leases, and than a follower may be silent
+	since := time.Now()
+	c.w.more(t, 20, rto) // the shards of others go on
+	answersNothing(t, c.w, c.victim, c.led, since, 3*time.Second)
+	c.until("it still leads, and the in-sync set is no smaller than 1 + k: the control plane sees all nodes", rto, func(r health.Report) bool {
+		return !slices.ContainsFunc(c.led, func(id themis.ShardID) bool {
+			s, _ := r.Shard(id)
+			return string(s.Primary) != c.victim || len(s.ISR) < 2
+		})
+	})
+	c.healed(t, 270)
+}
+
+// Row 14: a primary is cut off from the control plane alone; followers, clients and probes reach it.
+func TestPrimaryCutFromTheControlPlane(t *testing.T) {
+	c := newCut(t, setup{}, nil)
+	c.cutFromEtcd(t)
+}
+
+// Row 14, at its worst: that node is the controller, and leads etcd until then.
+func TestControllerCutFromTheControlPlane(t *testing.T) {
+	c := newCut(t, setup{}, func(h *hosts) string { return h.allOnOne(t) })
+	c.cutFromEtcd(t)
+}
+
+func (c cut) cutFromEtcd(t *testing.T) {
+	t.Helper()
+	began := time.Now()
+	c.net.Between([]string{c.victim}, c.others, Link{Cut: true, Ports: []uint16{2380}}) // what etcd's members say to each other
+	<-time.After(5 * time.Second)                                                       // its lease
+	since := time.Now()
+	c.ask = c.others
+	c.until("the others lead every shard", rto, leadsNone(c.victim))
+	t.Logf("the others lead after %s", time.Since(began).Round(time.Millisecond))
+	answersNothing(t, c.w, c.victim, c.led, since, 2*time.Second)
+	c.w.more(t, 100, rto)
+	c.healed(t, 350)
+}
