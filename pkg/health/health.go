@@ -45,6 +45,13 @@ type NodeState struct {
 	Control     *LocalControl     `json:"control"`           // null: not a control member
 	Warnings    []string          `json:"warnings"`          // of the configuration, in words
 	Holding     map[string]string `json:"holding,omitempty"` // on the controller: by subject, why it holds back
+	Controller  *ControllerHeard  `json:"controller_heard"`  // null: its heartbeat never came here
+}
+
+// ControllerHeard is when the controller's heartbeat came last.
+type ControllerHeard struct {
+	Term  themis.Term `json:"term"`
+	AgeMs int64       `json:"age_ms"`
 }
 
 // Copy is what a copy of a shard is for at this moment.

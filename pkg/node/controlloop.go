@@ -23,9 +23,9 @@ import (
 )
 
 const (
-	controllerSilence = 2 * time.Second        // after which another control node takes over
-	stepEvery         = 100 * time.Millisecond // at most so long between two steps
-	ballotTimeout     = time.Second
+	stepEvery     = 100 * time.Millisecond // at most so long between two steps
+	ballotTimeout = time.Second
+	askTimeout    = 300 * time.Millisecond // what other control nodes have heard
 )
 
 // controllerHeard is when the controller's heartbeat, its probe, last came.
@@ -43,10 +43,10 @@ func (h *controllerHeard) from(t themis.Term, now time.Time) {
 	}
 }
 
-func (h *controllerHeard) since() time.Time {
+func (h *controllerHeard) last() (themis.Term, time.Time) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return h.at
+	return h.term, h.at
 }
 
 // controlLoop runs on every control node; on one of them it is the controller.
@@ -80,7 +80,10 @@ func (c *controlLoop) run(ctx context.Context) error {
 		}
 		last = time.Now()
 		v, ok := c.n.latest()
-		if ok && c.shouldTake(v, started) {
+		if ok {
+			c.missing(v, last)
+		}
+		if ok && c.shouldTake(ctx, v, started) {
 			as, err := c.m.TakeController(ctx, v.Controller, c.n.id.Node, c.n.boot)
 			if err == nil {
 				c.n.event(cluster.Event{Actor: cluster.Actor{Kind: "controller", ID: string(c.n.id.Node)}, Action: "take_controller", Subject: string(c.n.id.Node), Outcome: "done", Reason: fmt.Sprintf("term %d", as.Term)})
@@ -103,19 +106,64 @@ func (c *controlLoop) run(ctx context.Context) error {
 	}
 }
 
-// shouldTake: there is no controller, or its heartbeat has not been heard for 2 s and somewhat more by rank, so that not all
-// try at once.
-func (c *controlLoop) shouldTake(v cluster.View, started time.Time) bool {
-	if v.Controller.Term == 0 || v.Controller.Node == c.n.id.Node {
-		return true
-	}
-	rank := slices.Index(v.ControlNodes(), c.n.id.Node)
-	wait := controllerSilence + time.Duration(max(rank, 0))*100*time.Millisecond
-	heard := c.n.heard.since()
+// shouldTake says whether this node should become the controller now. The others are asked only when its own ear says so.
+func (c *controlLoop) shouldTake(ctx context.Context, v cluster.View, started time.Time) bool {
+	now := time.Now()
+	_, heard := c.n.heard.last()
 	if started.After(heard) {
 		heard = started
 	}
-	return time.Since(heard) > wait
+	b := controller.Bid{
+		Self: c.n.id.Node, Rank: slices.Index(v.ControlNodes(), c.n.id.Node), Record: v.Controller, Confirmed: c.n.reigns(now), Silent: now.Sub(heard),
+	}
+	if !b.Due() {
+		return false
+	}
+	if v.Controller.Term == 0 || v.Controller.Node == c.n.id.Node {
+		return true
+	}
+	return b.Unheard(c.heardElsewhere(ctx, v))
+}
+
+// heardElsewhere asks the other control nodes, but the controller, when they last heard it. Who does not answer says nothing.
+func (c *controlLoop) heardElsewhere(ctx context.Context, v cluster.View) (out []controller.Heard) {
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	var mu sync.Mutex
+	var g errgroup.Group
+	for _, id := range v.ControlNodes() {
+		if id == c.n.id.Node || id == v.Controller.Node {
+			continue
+		}
+		g.Go(func() error {
+			st, err := c.n.gather.one(ctx, id, v.Nodes[id])
+			if err == nil && st.Controller != nil {
+				mu.Lock()
+				defer mu.Unlock()
+				out = append(out, controller.Heard{Node: id, Term: st.Controller.Term, Age: time.Duration(st.Controller.AgeMs) * time.Millisecond})
+			}
+			return nil
+		})
+	}
+	_ = g.Wait()
+	return out
+}
+
+// missing remembers since when which nodes' heartbeats are missing in the control plane; also while another is the controller,
+// so that a new one need not wait for what has happened long ago.
+func (c *controlLoop) missing(v cluster.View, now time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.gone == nil {
+		c.gone = map[themis.NodeID]time.Time{}
+	}
+	for id := range v.Nodes {
+		if _, alive := v.Alive[id]; alive {
+			delete(c.gone, id)
+		} else if c.gone[id].IsZero() {
+			c.gone[id] = now
+		}
+	}
 }
 
 // reign decides and carries out until another takes over.
@@ -126,7 +174,7 @@ func (c *controlLoop) reign(ctx context.Context, as cluster.Controller) error {
 	now := time.Now()
 	*c = controlLoop{
 		n: c.n, m: c.m, as: as, cfg: c.config(), probes: map[themis.NodeID]controller.Probe{}, since: now, last: now,
-		gone: map[themis.NodeID]time.Time{}, tries: map[themis.ShardID]controller.Attempt{}, told: map[string]bool{}, stuck: map[string]string{}, nudge: make(chan struct{}, 1), wg: g,
+		gone: c.gone, tries: map[themis.ShardID]controller.Attempt{}, told: map[string]bool{}, stuck: map[string]string{}, nudge: make(chan struct{}, 1), wg: g,
 	}
 	c.n.log.Info("controller", "term", as.Term)
 	if err := c.cfg.Validate(); err != nil {
@@ -256,8 +304,8 @@ func (c *controlLoop) ask(ctx context.Context, node cluster.Node) (*sharding.Hea
 	return client.HealthCheck(ctx, &sharding.HealthRequest{ControllerTerm: uint64(c.as.Term), ControllerId: string(c.n.id.Node)})
 }
 
-// look notices when this process itself stood still: then the age of an answer says nothing about who gave it. It ticks apart
-// from the steps, which may wait for a slow transaction.
+// look ends the reign when this node is cut off from the control plane, and notices when this process itself stood still: then
+// the age of an answer says nothing about who gave it. It ticks apart from the steps, which may wait for a slow transaction.
 func (c *controlLoop) look(ctx context.Context) error {
 	tick := time.NewTicker(stepEvery)
 	defer tick.Stop()
@@ -268,6 +316,9 @@ func (c *controlLoop) look(ctx context.Context) error {
 		case <-tick.C:
 		}
 		now := time.Now()
+		if b := (controller.Bid{Confirmed: c.n.reigns(now)}); !b.MayReign() {
+			return errors.New("the control plane does not confirm this node's lease any more")
+		}
 		c.mu.Lock()
 		c.since = controller.Looking(c.since, c.last, now, c.cfg)
 		c.last = now
@@ -277,15 +328,9 @@ func (c *controlLoop) look(ctx context.Context) error {
 
 // world is what Step decides from.
 func (c *controlLoop) world(v cluster.View, now time.Time) controller.World {
+	c.missing(v, now)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for id := range v.Nodes {
-		if _, alive := v.Alive[id]; alive {
-			delete(c.gone, id)
-		} else if c.gone[id].IsZero() {
-			c.gone[id] = now
-		}
-	}
 	w := controller.World{
 		Self: c.n.id.Node, View: v, Since: c.since, Probes: map[themis.NodeID]controller.Probe{}, AliveGone: map[themis.NodeID]time.Time{},
 		Elections: map[themis.ShardID]controller.Attempt{},

@@ -155,7 +155,8 @@ func (s *shards) start(ctx context.Context, g *errgroup.Group, record cluster.Sh
 		Event: func(action, outcome, rule, reason string, e themis.Epoch) {
 			n.event(cluster.Event{Actor: n.actor(), Action: action, Subject: string(id), Outcome: outcome, Rule: rule, Reason: reason, Epoch: e})
 		},
-		Logger: n.log,
+		Logger:  n.log,
+		KeepLog: themis.Bytes(n.cfg.WAL.KeepSegments) * themis.Bytes(n.cfg.WAL.SegmentMB) << 20,
 	})
 	if err != nil {
 		return nil, err

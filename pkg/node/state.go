@@ -47,6 +47,9 @@ func (n *Node) localState(ctx context.Context) health.NodeState {
 	if h := n.holding.Load(); h != nil {
 		out.Holding = *h
 	}
+	if term, at := n.heard.last(); term > 0 {
+		out.Controller = &health.ControllerHeard{Term: term, AgeMs: time.Since(at).Milliseconds()}
+	}
 	return out
 }
 

@@ -127,3 +127,11 @@ func run(t *testing.T, name string, args ...string) {
 		t.Fatalf("%s %s: %v\n%s", name, strings.Join(args, " "), err, out)
 	}
 }
+
+// Long skips a test that is not for every run, unless THEMIS_LONG=1.
+func Long(t *testing.T) {
+	t.Helper()
+	if os.Getenv("THEMIS_LONG") != "1" {
+		t.Skip("long: THEMIS_LONG=1 runs it")
+	}
+}

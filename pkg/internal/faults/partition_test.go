@@ -1,7 +1,14 @@
 package faults
 
 import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/http"
+	"os"
+	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -61,11 +68,17 @@ func newCut(t *testing.T, s setup, arrange func(*hosts) string) cut {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if c.led = ledBy(r, c.victim); len(c.led) == 0 {
-		t.Fatalf("%s leads no shard", c.victim)
-	}
+	c.led = ledBy(r, c.victim)
 	c.others = without(h.names, c.victim)
 	return c
+}
+
+func findings(r health.Report) string {
+	out := string(r.Status)
+	for _, f := range r.Findings {
+		out += " " + string(f.Code) + " " + f.Subject
+	}
+	return out
 }
 
 // healed ends the faults and waits until all is whole.
@@ -73,7 +86,14 @@ func (c cut) healed(t *testing.T, atLeast int64) {
 	t.Helper()
 	c.net.Heal()
 	began := time.Now()
-	c.until("all is whole again", heal, healthy)
+	said := ""
+	c.until("all is whole again", heal, func(r health.Report) bool {
+		if now := findings(r); now != said {
+			t.Logf("after %s: %s", time.Since(began).Round(100*time.Millisecond), now)
+			said = now
+		}
+		return healthy(r)
+	})
 	t.Logf("whole %s after the links", time.Since(began).Round(time.Millisecond))
 	c.ask = nil
 	c.w.more(t, 50, rto)
@@ -112,21 +132,24 @@ func TestPrimaryCutFromItsFollowers(t *testing.T) {
 
 // Row 14: a primary is cut off from the control plane alone; followers, clients and probes reach it.
 func TestPrimaryCutFromTheControlPlane(t *testing.T) {
-	c := newCut(t, setup{}, nil)
+	c := newCut(t, setup{args: shortLease}, nil)
 	c.cutFromEtcd(t)
 }
 
 // Row 14, at its worst: that node is the controller, and leads etcd until then.
 func TestControllerCutFromTheControlPlane(t *testing.T) {
-	c := newCut(t, setup{}, func(h *hosts) string { return h.allOnOne(t) })
+	c := newCut(t, setup{args: shortLease}, func(h *hosts) string { return h.allOnOne(t) })
 	c.cutFromEtcd(t)
 }
+
+// shortLease is the shortest that is allowed but one second.
+var shortLease = []string{"--control-lease-ttl-ms", "3000"}
 
 func (c cut) cutFromEtcd(t *testing.T) {
 	t.Helper()
 	began := time.Now()
 	c.net.Between([]string{c.victim}, c.others, Link{Cut: true, Ports: []uint16{2380}}) // what etcd's members say to each other
-	<-time.After(5 * time.Second)                                                       // its lease
+	<-time.After(5 * time.Second)                                                       // its lease, and as long as etcd's old leader may renew it
 	since := time.Now()
 	c.ask = c.others
 	c.until("the others lead every shard", rto, leadsNone(c.victim))
@@ -134,4 +157,99 @@ func (c cut) cutFromEtcd(t *testing.T) {
 	answersNothing(t, c.w, c.victim, c.led, since, 2*time.Second)
 	c.w.more(t, 100, rto)
 	c.healed(t, 350)
+}
+
+// Row 16, a bridge: two nodes can't reach each other, the third reaches both, and leads etcd. The controller is one of the two.
+func TestBridge(t *testing.T) {
+	Long(t)
+	c := newCut(t, setup{}, func(h *hosts) string {
+		one := h.allOnOne(t)
+		h.leadEtcd(t, "node-3")
+		return one
+	})
+	before, err := c.report()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.net.Cut([]string{"node-1"}, []string{"node-2"})
+	c.w.more(t, 100, rto)
+	<-time.After(15 * time.Second)
+	c.w.more(t, 50, rto)
+	c.ask = []string{"node-3"}
+	after, err := c.report()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range after.Shards {
+		if old, _ := before.Shard(s.ID); s.Epoch > old.Epoch+1 {
+			t.Errorf("%s went from epoch %d to %d", s.ID, old.Epoch, s.Epoch)
+		}
+	}
+	c.healed(t, 350)
+}
+
+// A follower is cut off for a while: writes go on without it, and afterwards it gets what it lacks from the log.
+func TestFollowerCutOffCatchesUp(t *testing.T) {
+	c := newCut(t, setup{shards: 1}, follower)
+	c.away(t, func() { c.w.more(t, 300, rto) })
+	if n := c.installs(t); n > 0 {
+		t.Errorf("%s was rebuilt, though the log holds all it lacked", c.victim)
+	}
+}
+
+// A follower is cut off for so long that the log no longer holds what it lacks: it is rebuilt from the primary's store.
+func TestFollowerCutOffForLongIsRebuilt(t *testing.T) {
+	c := newCut(t, setup{shards: 1, args: []string{"--wal-segment-size-mb", "1", "--wal-keep-segments", "2", "--store-memtable-mb", "4"}}, follower)
+	c.away(t, func() {
+		primary := c.others[0]
+		first := filepath.Join(c.disk[primary], "shards", "shard-1", "wal", "00000000000000000001")
+		body := fmt.Sprintf(`{"filler":%q}`, strings.Repeat("x", 256<<10))
+		for i := 0; ; i++ {
+			if _, err := os.Stat(first); errors.Is(err, fs.ErrNotExist) {
+				break
+			}
+			if status, answer := c.request(http.MethodPut, primary, fmt.Sprint("filler", i%20), body); status != http.StatusOK {
+				t.Fatalf("filler: %d %s", status, answer)
+			}
+			if i > 400 {
+				<-time.After(100 * time.Millisecond)
+			}
+		}
+	})
+	if n := c.installs(t); n == 0 {
+		t.Errorf("%s was not rebuilt, though the log no longer holds what it lacked", c.victim)
+	}
+}
+
+// follower chooses a node that follows shard-1.
+func follower(h *hosts) string {
+	r, err := h.report()
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	_, others := leads(r, "shard-1")
+	return others[0]
+}
+
+// away cuts the victim off while something is done, and waits until the others go on without it and then with it.
+func (c cut) away(t *testing.T, do func()) {
+	t.Helper()
+	c.net.Cut([]string{c.victim}, c.others)
+	c.ask = c.others
+	c.until("it is out of the in-sync set", rto, func(r health.Report) bool {
+		s, _ := r.Shard("shard-1")
+		return len(s.ISR) == 2 && !slices.Contains(s.ISR, themis.NodeID(c.victim))
+	})
+	do()
+	c.healed(t, 300)
+}
+
+// installs is how many times the victim got a primary's whole store.
+func (c cut) installs(t *testing.T) int {
+	t.Helper()
+	b, err := os.ReadFile(filepath.Join(c.dir, c.victim+".log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.Count(string(b), "msg=installed")
 }

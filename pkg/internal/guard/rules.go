@@ -25,4 +25,7 @@ const (
 	Lineage       Rule = "lineage"       // a divergent tail is cut by epoch lineage
 	FirstReign    Rule = "first-reign"   // the first reign needs every voter
 	BootCheck     Rule = "boot"          // a primary that restarted is crowned anew
+
+	ControllerLease Rule = "controller-lease" // a controller that is cut off from the control plane stops, its heartbeat too
+	ControllerHeard Rule = "controller-heard" // nobody takes over from a controller that others hear
 )

@@ -1,0 +1,54 @@
+package controller
+
+import (
+	"time"
+
+	"github.com/themisdb/themis/pkg/cluster"
+	"github.com/themisdb/themis/pkg/internal/guard"
+	"github.com/themisdb/themis/pkg/themis"
+)
+
+// Silence is how long a controller's heartbeat, its probes, may stay away before another control node takes over.
+const Silence = 2 * time.Second
+
+// Bid is what a control node knows when it asks itself whether to be the controller.
+type Bid struct {
+	Self      themis.NodeID
+	Rank      int                // its place among the control nodes, so that not all bid at once
+	Record    cluster.Controller // who is
+	Confirmed bool               // the control plane confirms this node's own lease
+	Silent    time.Duration      // since the controller's heartbeat was heard, or could have been heard, last
+}
+
+// MayReign says whether the node may be the controller at all. One that is cut off from the control plane decides nothing, but
+// its probes would go on and keep the others from taking over.
+func (b Bid) MayReign() bool { return b.Confirmed || !guard.On(guard.ControllerLease) }
+
+// Due says whether the time to bid has come, as far as this node alone can tell. Ask the others before it is made: see Unheard.
+func (b Bid) Due() bool {
+	if !b.MayReign() {
+		return false
+	}
+	if b.Record.Term == 0 || b.Record.Node == b.Self {
+		return true
+	}
+	return b.Silent > Silence+time.Duration(max(b.Rank, 0))*100*time.Millisecond
+}
+
+// Heard is another control node's word on the controller's heartbeat.
+type Heard struct {
+	Node themis.NodeID
+	Term themis.Term
+	Age  time.Duration // since it came
+}
+
+// Unheard says whether none of the control nodes that answered has heard the controller lately. A node whose own link to it is
+// cut would otherwise take over, declare it FAILED, and be deposed by it in turn, for ever.
+func (b Bid) Unheard(others []Heard) bool {
+	for _, h := range others {
+		if h.Node != b.Self && h.Term >= b.Record.Term && h.Age <= Silence && guard.On(guard.ControllerHeard) {
+			return false
+		}
+	}
+	return true
+}
