@@ -401,3 +401,58 @@ func TestClosedClient(t *testing.T) {
 	_, err = c.Report(testContext(t))
 	wantCode(t, err, themis.Unreachable)
 }
+
+// TestFoundingIsWaitedOut: right after a cluster was founded its nodes may not know its map yet; requests wait for that inside their time.
+func TestFoundingIsWaitedOut(t *testing.T) {
+	for name, ask := range map[string]func(context.Context, *Client) error{
+		"put": func(ctx context.Context, c *Client) error {
+			_, err := c.Put(ctx, "things", "a", []byte(`1`))
+			return err
+		},
+		"get": func(ctx context.Context, c *Client) error { _, err := c.Get(ctx, "things", "here"); return err },
+		"scan": func(ctx context.Context, c *Client) error {
+			for _, err := range c.Scan(ctx, "things", ScanOptions{}) {
+				if err != nil {
+					return err
+				}
+			}
+			return nil
+		},
+		"writer": func(ctx context.Context, c *Client) error {
+			w := c.NewWriter(WriterOptions{})
+			defer w.Close()
+			_, err := w.Put(ctx, "things", "b", []byte(`1`))
+			return err
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			first, _ := w.client()
+			if _, err := first.Put(testContext(t), "things", "here", []byte(`1`)); err != nil {
+				t.Fatal(err)
+			}
+			joined := func(yes bool) {
+				for _, n := range w.nodes {
+					n.mu.Lock()
+					n.unjoined = !yes
+					n.mu.Unlock()
+				}
+			}
+			joined(false)
+			c, _ := w.client()
+			ctx, cancel := context.WithTimeout(t.Context(), 150*time.Millisecond)
+			defer cancel()
+			wantCode(t, ask(ctx, c), themis.NoPrimary)
+			if ctx.Err() == nil {
+				t.Error("it gave up before its time was over")
+			}
+
+			done := make(chan error, 1)
+			go func() { done <- ask(testContext(t), c) }()
+			joined(true)
+			if err := <-done; err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}

@@ -80,7 +80,9 @@ func (c *Client) scan(ctx context.Context, collection string, o ScanOptions, yie
 			return err
 		}
 	}
-	m, err := c.Map(ctx)
+	first, cancel := c.limited(ctx)
+	m, err := c.firstMap(first)
+	cancel()
 	if err != nil {
 		return err
 	}

@@ -126,7 +126,7 @@ func (c *Client) try(ctx context.Context, changes bool, find func(*Map) (themis.
 	ctx, cancel := c.limited(ctx)
 	defer cancel()
 	a := &attempt{changes: changes}
-	m, err := c.Map(ctx)
+	m, err := c.firstMap(ctx)
 	if err != nil {
 		return err
 	}
@@ -166,6 +166,27 @@ func (c *Client) once(ctx context.Context, a *attempt, m *Map, find func(*Map) (
 		a.failed(r, err)
 	}
 	return err
+}
+
+// firstMap is Map, waiting within ctx's time for a cluster that was founded a moment ago and whose nodes do not know its map yet.
+func (c *Client) firstMap(ctx context.Context) (*Map, error) {
+	var why error // of the last answer; that time ran out says less
+	for a := (&attempt{}); ; a.tries++ {
+		m, err := c.Map(ctx)
+		if err == nil || !a.again(err) {
+			return m, err
+		}
+		if why == nil || ctx.Err() == nil {
+			why = err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, why
+		case <-c.life.Done():
+			return nil, errClosed
+		case <-time.After(a.pause()):
+		}
+	}
 }
 
 // newer waits for d and asks for the map meanwhile; it answers the newest there is, sooner when that is newer than m.

@@ -130,7 +130,9 @@ func (w *Writer) Send(ctx context.Context, collection, key string, value []byte,
 	if err != nil {
 		return err
 	}
-	if _, err := w.c.Map(ctx); err != nil {
+	first, cancel := w.c.limited(ctx)
+	defer cancel()
+	if _, err := w.c.firstMap(first); err != nil {
 		return err
 	}
 	i := &item{

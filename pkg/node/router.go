@@ -350,7 +350,7 @@ func (r *router) Scan(ctx context.Context, req *nodev1.ScanRequest, yield func(*
 	if err != nil {
 		return err
 	}
-	ctx, cancel := withTimeout(ctx)
+	ctx, still, cancel := withStandstill(ctx)
 	defer cancel()
 	sent := false
 	return r.try(ctx, true, req.GetForwarded(), func(v cluster.View) error {
@@ -359,7 +359,10 @@ func (r *router) Scan(ctx context.Context, req *nodev1.ScanRequest, yield func(*
 		if !ok {
 			return themis.Errorf(themis.NotFound, "no shard %q", shard)
 		}
-		once := func(d *nodev1.ScannedDocument) error { sent = true; return yield(d) }
+		once := func(d *nodev1.ScannedDocument) error {
+			sent = true
+			return still.pass(func() error { return yield(d) })
+		}
 		var err error
 		switch leader := record.Primary.Node; {
 		case leader == r.n.id.Node:
