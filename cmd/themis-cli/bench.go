@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/themisdb/themis/pkg/bench"
+	"github.com/themisdb/themis/pkg/playground"
 	"github.com/themisdb/themis/pkg/themis"
 )
 
@@ -21,7 +22,7 @@ func benchCommand(a *app) *cobra.Command {
 best round of each counts. Judge by the ratio: absolute figures say as much about the machine as about ThemisDB. Run it on a quiet
 machine, with --data-dir on the disk that is to be measured. Nothing stays behind.`,
 	}
-	group(cmd, benchWAL(a), benchReplication(a), benchFailover(a))
+	group(cmd, benchWAL(a), benchReplication(a), benchClient(a), benchFailover(a))
 	return cmd
 }
 
@@ -39,10 +40,10 @@ type comparisonFlags struct {
 	strict  bool
 }
 
-func (f *comparisonFlags) register(cmd *cobra.Command, writers string) {
+func (f *comparisonFlags) register(cmd *cobra.Command, writers string, cases ...int) {
 	fs := cmd.Flags()
 	fs.StringVar(&f.options.Dir, "data-dir", "", "`DIR` on the disk to be measured; default: the system's for temporary files")
-	fs.IntSliceVar(&f.options.Writers, writers, []int{1, 16, 64, 256}, "how many at once, a case each")
+	fs.IntSliceVar(&f.options.Writers, writers, cases, "how many at once, a case each")
 	fs.IntVar(&f.options.Rounds, "rounds", 5, "rounds of each case")
 	fs.DurationVar(&f.options.Each, "each", time.Second, "`TIME` of a round")
 	fs.IntVar(&f.options.EntryBytes, "entry-bytes", 1024, "bytes of a document")
@@ -78,7 +79,7 @@ func benchWAL(a *app) *cobra.Command {
 		Example: "  themis-cli bench wal --data-dir /var/lib/themis\n  themis-cli bench wal --writers 1,64 --rounds 10 -o json",
 		RunE:    func(cmd *cobra.Command, _ []string) error { return a.compare(cmd.Context(), f, bench.WAL) },
 	}
-	f.register(cmd, "writers")
+	f.register(cmd, "writers", 1, 16, 64, 256)
 	return cmd
 }
 
@@ -97,7 +98,34 @@ func benchReplication(a *app) *cobra.Command {
 			})
 		},
 	}
-	f.register(cmd, "writers")
+	f.register(cmd, "writers", 1, 16, 64, 256)
+	return cmd
+}
+
+func benchClient(a *app) *cobra.Command {
+	var f comparisonFlags
+	var peer string
+	cmd := &cobra.Command{
+		Use: "client", Short: "The Go client and a cluster of three, beside etcd with three members and its client", Args: cobra.NoArgs,
+		Long: `client runs a cluster of three nodes with three copies of each shard under SYNC, and an etcd cluster of three members, each node and member a
+process of this program with mutual TLS and default settings. So many clients put, then get, documents in both, in alternating rounds; each
+waits for its answer. The Go client batches puts on its streams; both clients go straight to who leads.`,
+		Example: "  themis-cli bench client --peer etcd --clients 1,16,64",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if peer != "etcd" {
+				return wrong("--peer %q: want etcd", peer)
+			}
+			h, err := a.benchHost()
+			if err != nil {
+				return err
+			}
+			return a.compare(cmd.Context(), f, func(ctx context.Context, o bench.Options) (bench.Comparison, error) {
+				return bench.Client(ctx, playground.Host{}, h, o)
+			})
+		},
+	}
+	f.register(cmd, "clients", 1, 16, 64)
+	cmd.Flags().StringVar(&peer, "peer", "etcd", "what to compare with: etcd")
 	return cmd
 }
 
@@ -105,7 +133,7 @@ var verdicts = map[bench.Verdict]string{bench.Goal: "goal reached", bench.AtFloo
 
 func drawComparison(w io.Writer, c bench.Comparison, wide bool) {
 	_, _ = fmt.Fprintf(w, "ours  %s\nbase  %s\n", c.Ours, c.Base)
-	head := "WRITERS OURS/S BASE/S RATIO FLOOR GOAL VERDICT P50 P99"
+	head := "OP AT-ONCE OURS/S BASE/S RATIO FLOOR GOAL VERDICT P50 P99"
 	if wide {
 		head += " ROUNDS"
 	}
@@ -115,7 +143,7 @@ func drawComparison(w io.Writer, c bench.Comparison, wide bool) {
 		if r.Target != nil {
 			floor, goal = fmt.Sprintf("%.2f", r.Floor), fmt.Sprintf("%.2f", r.Goal)
 		}
-		row := []string{fmt.Sprint(r.Writers), fmt.Sprintf("%.0f", r.Ours), fmt.Sprintf("%.0f", r.Base), fmt.Sprintf("%.2f", r.Ratio), floor, goal, verdicts[r.Verdict], millis(r.P50), millis(r.P99)}
+		row := []string{r.Op, fmt.Sprint(r.AtOnce), fmt.Sprintf("%.0f", r.Ours), fmt.Sprintf("%.0f", r.Base), fmt.Sprintf("%.2f", r.Ratio), floor, goal, verdicts[r.Verdict], millis(r.P50), millis(r.P99)}
 		if wide {
 			var each []string
 			for _, x := range r.Rounds {

@@ -63,14 +63,14 @@ func TestJudge(t *testing.T) {
 
 // The best of each side counts, also of different rounds: what disturbed one round is nobody's merit.
 func TestRowTakesTheBestOfEach(t *testing.T) {
-	r := newRow(16, []Round{{Ours: 50, Base: 200}, {Ours: 100, Base: 100}, {Ours: 90, Base: 80}}, &Target{0.5, 0.7})
+	r := newRow("write", 16, []Round{{Ours: 50, Base: 200}, {Ours: 100, Base: 100}, {Ours: 90, Base: 80}}, &Target{0.5, 0.7})
 	if r.Ours != 100 || r.Base != 200 || r.Ratio != 0.5 || r.Verdict != AtFloor {
 		t.Fatalf("%+v", r)
 	}
 	if c := (Comparison{Rows: []Row{r}}); !c.Met() {
 		t.Error("a row at its floor is met")
 	}
-	if c := (Comparison{Rows: []Row{r, newRow(1, []Round{{1, 3}}, &Target{0.5, 0.7})}}); c.Met() {
+	if c := (Comparison{Rows: []Row{r, newRow("write", 1, []Round{{1, 3}}, &Target{0.5, 0.7})}}); c.Met() {
 		t.Error("a row below its floor is not met")
 	}
 }
@@ -138,7 +138,7 @@ func TestReplication(t *testing.T) {
 func checkRows(t *testing.T, c Comparison, writers []int, rounds int) {
 	t.Helper()
 	for i, r := range c.Rows {
-		if r.Writers != writers[i] || len(r.Rounds) != rounds || r.Ours <= 0 || r.Base <= 0 || r.Ratio <= 0 {
+		if r.AtOnce != writers[i] || len(r.Rounds) != rounds || r.Ours <= 0 || r.Base <= 0 || r.Ratio <= 0 {
 			t.Errorf("%+v", r)
 		}
 	}
@@ -179,7 +179,7 @@ func BenchmarkReplication(b *testing.B) {
 			b.Fatal(err)
 		}
 		for _, r := range c.Rows {
-			b.ReportMetric(r.Ratio, fmt.Sprint("ratio@", r.Writers))
+			b.ReportMetric(r.Ratio, fmt.Sprint("ratio@", r.AtOnce))
 		}
 	}
 }

@@ -180,7 +180,7 @@ func (t *trio) measure(o Options, at, writers int) (Row, error) {
 	if err := t.settle(last.Last); err != nil {
 		return Row{}, err
 	}
-	row := newRow(writers, rounds, targetOf(replicationTargets, writers))
+	row := newRow("write", writers, rounds, targetOf(replicationTargets, writers))
 	row.P50, row.P99 = best.P50, best.P99
 	return row, nil
 }

@@ -57,13 +57,13 @@ type Round struct {
 	Base float64 `json:"base_per_second"`
 }
 
-// Row is one case: so many writers or clients at once.
+// Row is one case: one kind of operation, by so many at once.
 type Row struct {
-	Case    string  `json:"case,omitempty"`
-	Writers int     `json:"writers"`
-	Ours    float64 `json:"ours_per_second"` // of the best round
-	Base    float64 `json:"base_per_second"` // of the best round
-	Ratio   float64 `json:"ratio"`           // of the two
+	Op     string  `json:"op"`              // append, write, put, get
+	AtOnce int     `json:"at_once"`         // writers or clients
+	Ours   float64 `json:"ours_per_second"` // of the best round
+	Base   float64 `json:"base_per_second"` // of the best round
+	Ratio  float64 `json:"ratio"`           // of the two
 	*Target
 	Verdict Verdict `json:"verdict"`
 	P50     float64 `json:"p50_ms,omitempty"` // of ours in its best round
@@ -72,8 +72,8 @@ type Row struct {
 }
 
 // newRow judges rounds.
-func newRow(writers int, rounds []Round, t *Target) Row {
-	r := Row{Writers: writers, Target: t, Rounds: rounds}
+func newRow(op string, atOnce int, rounds []Round, t *Target) Row {
+	r := Row{Op: op, AtOnce: atOnce, Target: t, Rounds: rounds}
 	for _, x := range rounds {
 		r.Ours, r.Base = max(r.Ours, x.Ours), max(r.Base, x.Base)
 	}
@@ -144,5 +144,5 @@ func (o Options) complete() (Options, error) {
 
 func (o Options) told(c *Comparison, r Row) {
 	c.Rows = append(c.Rows, r)
-	o.Step(fmt.Sprintf("%s: %d writers: %.0f/s of %.0f/s, ratio %.2f", c.Benchmark, r.Writers, r.Ours, r.Base, r.Ratio))
+	o.Step(fmt.Sprintf("%s: %s, %d at once: %.0f/s of %.0f/s, ratio %.2f", c.Benchmark, r.Op, r.AtOnce, r.Ours, r.Base, r.Ratio))
 }

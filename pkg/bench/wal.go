@@ -31,7 +31,7 @@ func WAL(ctx context.Context, o Options) (Comparison, error) {
 			}
 			rounds = append(rounds, Round{Ours: m.Log, Base: m.Raw})
 		}
-		o.told(&c, newRow(writers, rounds, targetOf(walTargets, writers)))
+		o.told(&c, newRow("append", writers, rounds, targetOf(walTargets, writers)))
 	}
 	return c, nil
 }

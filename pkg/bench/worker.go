@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"go.etcd.io/etcd/server/v3/embed"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
@@ -27,7 +28,7 @@ const (
 	benchShard   = themis.ShardID("shard-1")
 )
 
-// worker is one process: a copy of the shard behind a real server, and the raw peer beside it.
+// worker is one process: a copy of the shard behind a real server and the raw peer beside it, or a member of etcd.
 type worker struct {
 	id      themis.NodeID
 	source  *pki.Source
@@ -43,13 +44,15 @@ type worker struct {
 	endCopy context.CancelFunc
 	copyEnd chan error
 
-	raw *rawPeer
+	raw  *rawPeer
+	etcd *embed.Etcd
 }
 
 func (w *worker) verbs() map[string]verb {
 	return map[string]verb{
 		"serve": with(w.serve), "open": with(w.open), "learn": with(w.learn), "write": with(w.write),
 		"settle": with(w.settle), "raw": with(w.rawRound),
+		"etcd": with(w.etcdMember),
 	}
 }
 
@@ -102,6 +105,9 @@ func (w *worker) get(themis.ShardID) (*replication.Replica, error) {
 
 func (w *worker) close() error {
 	err := w.closeCopy()
+	if w.etcd != nil {
+		w.etcd.Close()
+	}
 	if w.stop != nil {
 		w.stop()
 		err = errors.Join(err, w.serving.Wait())
