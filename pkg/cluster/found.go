@@ -15,7 +15,8 @@ type Foundation struct {
 	Redundancy   string // MIRROR, or NONE with a replication factor of 1
 	Nodes        []Node // as they describe themselves; Control has their control-plane addresses
 	Shards       int
-	ControlNodes int // 1, 3 or 5; 0: 3 where there are 3 nodes, else 1
+	ControlNodes int  // 1, 3 or 5; 0: 3 where there are 3 nodes, else 1
+	External     bool // the control plane is an etcd of the operator's: no node is a member of it
 	Policy       Policy
 	Modes        map[themis.ShardID]themis.Mode // shards whose mode is not Policy.Mode
 }
@@ -44,6 +45,9 @@ func Found(f Foundation) (Founded, error) {
 			data = append(data, n)
 		}
 	}
+	if f.External && f.ControlNodes != 0 {
+		fault(themis.InvalidArgument, "control_nodes %d: the control plane is an etcd of its own (control.mode external)", f.ControlNodes)
+	}
 	if f.ControlNodes == 0 {
 		f.ControlNodes = 1
 		if len(f.Nodes) >= 3 {
@@ -70,6 +74,9 @@ func Found(f Foundation) (Founded, error) {
 		return Founded{}, err
 	}
 	out := Founded{Meta: Meta{Format: Format, Name: f.Name, Redundancy: f.Redundancy}, Nodes: slices.Clone(f.Nodes)}
+	if f.External {
+		f.ControlNodes = 0
+	}
 	chooseControl(out.Nodes, f.ControlNodes)
 	for i := range f.Shards {
 		s := Shard{Format: Format, ID: routing.ShardAt(i), Have: f.Policy}

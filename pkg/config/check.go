@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"math"
 	"net"
+	"net/netip"
+	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -146,12 +148,58 @@ func clash(a, b string) bool {
 }
 
 func (r *reader) checkControl() {
-	if r.str("control.mode") == "external" && len(r.list("control.endpoints")) == 0 {
-		r.cross([]string{"control.endpoints", "control.mode"}, "none, and control.mode is external: name the etcd cluster's client addresses")
+	if r.str("control.mode") == "external" {
+		r.checkExternal()
+	} else {
+		for _, path := range externalKeys {
+			if r.isSet(path) {
+				r.crossWarn([]string{path, "control.mode"}, "counts only under control.mode external; it is %s", r.str("control.mode"))
+			}
+		}
 	}
 	if tick, election := r.num("control.tick_ms"), r.num("control.election_ms"); election < 5*tick {
 		r.cross([]string{"control.election_ms", "control.tick_ms"}, "%d: want at least 5 × control.tick_ms = %d", election, 5*tick)
 	}
+}
+
+// externalKeys say how to reach an etcd of the operator's.
+var externalKeys = []string{"control.endpoints", "control.ca", "control.cert", "control.key", "control.server_name", "control.username", "control.password_file"}
+
+func (r *reader) checkExternal() {
+	const key = "control.endpoints"
+	endpoints := r.list(key)
+	if len(endpoints) == 0 {
+		r.cross([]string{key, "control.mode"}, "none, and control.mode is external: name the etcd cluster's client addresses")
+	}
+	plain := 0
+	for _, e := range endpoints {
+		u, err := url.Parse(e)
+		if !strings.Contains(e, "://") {
+			u, err = url.Parse("https://" + e)
+		}
+		switch {
+		case err != nil || u.Hostname() == "" || u.Port() == "" || u.Path != "" || u.User != nil || u.Scheme != "https" && u.Scheme != "http":
+			r.cross([]string{key}, "%q: want https://host:port", e)
+		case u.Scheme == "http" && !loopback(u.Hostname()) && !r.on("node.development_mode"):
+			r.cross([]string{key, "node.development_mode"}, "%s: the map and the password would be readable on the way; want https, or node.development_mode true", e)
+		case u.Scheme == "http":
+			plain++
+			r.crossWarn([]string{key}, "%s: whoever reaches that port may change the cluster map", e)
+		}
+	}
+	if plain > 0 && plain < len(endpoints) {
+		r.cross([]string{key}, "some with https and some without: want one kind")
+	}
+	for _, pair := range [][2]string{{"control.cert", "control.key"}, {"control.username", "control.password_file"}} {
+		if (r.str(pair[0]) == "") != (r.str(pair[1]) == "") {
+			r.cross(pair[:], "goes together with the other: set both %s and %s", pair[0], pair[1])
+		}
+	}
+}
+
+func loopback(host string) bool {
+	ip, err := netip.ParseAddr(host)
+	return host == "localhost" || err == nil && ip.IsLoopback()
 }
 
 func (r *reader) checkPKI() {

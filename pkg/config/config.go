@@ -74,8 +74,14 @@ type Cluster struct {
 
 // Control is the control plane's etcd.
 type Control struct {
-	Mode         string        `mapstructure:"mode"` // embedded, external
-	Endpoints    []string      `mapstructure:"endpoints"`
+	Mode         string        `mapstructure:"mode"`      // embedded, external
+	Endpoints    []string      `mapstructure:"endpoints"` // this and the next six: of an external etcd
+	CA           string        `mapstructure:"ca"`
+	Cert         string        `mapstructure:"cert"`
+	Key          string        `mapstructure:"key"`
+	ServerName   string        `mapstructure:"server_name"`
+	Username     string        `mapstructure:"username"`
+	PasswordFile string        `mapstructure:"password_file"`
 	PeerListen   string        `mapstructure:"peer_listen"`
 	ClientListen string        `mapstructure:"client_listen"`
 	Tick         time.Duration `mapstructure:"tick_ms"`

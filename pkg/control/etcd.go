@@ -2,7 +2,6 @@ package control
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"iter"
@@ -14,8 +13,6 @@ import (
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
-	"go.uber.org/zap"
-	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/stats"
 	"google.golang.org/grpc/status"
@@ -45,47 +42,6 @@ type Etcd struct {
 }
 
 var _ KV = (*Etcd)(nil)
-
-// Connect makes a client of all endpoints (https://host:port) and returns once one of them has answered; it tries until ctx
-// ends. conf nil means plain text. UNREACHABLE when none answers, REFUSED_UNSAFE when the etcd that answers is too old.
-func Connect(ctx context.Context, endpoints []string, conf *tls.Config) (*Etcd, error) {
-	if len(endpoints) == 0 {
-		return nil, themis.Errorf(themis.InvalidArgument, "control endpoints: none given")
-	}
-	c, err := clientv3.New(clientv3.Config{
-		Endpoints: endpoints, TLS: conf, Logger: zap.NewNop(),
-		DialKeepAliveTime: keepAlivePing, DialKeepAliveTimeout: keepAliveTimeout,
-		DialOptions: []grpc.DialOption{grpc.WithStatsHandler(sentMarker{})},
-	})
-	if err != nil {
-		return nil, fmt.Errorf("connect to control plane %s: %w", strings.Join(endpoints, ","), err)
-	}
-	e := &Etcd{c}
-	if err := e.probe(ctx); err != nil {
-		return nil, errors.Join(err, c.Close())
-	}
-	return e, nil
-}
-
-// probe waits until one endpoint answers: a new client is returned at once, even when all endpoints are dead.
-func (e *Etcd) probe(ctx context.Context) error {
-	last := errors.New("not asked yet")
-	for {
-		for _, ep := range e.c.Endpoints() {
-			if err := ctx.Err(); err != nil {
-				return unreachable(e.c.Endpoints(), errors.Join(err, last))
-			}
-			attempt, cancel := context.WithTimeout(ctx, writeAttempt)
-			s, err := e.c.Status(attempt, ep)
-			cancel()
-			if err == nil {
-				return checkVersion(ep, s.Version)
-			}
-			last = fmt.Errorf("%s: %w", ep, err)
-		}
-		pause(ctx, retryPause)
-	}
-}
 
 func unreachable(endpoints []string, err error) error {
 	return themis.Errorf(themis.Unreachable, "control plane at %s doesn't answer: %w", strings.Join(endpoints, ","), err)

@@ -14,7 +14,7 @@ func TestInitKeepsHeartbeats(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := m.Heartbeat(t.Context(), cluster.Alive{Node: "node-1", Storage: "s", Boot: "b"}); err != nil {
+	if _, err := m.Heartbeat(t.Context(), cluster.Alive{Node: "node-1", Storage: "s", Boot: "b"}, nil); err != nil {
 		t.Fatal(err)
 	}
 	if err := m.Init(t.Context(), f); err != nil {

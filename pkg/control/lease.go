@@ -46,14 +46,18 @@ type tenure struct {
 	end context.CancelCauseFunc
 }
 
-// Heartbeat takes the node's lease and announces the node. A predecessor's announcement is replaced: of two processes under
-// one name the later one stays. Run must be called to keep the lease; the lease ends by itself otherwise.
-func (m *Map) Heartbeat(ctx context.Context, alive cluster.Alive) (*Lease, error) {
+// Heartbeat takes the node's lease and announces the node. Where another process has announced itself under this name and its
+// lease has not ended, replace says why it may not be replaced, or nil; a nil replace always lets it. Run must be called to keep
+// the lease; the lease ends by itself otherwise.
+func (m *Map) Heartbeat(ctx context.Context, alive cluster.Alive, replace func(old cluster.Alive) error) (*Lease, error) {
+	if replace == nil {
+		replace = func(cluster.Alive) error { return nil }
+	}
 	alive.Format = cluster.Format
 	l := &Lease{m: m, node: alive.Node, boot: alive.Boot, alive: alive}
 	l.tenure.ctx, l.tenure.end = context.WithCancelCause(context.Background())
 	l.tenure.end(ErrLeaseLost)
-	if err := l.take(ctx, true); err != nil {
+	if err := l.take(ctx, replace); err != nil {
 		return nil, fmt.Errorf("heartbeat of %s: %w", alive.Node, err)
 	}
 	return l, nil
@@ -99,7 +103,7 @@ func (l *Lease) Run(ctx context.Context) error {
 		err := l.renew(ctx)
 		if errors.Is(err, ErrLeaseNotFound) {
 			l.expire()
-			err = l.take(ctx, false)
+			err = l.take(ctx, l.replaced)
 		}
 		if errors.Is(err, ErrReplaced) {
 			l.expire()
@@ -133,14 +137,19 @@ func (l *Lease) renew(ctx context.Context) error {
 	return nil
 }
 
-// take grants a lease and announces the node under it. Only the first time may it replace another process's announcement.
-func (l *Lease) take(ctx context.Context, first bool) error {
+// replaced is what a process that had announced itself says of another one under its name.
+func (l *Lease) replaced(old cluster.Alive) error {
+	return themis.Errorf(themis.RefusedUnsafe, "boot %s: %w", old.Boot, ErrReplaced)
+}
+
+// take grants a lease and announces the node under it.
+func (l *Lease) take(ctx context.Context, replace func(old cluster.Alive) error) error {
 	sent := l.m.opts.Now()
 	id, ttl, err := l.m.kv.Grant(ctx, l.m.opts.TTL)
 	if err != nil {
 		return err
 	}
-	if err := l.announce(ctx, id, first); err != nil {
+	if err := l.announce(ctx, id, replace); err != nil {
 		l.revoke(ctx, id)
 		return err
 	}
@@ -158,10 +167,10 @@ func (l *Lease) PutAlive(ctx context.Context, alive cluster.Alive) error {
 	l.alive = alive
 	id := l.id
 	l.mu.Unlock()
-	return l.announce(ctx, id, false)
+	return l.announce(ctx, id, l.replaced)
 }
 
-func (l *Lease) announce(ctx context.Context, id LeaseID, replace bool) error {
+func (l *Lease) announce(ctx context.Context, id LeaseID, replace func(old cluster.Alive) error) error {
 	l.mu.Lock()
 	alive := l.alive
 	l.mu.Unlock()
@@ -175,8 +184,10 @@ func (l *Lease) announce(ctx context.Context, id LeaseID, replace bool) error {
 		if err != nil {
 			return err
 		}
-		if at.Revision != 0 && old.Boot != l.boot && !replace {
-			return themis.Errorf(themis.RefusedUnsafe, "boot %s: %w", old.Boot, ErrReplaced)
+		if at.Revision != 0 && old.Boot != l.boot {
+			if err := replace(old); err != nil {
+				return err
+			}
 		}
 		t := Txn{If: []Compare{{key, at.Revision}}, Put: []Put{{Key: key, Value: b, Lease: id}}}
 		_, ok, err := l.m.commit(ctx, t, key, now)

@@ -19,7 +19,7 @@ func beat(t *testing.T, kv KV, boot string) (*Lease, context.CancelFunc, <-chan 
 	if err != nil {
 		t.Fatal(err)
 	}
-	l, err := m.Heartbeat(t.Context(), cluster.Alive{Node: "node-1", Storage: "disk-1", Boot: themis.BootID(boot)})
+	l, err := m.Heartbeat(t.Context(), cluster.Alive{Node: "node-1", Storage: "disk-1", Boot: themis.BootID(boot)}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

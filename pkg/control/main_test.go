@@ -97,7 +97,7 @@ func connect(t *testing.T, s *Server) *Etcd {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
-	kv, err := Connect(ctx, []string{s.ClientURL()}, nil)
+	kv, err := Connect(ctx, Dial{Endpoints: []string{s.ClientURL()}})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -161,7 +161,7 @@ func (e *ensemble) connect(conf *tls.Config) (*Etcd, error) {
 	}
 	ctx, cancel := context.WithTimeout(e.t.Context(), 10*time.Second)
 	defer cancel()
-	kv, err := Connect(ctx, endpoints, conf)
+	kv, err := Connect(ctx, Dial{Endpoints: endpoints, TLS: conf})
 	if err == nil {
 		e.t.Cleanup(func() {
 			if err := kv.Close(); err != nil {
@@ -210,7 +210,7 @@ func TestThreeMembers(t *testing.T) {
 			"TLS 1.2 at most": older(e.ca.client(t, "old", nodeHost)),
 		} {
 			ctx, cancel := context.WithTimeout(t.Context(), 600*time.Millisecond)
-			kv, err := Connect(ctx, []string{e.opts["node-1"].ClientURL}, conf)
+			kv, err := Connect(ctx, Dial{Endpoints: []string{e.opts["node-1"].ClientURL}, TLS: conf})
 			cancel()
 			if err == nil {
 				t.Errorf("%s came in", name)
@@ -432,7 +432,7 @@ func TestDeadEndpoints(t *testing.T) {
 	if _, err := kv.Get(ctx, "/x"); themis.CodeOf(err) != themis.Unreachable {
 		t.Errorf("read: %v", err)
 	}
-	if _, err := Connect(ctx, []string{s.ClientURL()}, nil); themis.CodeOf(err) != themis.Unreachable {
+	if _, err := Connect(ctx, Dial{Endpoints: []string{s.ClientURL()}}); themis.CodeOf(err) != themis.Unreachable {
 		t.Errorf("connect: %v", err)
 	}
 }
@@ -575,7 +575,7 @@ func TestVersions(t *testing.T) {
 			t.Errorf("%q: %v", v, err)
 		}
 	}
-	if _, err := Connect(t.Context(), nil, nil); themis.CodeOf(err) != themis.InvalidArgument {
+	if _, err := Connect(t.Context(), Dial{}); themis.CodeOf(err) != themis.InvalidArgument {
 		t.Errorf("no endpoints: %v", err)
 	}
 }

@@ -23,8 +23,9 @@ type adminService struct {
 }
 
 // Describe implements the service.
-func (s *adminService) Describe(context.Context, *nodev1.DescribeRequest) (*nodev1.DescribeResponse, error) {
+func (s *adminService) Describe(ctx context.Context, _ *nodev1.DescribeRequest) (*nodev1.DescribeResponse, error) {
 	n := s.n
+	n.hearDouble(ctx)
 	out := &nodev1.DescribeResponse{
 		NodeId: string(n.id.Node), StorageId: string(n.id.Storage), BootId: string(n.boot), Version: n.o.Version,
 		GrpcAddr: n.addr.GRPC, HttpAddr: n.addr.HTTP, MetricsAddr: n.addr.Metrics,
@@ -39,11 +40,11 @@ func (s *adminService) Describe(context.Context, *nodev1.DescribeRequest) (*node
 }
 
 // Bootstrap implements the service.
-func (s *adminService) Bootstrap(_ context.Context, req *nodev1.BootstrapRequest) (*nodev1.BootstrapResponse, error) {
+func (s *adminService) Bootstrap(ctx context.Context, req *nodev1.BootstrapRequest) (*nodev1.BootstrapResponse, error) {
 	if req.GetClusterId() == "" || req.GetClusterName() == "" || len(req.GetControlEndpoints()) == 0 {
 		return nil, themis.Errorf(themis.InvalidArgument, "cluster_id, cluster_name, control_endpoints: each must be given")
 	}
-	if err := s.n.become(joinedOf(req)); err != nil {
+	if err := s.n.told(ctx, joinedOf(req)); err != nil {
 		return nil, err
 	}
 	return &nodev1.BootstrapResponse{}, nil

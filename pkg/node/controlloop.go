@@ -114,7 +114,7 @@ func (c *controlLoop) shouldTake(ctx context.Context, v cluster.View, started ti
 		heard = started
 	}
 	b := controller.Bid{
-		Self: c.n.id.Node, Rank: slices.Index(v.ControlNodes(), c.n.id.Node), Record: v.Controller, Confirmed: c.n.reigns(now), Silent: now.Sub(heard),
+		Self: c.n.id.Node, Rank: slices.Index(c.candidates(v), c.n.id.Node), Record: v.Controller, Confirmed: c.n.reigns(now), Silent: now.Sub(heard),
 	}
 	if !b.Due() {
 		return false
@@ -125,13 +125,21 @@ func (c *controlLoop) shouldTake(ctx context.Context, v cluster.View, started ti
 	return b.Unheard(c.heardElsewhere(ctx, v))
 }
 
+// candidates are the nodes that may become the controller.
+func (c *controlLoop) candidates(v cluster.View) []themis.NodeID {
+	if c.n.embedded() {
+		return v.ControlNodes()
+	}
+	return v.NodeIDs()
+}
+
 // heardElsewhere asks the other control nodes, but the controller, when they last heard it. Who does not answer says nothing.
 func (c *controlLoop) heardElsewhere(ctx context.Context, v cluster.View) (out []controller.Heard) {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
 	var mu sync.Mutex
 	var g errgroup.Group
-	for _, id := range v.ControlNodes() {
+	for _, id := range c.candidates(v) {
 		if id == c.n.id.Node || id == v.Controller.Node {
 			continue
 		}

@@ -9,8 +9,11 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 
+	"github.com/themisdb/themis/pkg/internal/guard"
+	"github.com/themisdb/themis/pkg/pki"
 	"github.com/themisdb/themis/pkg/themis"
 )
 
@@ -19,6 +22,7 @@ type identity struct {
 	Format  int              `json:"format"`
 	Node    themis.NodeID    `json:"node_id"`
 	Storage themis.StorageID `json:"storage_id"`
+	Address string           `json:"grpc_addr,omitempty"` // where the node was last reached
 	Joined  *joined          `json:"joined,omitempty"`
 }
 
@@ -30,6 +34,7 @@ type joined struct {
 	InitialCluster map[string]string `json:"initial_cluster,omitempty"` // peer URLs by node, for control members
 	Existing       bool              `json:"existing,omitempty"`        // the control plane existed before this member
 	Endpoints      []string          `json:"control_endpoints"`         // client URLs
+	Seen           bool              `json:"map_seen,omitempty"`        // the cluster's map was there
 }
 
 const identityName = "node.json"
@@ -97,6 +102,19 @@ func randomID() string {
 	b := make([]byte, 16)
 	_, _ = rand.Read(b) // never fails
 	return hex.EncodeToString(b)
+}
+
+// checkCluster refuses a directory of another cluster than the certificate's.
+func (id identity) checkCluster(dir string, own pki.Info) error {
+	j := id.Joined
+	if j == nil || !guard.On(guard.OwnCluster) {
+		return nil
+	}
+	if own.Cluster == j.Name && (own.ClusterID == "" || own.ClusterID == j.ID) {
+		return nil
+	}
+	return themis.Errorf(themis.RefusedUnsafe, "node.data_dir %s belongs to cluster %s (%s), the certificate is of cluster %s", dir, j.Name, j.ID, strings.TrimSpace(own.Cluster+" "+string(own.ClusterID))).
+		Do("start it with a certificate of cluster %s, or give the node an empty node.data_dir", j.Name)
 }
 
 // lockDir keeps a second process out of the directory.

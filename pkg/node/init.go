@@ -49,7 +49,10 @@ func (n *Node) initCluster(ctx context.Context, a initArgs) (*initResult, error)
 	if err != nil {
 		return nil, err
 	}
-	first, err := cluster.Found(a.spec(members))
+	first, err := cluster.Found(a.spec(members, n.embedded()))
+	if err == nil {
+		err = n.mayFound(ctx, a)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -78,6 +81,9 @@ func (n *Node) initCluster(ctx context.Context, a initArgs) (*initResult, error)
 	if err := m.Init(ctx, control.First{Meta: first.Meta, Nodes: first.Nodes, Shards: first.Shards, Routing: table}); err != nil {
 		return nil, err
 	}
+	if err := n.awaitAll(ctx, first.Nodes); err != nil {
+		return nil, err
+	}
 	out := &initResult{Cluster: id, Name: a.Name, Shards: first.Shards, Version: table.Version()}
 	for _, x := range first.Nodes {
 		out.Nodes = append(out.Nodes, x.ID)
@@ -88,9 +94,74 @@ func (n *Node) initCluster(ctx context.Context, a initArgs) (*initResult, error)
 	return out, nil
 }
 
-func (a initArgs) spec(members []cluster.Node) cluster.Foundation {
+// mayFound refuses a cluster that this node's certificate or its external etcd rules out.
+func (n *Node) mayFound(ctx context.Context, a initArgs) error {
+	if own := n.source.Info().Cluster; own != a.Name {
+		return themis.Errorf(themis.InvalidArgument, "name %q: the certificates are of cluster %s", a.Name, own).
+			Do("--name %s, or issue certificates of cluster %s: themis-cli pki issue --cluster %s", own, a.Name, a.Name)
+	}
+	if n.embedded() {
+		return nil
+	}
+	d, err := n.controlDial(a.Name, nil)
+	if err != nil {
+		return err
+	}
+	d.OnWait = nil
+	if err := control.Check(ctx, d); err != nil {
+		return err
+	}
+	kv, err := control.Connect(ctx, d)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = kv.Close() }()
+	held, err := control.Clusters(ctx, kv)
+	if err != nil {
+		return err
+	}
+	j := n.joined()
+	for _, m := range held {
+		if m.Name == a.Name && (j == nil || j.ID != m.ID) {
+			return themis.Errorf(themis.RefusedUnsafe, "the control plane at %s holds a cluster named %s already: %s, made %s", strings.Join(n.cfg.Control.Endpoints, ","), m.Name, m.ID, m.Created.Format(time.RFC3339)).
+				Do("use another etcd, or remove its records: etcdctl del --prefix /themis/%s/", m.ID)
+		}
+	}
+	return nil
+}
+
+// awaitAll waits until every node has announced itself in an external control plane: each dials it by settings of its own, which
+// may name another one.
+func (n *Node) awaitAll(ctx context.Context, nodes []cluster.Node) error {
+	if n.embedded() {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, announceTime)
+	defer cancel()
+	for {
+		changed := n.changed.next()
+		v, _ := n.latest()
+		var missing []string
+		for _, x := range nodes {
+			if _, ok := v.Alive[x.ID]; !ok {
+				missing = append(missing, string(x.ID))
+			}
+		}
+		if len(missing) == 0 {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return themis.Errorf(themis.Deadline, "the map is written, but %s did not announce itself in the etcd that %s uses", strings.Join(missing, ", "), n.id.Node).
+				Do("compare control.mode and control.endpoints of %s with those of %s, and see its log", missing[0], n.id.Node)
+		case <-changed:
+		}
+	}
+}
+
+func (a initArgs) spec(members []cluster.Node, embedded bool) cluster.Foundation {
 	return cluster.Foundation{
-		Name: a.Name, Redundancy: a.Redundancy, Nodes: members, Shards: a.Shards, ControlNodes: a.ControlNodes,
+		External: !embedded, Name: a.Name, Redundancy: a.Redundancy, Nodes: members, Shards: a.Shards, ControlNodes: a.ControlNodes,
 		Policy: cluster.Policy{Mode: a.Mode, K: a.K, RF: a.RF}, Modes: a.Modes,
 	}
 }
@@ -127,7 +198,7 @@ func (n *Node) describeAll(ctx context.Context, addrs []string) ([]cluster.Node,
 }
 
 func (n *Node) describe(ctx context.Context, addr string) (*nodev1.DescribeResponse, error) {
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	ctx, cancel := context.WithTimeout(n.withBoot(ctx), 5*time.Second)
 	defer cancel()
 	c, err := n.pool.Admin(ctx, addr, "")
 	if err != nil {
@@ -145,13 +216,16 @@ func (n *Node) bootstrapAll(ctx context.Context, f cluster.Founded, addrs []stri
 			endpoints = append(endpoints, x.Control.Client)
 		}
 	}
+	if !n.embedded() {
+		endpoints = n.cfg.Control.Endpoints
+	}
 	var g errgroup.Group
 	for i, x := range f.Nodes {
 		req := &nodev1.BootstrapRequest{
 			ClusterId: string(f.Meta.ID), ClusterName: f.Meta.Name, ControlMember: x.Control != nil, InitialCluster: strings.Join(initial, ","), ControlEndpoints: endpoints,
 		}
 		if x.ID == n.id.Node {
-			if err := n.become(joinedOf(req)); err != nil {
+			if err := n.told(ctx, joinedOf(req)); err != nil {
 				return err
 			}
 			continue
@@ -182,6 +256,8 @@ func joinedOf(req *nodev1.BootstrapRequest) joined {
 	}
 	return j
 }
+
+const announceTime = 20 * time.Second
 
 // awaitMap waits until this node's client of the control plane is there.
 func (n *Node) awaitMap(ctx context.Context) (*control.Map, error) {

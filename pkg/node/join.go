@@ -106,8 +106,6 @@ func (n *Node) joinNode(ctx context.Context, a joinArgs) (*joinResult, error) {
 	return out, nil
 }
 
-func (n *Node) embedded() bool { return n.cfg.Control.Mode != "external" }
-
 // freshView is the map as the control plane has it now.
 func (n *Node) freshView(ctx context.Context) (*control.Map, cluster.View, error) {
 	m, v := n.m.Load(), cluster.View{}
@@ -224,17 +222,21 @@ func (j *joining) run(ctx context.Context) (*joinResult, error) {
 	}
 	j.view.Nodes[rec.ID] = rec
 	out.Changed, out.Control, out.ControlNodes = true, wants, j.view.ControlNodes()
-	out.Note += j.note(len(out.ControlNodes))
+	if !known || !j.inside {
+		out.Note += "missing copies are made on it; copies that other nodes have are not moved to it"
+	} else if wants {
+		out.Note += "it takes a part in the control plane now"
+	}
+	out.Note += j.evenNote(len(out.ControlNodes))
 	return out, nil
 }
 
-// note says what the operator may expect now.
-func (j *joining) note(control int) string {
-	s := "missing copies are made on it; copies that other nodes have are not moved to it"
-	if j.n.embedded() && control%2 == 0 {
-		s += fmt.Sprintf("; the control plane has %d members and needs %d of them, so it is no safer than with %d: one more should join", control, control/2+1, control-1)
+// evenNote warns of a control plane with an even number of members.
+func (j *joining) evenNote(control int) string {
+	if !j.n.embedded() || control%2 != 0 {
+		return ""
 	}
-	return s
+	return fmt.Sprintf("; the control plane has %d members and needs %d of them, so it is no safer than with %d: one more should join", control, control/2+1, control-1)
 }
 
 // unfinished says whether the node is a member of the control plane that its record doesn't name yet.
@@ -272,11 +274,8 @@ func (j *joining) wantsControl(ctx context.Context) (bool, error) {
 	switch {
 	case wants && have >= controlMost:
 		return false, themis.Errorf(themis.RefusedUnsafe, "control yes: the control plane has %d members, %d are the most", have, controlMost)
-	case wants && j.inside && j.args.Control == "yes":
-		return false, themis.Errorf(themis.RefusedUnsafe, "control yes: it is a member without a part in the control plane, and takes none while it runs").
-			Do("themis-cli node remove %s, and join it again with an empty node.data_dir", j.node.ID)
 	}
-	return wants && !j.inside, nil
+	return wants && (!j.inside || j.args.Control == "yes"), nil
 }
 
 // intoControl makes the node a member of the control plane: first one that only learns, then one that votes.

@@ -27,25 +27,26 @@ func (n *Node) memberLife(ctx context.Context) error {
 	}
 	j := n.joined()
 	n.log.Info("member of a cluster", "cluster", j.Name, "control", j.ControlMember)
+	defer func() {
+		if server := n.etcd.Load(); server != nil {
+			if err := server.Stop(); err != nil {
+				n.log.Warn("control plane did not stop cleanly", "err", err)
+			}
+		}
+	}()
 	if j.ControlMember {
+		if err := n.beforeControl(ctx, j); err != nil {
+			return err
+		}
 		server, err := n.startControl(ctx, j)
 		if err != nil {
 			return err
 		}
 		n.etcd.Store(server)
-		defer func() {
-			if err := server.Stop(); err != nil {
-				n.log.Warn("control plane did not stop cleanly", "err", err)
-			}
-		}()
 	}
-	endpoints := j.Endpoints
-	if j.ControlMember { // the member in this process shares its fate, so it is the one to ask: no other can hang and this one not
-		endpoints = []string{n.controlURL(n.cfg.Control.ClientListen)}
-	}
-	kv, err := control.Connect(ctx, endpointsOf(endpoints), n.source.ClientConfig("", pki.NodeName(j.Name)))
+	kv, err := n.connectControl(ctx, j)
 	if err != nil {
-		return fmt.Errorf("connect to the control plane: %w", err)
+		return err
 	}
 	defer func() { _ = kv.Close() }()
 	m, err := control.NewMap(kv, j.ID, control.Options{TTL: n.cfg.Control.LeaseTTL})
@@ -64,21 +65,24 @@ func (n *Node) memberLife(ctx context.Context) error {
 	g.Go(func() error { return n.shards.run(ctx) })
 	g.Go(func() error { return n.writeEvents(ctx, m) })
 	g.Go(func() error { return n.beat(ctx, lease) })
-	if j.ControlMember || n.cfg.Control.Mode == "external" {
-		c := &controlLoop{n: n, m: m}
-		g.Go(func() error { return c.run(ctx) })
-	}
-	if s := n.etcd.Load(); s != nil {
-		g.Go(func() error {
-			select {
-			case <-ctx.Done():
-				return ctx.Err()
-			case <-s.Done():
-				return fmt.Errorf("control plane: %w", errors.Join(control.ErrStopped, s.Err()))
-			}
-		})
-	}
+	g.Go(func() error { return n.controlPart(ctx, m, kv) })
 	return g.Wait()
+}
+
+// connectControl returns the client of the control plane that has this node's cluster.
+func (n *Node) connectControl(ctx context.Context, j *joined) (*control.Etcd, error) {
+	d, err := n.controlDial(j.Name, n.firstEndpoints(ctx, j))
+	if err != nil {
+		return nil, err
+	}
+	kv, err := control.Connect(ctx, d)
+	if err != nil {
+		return nil, fmt.Errorf("connect to the control plane: %w", err)
+	}
+	if err := n.checkHeld(ctx, kv, j); err != nil {
+		return nil, errors.Join(err, kv.Close())
+	}
+	return kv, nil
 }
 
 func endpointsOf(urls []string) []string {
@@ -117,19 +121,22 @@ func (n *Node) controlURL(addr string) string {
 	return "https://" + net.JoinHostPort(host, port)
 }
 
-// announce takes the node's lease, and waits for a control plane that is only coming up.
+// announce takes the node's lease, and waits for a control plane that is only coming up, and for the lease of a process of this
+// name that may still run to end.
 func (n *Node) announce(ctx context.Context, m *control.Map) (*control.Lease, error) {
 	for {
 		try, cancel := context.WithTimeout(ctx, 3*time.Second)
-		lease, err := m.Heartbeat(try, n.alive())
+		lease, err := m.Heartbeat(try, n.alive(), n.mayReplaceProcess(try, m))
 		cancel()
-		if err == nil {
-			return lease, nil
-		}
-		if ctx.Err() != nil {
+		switch {
+		case err == nil:
+			return lease, n.markAddress()
+		case ctx.Err() != nil:
 			return nil, ctx.Err()
+		case themis.CodeOf(err) == themis.RefusedUnsafe:
+			return nil, err
 		}
-		n.log.Warn("the control plane does not answer yet", "err", err)
+		n.log.Warn("not announced yet", "err", err)
 		select {
 		case <-ctx.Done():
 			return nil, ctx.Err()
@@ -187,6 +194,7 @@ func (n *Node) watchMap(ctx context.Context, m *control.Map, kv *control.Etcd) e
 			continue // the cluster is still being written
 		}
 		n.learnControl(v, kv)
+		n.markSeen()
 		n.view.Store(&v)
 		n.shards.learn(v)
 		n.changed.wake()

@@ -21,6 +21,7 @@ type metrics struct {
 	walSync       prometheus.Histogram
 	eventsDropped prometheus.Counter
 	crossShard    prometheus.Counter
+	doubles       prometheus.Counter
 }
 
 var (
@@ -41,8 +42,9 @@ func newMetrics(n *Node) *metrics {
 		walSync:       prometheus.NewHistogram(prometheus.HistogramOpts{Name: "themis_wal_sync_duration_seconds", Help: "Time of one write and fsync of a log.", Buckets: prometheus.ExponentialBuckets(50e-6, 2, 16)}),
 		eventsDropped: prometheus.NewCounter(prometheus.CounterOpts{Name: "themis_events_dropped_total", Help: "Events that did not reach the audit trail because the control plane was away too long."}),
 		crossShard:    prometheus.NewCounter(prometheus.CounterOpts{Name: "themis_cross_shard_queries", Help: "Requests that needed more than one shard."}),
+		doubles:       prometheus.NewCounter(prometheus.CounterOpts{Name: "themis_second_processes_total", Help: "Processes that asked under this node's own identity."}),
 	}
-	m.registry.MustRegister(m, m.shardOps, m.votesRejected, m.walSyncs, m.walSync, m.eventsDropped, m.crossShard)
+	m.registry.MustRegister(m, m.shardOps, m.votesRejected, m.walSyncs, m.walSync, m.eventsDropped, m.crossShard, m.doubles)
 	return m
 }
 

@@ -67,6 +67,7 @@ type Node struct {
 
 	membership sync.Mutex // one node joins or leaves through this one at a time
 	signing    sync.Mutex // one newcomer's certificate at a time
+	promotions chan promotion
 
 	view     atomic.Pointer[cluster.View]
 	changed  broadcast // a newer view
@@ -100,11 +101,14 @@ func Run(ctx context.Context, o Options) error {
 	}
 	n := &Node{
 		rechecks: make(chan struct{}, 1), o: o, cfg: cfg, log: o.Logger.With("node", cfg.Node.ID), boot: themis.BootID(randomID()), began: time.Now(),
-		id: id, member: make(chan struct{}), events: make(chan cluster.Event, 1024), cache: store.NewCache(themis.Bytes(cfg.Store.CacheMB) << 20),
+		id: id, member: make(chan struct{}), promotions: make(chan promotion), events: make(chan cluster.Event, 1024), cache: store.NewCache(themis.Bytes(cfg.Store.CacheMB) << 20),
 	}
 	defer n.cache.Close()
 	n.metrics = newMetrics(n)
 	if n.source, err = n.openPKI(); err != nil {
+		return err
+	}
+	if err := id.checkCluster(dir, n.source.Info()); err != nil {
 		return err
 	}
 	rm := rpc.NewMetrics(n.metrics.registry)

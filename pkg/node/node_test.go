@@ -1,10 +1,12 @@
 package node
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"os"
 	"path/filepath"
@@ -29,6 +31,30 @@ type fleet struct {
 	pool  *rpc.Pool
 	nodes map[string]*fleetNode
 	peer  map[string]string // control addresses, the same at every start
+	ca    *pki.CA
+	more  map[string]string    // settings beside those of every fleet
+	said  map[string]*logLines // by node
+}
+
+// logLines is what a node logged.
+type logLines struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *logLines) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if testing.Verbose() {
+		_, _ = os.Stderr.Write(b)
+	}
+	return l.b.Write(b)
+}
+
+func (l *logLines) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
 }
 
 type fleetNode struct {
@@ -39,8 +65,19 @@ type fleetNode struct {
 
 func newFleet(t *testing.T, names ...string) *fleet {
 	t.Helper()
-	f := &fleet{t: t, dir: t.TempDir(), nodes: map[string]*fleetNode{}, peer: map[string]string{}}
+	f := newFleetWith(t, nil, names...)
+	for _, n := range names {
+		f.start(n)
+	}
+	return f
+}
+
+// newFleetWith makes certificates and addresses, and starts nothing.
+func newFleetWith(t *testing.T, more map[string]string, names ...string) *fleet {
+	t.Helper()
+	f := &fleet{t: t, dir: t.TempDir(), nodes: map[string]*fleetNode{}, peer: map[string]string{}, more: more, said: map[string]*logLines{}}
 	ca, err := pki.NewCA(pki.CAOptions{Cluster: "demo"})
+	f.ca = ca
 	if err == nil {
 		err = ca.Save(f.path("pki"))
 	}
@@ -66,9 +103,6 @@ func newFleet(t *testing.T, names ...string) *fleet {
 		}
 		_ = f.pool.Close()
 	})
-	for _, n := range names {
-		f.start(n)
-	}
 	return f
 }
 
@@ -110,31 +144,42 @@ func freeAddr(t *testing.T) string {
 
 func (f *fleet) start(name string) {
 	f.t.Helper()
+	if err := f.tryStart(name, nil); err != nil {
+		f.t.Fatalf("%s: %v", name, err)
+	}
+}
+
+// tryStart starts a node with further settings; the error is why it ended before it listened.
+func (f *fleet) tryStart(name string, more map[string]string) error {
+	f.t.Helper()
 	files := pki.FilesIn(f.path("pki"), name)
-	cfg, err := config.Load(nil, nil, map[string]string{
+	settings := map[string]string{
 		"node.id": name, "node.data_dir": f.path(name), "node.grpc_listen": f.peer[name+"/grpc"], "node.http_listen": "127.0.0.1:0", "node.metrics_listen": "127.0.0.1:0",
 		"control.peer_listen": f.peer[name+"/peer"], "control.client_listen": f.peer[name+"/client"], "http.plain_loopback": "full",
 		"pki.cert": files.Cert, "pki.key": files.Key, "pki.ca": files.CA, "pki.issuer_key": f.path("pki", pki.CAKeyFile), "replication.timeout_ms": "1000",
-	})
+	}
+	maps.Copy(settings, f.more)
+	maps.Copy(settings, more)
+	cfg, err := config.Load(nil, nil, settings)
 	if err != nil {
 		f.t.Fatal(err)
 	}
-	log := slog.New(slog.DiscardHandler)
-	if testing.Verbose() {
-		log = slog.New(slog.NewTextHandler(os.Stderr, nil))
-	}
+	f.said[name] = &logLines{}
 	ctx, stop := context.WithCancel(context.Background())
 	n := &fleetNode{stop: stop, done: make(chan error, 1)}
 	ready := make(chan Addresses, 1)
+	log := slog.New(slog.NewTextHandler(f.said[name], nil))
 	go func() {
 		n.done <- Run(ctx, Options{Config: cfg, Version: "test", Logger: log, Listening: func(a Addresses) { ready <- a }})
 	}()
 	select {
 	case n.addr = <-ready:
 	case err := <-n.done:
-		f.t.Fatalf("%s: %v", name, err)
+		stop()
+		return err
 	}
 	f.nodes[name] = n
+	return nil
 }
 
 func (f *fleet) stop(name string) {

@@ -44,6 +44,9 @@ func (n *Node) localState(ctx context.Context) health.NodeState {
 		}
 		out.Control = c
 	}
+	if !n.embedded() { // an external etcd answers for itself by renewing this node's lease
+		out.Control = &health.LocalControl{HasQuorum: n.reigns(time.Now()), Revision: int64(v.Revision)}
+	}
 	if h := n.holding.Load(); h != nil {
 		out.Holding = *h
 	}
@@ -246,6 +249,18 @@ func (n *Node) Report(ctx context.Context) (health.Report, map[themis.NodeID]hea
 func controlState(v cluster.View, states map[themis.NodeID]health.Observed, mode string) health.ControlState {
 	out := health.ControlState{Mode: mode}
 	answered, quorum := false, false
+	if mode == "external" {
+		for _, id := range v.NodeIDs() {
+			o := states[id]
+			if o.State == nil || o.Err != "" || o.State.Control == nil {
+				continue
+			}
+			answered, quorum = true, quorum || o.State.Control.HasQuorum
+			if len(o.State.Holding) > 0 {
+				out.NotDone = o.State.Holding
+			}
+		}
+	}
 	for _, id := range v.ControlNodes() {
 		m := health.ControlMember{Node: id, State: "down"}
 		o := states[id]

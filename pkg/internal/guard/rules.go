@@ -29,3 +29,9 @@ const (
 	ControllerLease Rule = "controller-lease" // a controller that is cut off from the control plane stops, its heartbeat too
 	ControllerHeard Rule = "controller-heard" // nobody takes over from a controller that others hear
 )
+
+// The rules of identity and membership.
+const (
+	OneIdentity Rule = "one-identity" // of two processes with one identity the second is refused
+	OwnCluster  Rule = "own-cluster"  // a data directory of another cluster is refused
+)
