@@ -147,6 +147,7 @@ func (f *following) take(m Ship) (Reply, error) {
 		return Reply{Promised: promised, Refused: "another primary is followed"}, nil
 	}
 	if len(m.Frames) > 0 {
+		first := r.log.Durable() + 1
 		if _, err := r.log.AppendFrames(m.Frames); err != nil {
 			r.mu.Unlock()
 			if themis.CodeOf(err) != themis.InvalidArgument {
@@ -154,6 +155,7 @@ func (f *following) take(m Ship) (Reply, error) {
 			}
 			return Reply{}, fmt.Errorf("append from %s: %w", f.from, err)
 		}
+		r.recent.offer(run{m.Frames, first, r.log.Durable()})
 	}
 	now := time.Now()
 	f.heard = now

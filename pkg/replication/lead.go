@@ -111,6 +111,7 @@ func (r *Replica) enthrone(rg *reigning, record cluster.Shard) (*wal.Append, err
 	}
 	r.reign = rg
 	r.leading.Store(rg)
+	r.hurryUp()
 	return r.log.Begin(themis.KindBarrier, themis.Tags{}, nil, 1)
 }
 
@@ -275,6 +276,7 @@ func (r *Replica) tap(b wal.Batch) {
 	if rg == nil {
 		return
 	}
+	r.recent.offer(run{b.Frames, b.First, b.Last})
 	rg.mu.Lock()
 	defer rg.mu.Unlock()
 	if rg.core != nil {

@@ -95,6 +95,7 @@ func (r *Replica) waitApplied(ctx, reign context.Context, seq themis.Seq) error 
 		if r.openStore().Applied().Seq >= seq {
 			return nil
 		}
+		r.hurryUp()
 		select {
 		case <-next:
 		case <-reign.Done():

@@ -94,6 +94,8 @@ type Replica struct {
 	leading atomic.Pointer[reigning] // reign, for those who must not wait for mu
 	commit  atomic.Uint64            // highest seq known to be committed
 	applied signal                   // something was committed or applied
+	recent  recent                   // frames that are not applied yet
+	hurry   chan struct{}            // somebody waits for something to be applied
 }
 
 // signal wakes all who wait for something to change.
@@ -125,7 +127,7 @@ func (s *signal) wake() {
 // directory of another cluster, shard or disk is INVALID_ARGUMENT.
 func Open(o Options) (_ *Replica, err error) {
 	o = o.withDefaults()
-	r := &Replica{o: o, booted: time.Now(), learned: make(chan struct{}, 1)}
+	r := &Replica{o: o, booted: time.Now(), learned: make(chan struct{}, 1), hurry: make(chan struct{}, 1)}
 	if err := os.MkdirAll(o.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("open replica: %w", err)
 	}
@@ -148,7 +150,7 @@ func Open(o Options) (_ *Replica, err error) {
 			o.Dir, p.Shard, p.Cluster, p.Storage, o.Shard, o.Cluster, o.Self.Storage).In(o.Shard).Do("move the directory away; the copy is rebuilt from the others")
 	}
 	r.promise = p
-	o.Log.Tap = r.tap
+	o.Log.Tap, o.Log.Gather = r.tap, r.gather
 	var rec wal.Recovery
 	defer func() {
 		if err != nil {

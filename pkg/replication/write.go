@@ -81,16 +81,47 @@ func (r *Replica) Write(ctx context.Context, w Write) (Written, error) {
 		return Written{}, err
 	}
 	if known != nil {
-		return Written{Seq: known.Seq, HLC: known.HLC, Ops: known.Ops, Concern: rg.effective(w.Concern)}, nil
+		_, effective := rg.need(w.Concern)
+		return Written{Seq: known.Seq, HLC: known.HLC, Ops: known.Ops, Concern: effective}, nil
 	}
 	if mine {
-		if err := p.append.Wait(); err != nil {
+		switch led, err := p.append.Commit(); {
+		case err != nil:
 			r.failIfPoisoned(err)
 			return Written{}, err
+		case led:
+			rg.durable()
 		}
-		rg.durable()
 	}
 	return rg.await(ctx, p, w.Concern)
+}
+
+// gatherMax is the longest time that a batch is held back for the answers to the one before.
+const gatherMax = 2 * time.Millisecond
+
+// gather holds a batch back until the writes before it are answered: who writes again at once then joins it, and one fsync on
+// every copy serves all of them. On a network or a disk that takes longer the batches go out without waiting.
+func (r *Replica) gather() {
+	rg := r.leading.Load()
+	if rg == nil {
+		return
+	}
+	upTo := r.log.Durable()
+	timer := time.NewTimer(gatherMax)
+	defer timer.Stop()
+	for {
+		next := r.applied.next()
+		if r.openStore().Applied().Seq >= upTo {
+			return
+		}
+		select {
+		case <-next:
+		case <-timer.C:
+			return
+		case <-rg.ctx.Done():
+			return
+		}
+	}
 }
 
 func payloadSize(ops []themis.Op) int {
@@ -120,6 +151,12 @@ func (rg *reigning) admit(ctx context.Context) error {
 			rg.mu.Unlock()
 		}
 	}()
+	rg.mu.Lock()
+	err := rg.writable()
+	rg.mu.Unlock()
+	if err == nil {
+		return nil
+	}
 	for {
 		next := rg.change.next()
 		rg.mu.Lock()
@@ -326,16 +363,19 @@ func (rg *reigning) await(ctx context.Context, p *pending, concern themis.WriteC
 		return Written{}, themis.Errorf(themis.OutcomeUnknown, "%s: time ran out before the write was confirmed", rg.r.o.Shard).In(rg.r.o.Shard)
 	}
 	if p.err != nil {
+		if p.append != nil && p.append.Failed() != nil { // it may know that the entry was never written
+			return Written{}, p.append.Failed()
+		}
 		return Written{}, p.err
 	}
-	need := rg.copies(concern)
-	for {
+	need, effective := rg.need(concern)
+	for need > 1 {
 		next := rg.change.next()
 		rg.mu.Lock()
 		have := rg.core.Copies(p.seq)
 		rg.mu.Unlock()
 		if have >= need {
-			return Written{Seq: p.seq, HLC: p.hlc, Ops: p.result.Ops, Concern: rg.effective(concern)}, nil
+			break
 		}
 		select {
 		case <-next:
@@ -346,37 +386,31 @@ func (rg *reigning) await(ctx context.Context, p *pending, concern themis.WriteC
 				rg.r.o.Shard, p.seq, have, need, concern).In(rg.r.o.Shard)
 		}
 	}
+	return Written{Seq: p.seq, HLC: p.hlc, Ops: p.result.Ops, Concern: effective}, nil
 }
 
-// copies is how many disks a concern asks for, the primary's included (C-71); at least what the mode asks for anyway.
-func (rg *reigning) copies(c themis.WriteConcern) int {
-	rg.mu.Lock()
-	defer rg.mu.Unlock()
-	rf := rg.core.Shard().Have.RF
-	switch c {
-	case themis.ConcernQuorum, themis.ConcernLocalQuorum:
-		return rf/2 + 1
-	case themis.ConcernAll:
-		return rf
-	}
-	return 1
-}
-
-// effective names the concern that was met: never weaker than the mode.
-func (rg *reigning) effective(c themis.WriteConcern) themis.WriteConcern {
+// need is how many disks a concern asks for, the primary's included (C-71), and the concern that is met by those that the mode
+// asks for anyway: never weaker than the mode.
+func (rg *reigning) need(c themis.WriteConcern) (disks int, effective themis.WriteConcern) {
 	rg.mu.Lock()
 	have := rg.core.Shard().Have
 	rg.mu.Unlock()
+	disks = 1
+	switch c {
+	case themis.ConcernQuorum, themis.ConcernLocalQuorum:
+		disks = have.RF/2 + 1
+	case themis.ConcernAll:
+		disks = have.RF
+	}
 	byMode := 1
 	if have.Mode != themis.Async {
 		byMode = 1 + have.K
 	}
-	asked := rg.copies(c)
-	switch n := max(byMode, asked); {
+	switch n := max(byMode, disks); {
 	case n >= have.RF && have.RF > 1:
-		return themis.ConcernAll
+		return disks, themis.ConcernAll
 	case n >= have.RF/2+1 && have.RF > 1:
-		return themis.ConcernQuorum
+		return disks, themis.ConcernQuorum
 	}
-	return themis.ConcernImmediate
+	return disks, themis.ConcernImmediate
 }

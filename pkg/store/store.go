@@ -207,6 +207,7 @@ func (s *Store) pebbleOptions(o Options, cache *Cache, readOnly bool) *pebble.Op
 		Logger:                      pebbleLog{s},
 		EventListener:               &pebble.EventListener{BackgroundError: s.backgroundError, DataCorruption: s.dataCorruption},
 	}
+	po.TargetFileSizes[0] = int64(o.MemTableBytes) // one file for each flush: a lookup opens one file a level, and neighbours share it
 	for i := range po.Levels {
 		po.Levels[i].FilterPolicy = bloom.FilterPolicy(10)
 	}

@@ -130,14 +130,31 @@ func (l *Log) openBatch(n int) *batch {
 // Wait returns nil when the entry is on this disk. Otherwise the log is poisoned: the error has code OUTCOME_UNKNOWN if the
 // entry may have been written or shipped, READ_ONLY if it surely was not.
 func (a *Append) Wait() error {
-	b := a.batch
-	if !b.finished() {
-		if b.led.CompareAndSwap(false, true) {
-			a.log.lead(b)
-		}
-		<-b.done
+	if led, err := a.Commit(); led {
+		return err
 	}
-	return b.err
+	<-a.batch.done
+	return a.batch.err
+}
+
+// Commit makes the entry's batch durable, with every batch before it, if no other writer of the batch has set about it. led
+// says whether it was this call; only then err is Wait's. The others need not wait for the disk when something later tells
+// them, such as the entry's being applied; Failed tells them where it went wrong.
+func (a *Append) Commit() (led bool, err error) {
+	if !a.batch.led.CompareAndSwap(false, true) {
+		return false, nil
+	}
+	a.log.lead(a.batch)
+	<-a.batch.done
+	return true, a.batch.err
+}
+
+// Failed is Wait's error once the entry's batch has failed; nil while it is under way and when it is durable.
+func (a *Append) Failed() error {
+	if !a.batch.finished() {
+		return nil
+	}
+	return a.batch.err
 }
 
 // lead commits everything up to and including b, unless somebody else has.
@@ -145,6 +162,9 @@ func (l *Log) lead(b *batch) {
 	l.commit.Lock()
 	defer l.commit.Unlock()
 	for !b.finished() {
+		if l.o.Gather != nil {
+			l.o.Gather()
+		}
 		l.linger(b)
 		if !l.commitNext() {
 			return // only a failure empties the queue without us: it has finished b

@@ -20,7 +20,7 @@
 // a Scanner belongs to one goroutine.
 //
 // Wait and AppendFrames return nil only after the fsync of those very entries and after MARK names them. The first waiter of
-// a batch leads it: it calls Tap, writes, syncs and wakes the others; there is no goroutine of the log's own.
+// a batch leads it: it calls Gather and Tap, writes, syncs and wakes the others; there is no goroutine of the log's own.
 //
 // Open cuts a torn tail and says what it cut. A bad frame with a good one behind it is no tail: that is *CorruptError, and
 // nothing is changed. A log that ends below what it once had durable is blank: Recovery and Blank say so, SetEpoch is

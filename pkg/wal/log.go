@@ -116,6 +116,15 @@ func (l *Log) First() themis.Seq { return l.view.Load().base.Seq + 1 }
 // Lineage lists where epochs begin, oldest first; the first one covers Base.
 func (l *Log) Lineage() []themis.EpochStart { return slices.Clone(l.view.Load().starts) }
 
+// EpochAt is the epoch under which the durable entry at seq was written; 0 where the log holds none and never did.
+func (l *Log) EpochAt(seq themis.Seq) themis.Epoch {
+	v := l.view.Load()
+	if seq > v.last.Seq {
+		return 0
+	}
+	return epochAt(v.starts, seq)
+}
+
 // Segments is the number of segment files.
 func (l *Log) Segments() int { return len(l.view.Load().segments) }
 

@@ -31,6 +31,9 @@ type Options struct {
 	// Tap gets every batch of Begin just before it is written here, so that it can be shipped at the same time. It is called
 	// under the commit lock, one batch after the other in order of seq: it must not block and must not call the log.
 	Tap func(Batch)
+	// Gather is called by the leader of a batch before it closes the batch. It may wait a moment for what brings more writers,
+	// such as the answers to those of the batch before. It is called under the commit lock and must not change the log.
+	Gather func()
 	// OnSync gets the length of every write and fsync, and what it made durable. It is called under the commit lock.
 	OnSync func(took time.Duration, entries, bytes int)
 }
