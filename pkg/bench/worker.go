@@ -191,7 +191,7 @@ func (w *worker) learn(ctx context.Context, a learnArgs) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	r.Learn(a.Record, nil)
+	r.Learn(a.Record, nil, nil)
 	if a.Record.Primary != memberOf(w.id) {
 		return struct{}{}, nil
 	}

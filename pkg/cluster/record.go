@@ -113,6 +113,9 @@ type Alive struct {
 	Boot     themis.BootID    `json:"boot_id"`
 	Version  string           `json:"version"`
 	DiskUsed *float64         `json:"disk_used_ratio"` // null when it can't be read
+
+	DiskFull bool                      `json:"disk_full,omitempty"`     // it takes no client writes, and should get no copies
+	Broken   map[themis.ShardID]string `json:"broken_copies,omitempty"` // copies that this process has stopped for good, and why
 }
 
 // Failed is the controller's verdict that a node is gone; the record exists while the verdict stands.

@@ -94,6 +94,15 @@ func (v View) NodeState(node themis.NodeID) (State, bool) {
 	return Up, true
 }
 
+// Broken says why that very copy has stopped for good, in its node's own words; empty: it has not.
+func (v View) Broken(shard themis.ShardID, m Member) string {
+	a, ok := v.Alive[m.Node]
+	if !ok || a.Storage != m.Storage {
+		return ""
+	}
+	return a.Broken[shard]
+}
+
 // ControlNodes are the nodes that are members of the embedded etcd, sorted.
 func (v View) ControlNodes() []themis.NodeID {
 	return slices.DeleteFunc(v.NodeIDs(), func(id themis.NodeID) bool { return v.Nodes[id].Control == nil })

@@ -54,6 +54,8 @@ type Node struct {
 	ID               themis.NodeID `mapstructure:"id"`
 	Role             string        `mapstructure:"role"` // active, hot_spare, controller
 	DataDir          string        `mapstructure:"data_dir"`
+	DiskReserveMB    int           `mapstructure:"disk_reserve_mb"`
+	DiskBallastMB    int           `mapstructure:"disk_ballast_mb"`
 	Region           string        `mapstructure:"region"`
 	Datacenter       string        `mapstructure:"datacenter"`
 	Rack             string        `mapstructure:"rack"`

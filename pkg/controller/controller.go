@@ -12,7 +12,8 @@
 //	                             latest, after 1 s where connections are refused; one answer clears
 //	Rehouse                      a node's copies are on another disk than the record says
 //	Elect                        a shard has no primary that can go on
-//	Join, Enlist                 a lost or missing copy is made anew on a free node, or by a spare that follows already
+//	Join, Enlist                 a lost or missing copy, or one that stopped for good, is made anew on a free node, or by a spare
+//	                             that follows already
 //	Drop, StandDown              such a copy is no longer needed, or its node is gone
 //	NotDone                      what would have been done, and which rule forbids it
 //
@@ -185,7 +186,7 @@ type Rehouse struct {
 type Elect struct {
 	Shard themis.ShardID
 	Epoch themis.Epoch // the next
-	Rule  string       // why an election is needed: first-reign, no-primary, member, failed, boot, resigned, unfit, cut
+	Rule  string       // why an election is needed: first-reign, no-primary, member, failed, boot, resigned, unfit, full, cut
 	Why   string
 	Skip  map[themis.NodeID]string // who isn't asked, since it could not reign, and why
 	Load  map[themis.NodeID]int    // for election.Request: primaries by node, those decided in this step included

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/themisdb/themis/pkg/cluster"
+	"github.com/themisdb/themis/pkg/internal/guard"
 	"github.com/themisdb/themis/pkg/themis"
 )
 
@@ -46,6 +47,8 @@ func (t *step) lost(s cluster.Shard, m cluster.Member) string {
 		return fmt.Sprintf("%s is FAILED", m.Node)
 	case !failed && n.Draining:
 		return fmt.Sprintf("%s is being drained", m.Node)
+	case !failed && t.View.Broken(s.ID, m) != "" && guard.On(guard.BrokenReplaced):
+		return fmt.Sprintf("the copy on %s has stopped for good: %s", m.Node, t.View.Broken(s.ID, m))
 	}
 	return ""
 }
@@ -76,6 +79,9 @@ func (t *step) drop(s cluster.Shard) bool {
 
 // needless says why a joining copy is no longer wanted, or nothing.
 func (t *step) needless(s cluster.Shard, r cluster.Replica) string {
+	if why := t.View.Broken(s.ID, r.Member); why != "" {
+		return "it has stopped for good: " + why
+	}
 	if since, failed := t.failedFor(r.Node); failed && since >= t.grace(s) {
 		if _, member := t.View.Nodes[r.Node]; !member {
 			return "its node is no longer a member"
@@ -98,7 +104,7 @@ func (t *step) needless(s cluster.Shard, r cluster.Replica) string {
 		}
 	case old == s.Primary:
 		return fmt.Sprintf("%s, which it was to replace, is the primary again", old)
-	case s.InSync(old) && t.up(old.Node) && !t.View.Nodes[old.Node].Draining:
+	case s.InSync(old) && t.up(old.Node) && !t.View.Nodes[old.Node].Draining && t.View.Broken(s.ID, old) == "":
 		return fmt.Sprintf("%s, which it was to replace, is in sync again", old)
 	}
 	return ""
@@ -245,6 +251,10 @@ func (t *step) notFree(n cluster.Node, has bool) string {
 		return "has another disk than its record says"
 	case a.DiskUsed != nil && *a.DiskUsed > t.c.DiskMax:
 		return fmt.Sprintf("has a disk more than %.0f %% full", t.c.DiskMax*100)
+	case a.DiskFull:
+		return "has a full disk"
+	case len(a.Broken) > 0:
+		return "has a copy that stopped for good, so its disk is not trusted"
 	case t.joining[n.ID] >= t.c.JoinsPerNode:
 		return fmt.Sprintf("receives %d copies already", t.joining[n.ID])
 	}

@@ -59,6 +59,9 @@ func (t *step) elect(s cluster.Shard) bool {
 	var missing []string
 	for _, m := range s.Voters() {
 		reason := t.cannotReign(s.ID, m.Node)
+		if rule == "full" && reason == "" && t.full(m) {
+			reason = "has a full disk"
+		}
 		switch {
 		case reason != "":
 			skip[m.Node] = reason
@@ -110,10 +113,34 @@ func (t *step) needsElection(s cluster.Shard) (rule, why string) {
 			return "unfit", fmt.Sprintf("the copy of its primary %s can't lead: %s", node, why)
 		}
 	}
+	if t.full(s.Primary) && t.others(s) >= 1+s.Have.K && guard.On(guard.FullGoes) {
+		return "full", fmt.Sprintf("the disk of its primary %s is full, and enough other copies have room", node)
+	}
 	if t.cut(node) {
 		return "cut", fmt.Sprintf("its primary %s has been cut from the control plane for longer than its lease", node)
 	}
 	return "", ""
+}
+
+// full says whether the member's disk has no room for clients' writes.
+func (t *step) full(m cluster.Member) bool {
+	a, ok := t.View.Alive[m.Node]
+	return ok && a.Storage == m.Storage && a.DiskFull
+}
+
+// others is how many copies could acknowledge a write without the primary: those that are up, in sync where that is asked for, and
+// have room. Under ASYNC none is known to have what its primary acknowledged, so no copy counts.
+func (t *step) others(s cluster.Shard) (n int) {
+	members := s.ISR
+	if s.Have.Mode == themis.SemiSync {
+		members = s.Voters()
+	}
+	for _, m := range members {
+		if m != s.Primary && s.Have.Mode != themis.Async && t.up(m.Node) && !t.full(m) && t.cannotReign(s.ID, m.Node) == "" {
+			n++
+		}
+	}
+	return n
 }
 
 // restarted says whether another process answers for the primary than the one that was crowned. Only an answer that is newer

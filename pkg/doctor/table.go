@@ -168,6 +168,7 @@ var causes = map[health.Code]string{
 	health.ControlMemberDown:   "the process or its machine is down, or the network to it",
 	health.StateUnknown:        "the node that knows did not answer",
 	health.NoShards:            "the cluster was never initialised to its end",
+	health.DiskIsFull:          "documents, log that a slow consumer holds back, or files of others on the same disk",
 	health.DiskAlmostFull:      "documents, or log that a slow consumer holds back",
 	health.CertExpires:         "it was issued for a limited time",
 	health.LagHigh:             "its disk or its network is slower than the writes",

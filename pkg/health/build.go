@@ -311,6 +311,9 @@ func (b *builder) stateFindings(id themis.NodeID, st NodeState) {
 			b.add(CertExpires, severity, place{node: id}, time.Time{}, values{"expires": st.CertExpires.UTC(), "left": duration(left)})
 		}
 	}
+	if f := st.DiskFull; f != nil {
+		b.add(DiskIsFull, "", place{node: id}, f.Since, values{"dir": f.Dir, "free": int64(f.Free), "reserve": int64(f.Reserve)})
+	}
 	if st.PlainHTTP == "full" {
 		b.add(PlainHTTP, "", place{node: id}, time.Time{}, values{"mode": "everything"})
 	}

@@ -36,6 +36,7 @@ const (
 	ControlMemberDown   Code = "CONTROL_MEMBER_DOWN"
 	StateUnknown        Code = "STATE_UNKNOWN"
 	NoShards            Code = "NO_SHARDS"
+	DiskIsFull          Code = "DISK_FULL"
 	DiskAlmostFull      Code = "DISK_ALMOST_FULL"
 	CertExpires         Code = "CERT_EXPIRES"
 	LagHigh             Code = "LAG_HIGH"
@@ -139,6 +140,9 @@ var checks = []Check{
 	{NoShards, Warning, true, "The cluster has no shards",
 		"{nodes} nodes are members, and no shard exists: no document can be stored",
 		"themis-cli cluster status"},
+	{DiskIsFull, CriticalSv, true, "A disk is full",
+		"{free} bytes are free at {dir} on {node}, {reserve} are kept: writes that this disk is needed for are refused, reads go on; writes are taken again as soon as there is room",
+		"themis-cli node list"},
 	{DiskAlmostFull, Warning, false, "A disk is almost full",
 		"the disk of {nodes} is {percent} % full; warnings begin at {warn} %, {critical} % is critical",
 		"themis-cli node show {node}"},

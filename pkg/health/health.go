@@ -21,6 +21,7 @@
 package health
 
 import (
+	"fmt"
 	"time"
 
 	"github.com/themisdb/themis/pkg/cluster"
@@ -38,7 +39,8 @@ type NodeState struct {
 	UptimeMs    int64             `json:"uptime_ms"`
 	DiskUsed    *float64          `json:"disk_used_ratio"` // null when it can't be read
 	DiskFree    *themis.Bytes     `json:"disk_free_bytes"`
-	Disk        string            `json:"disk"` // names its file system on its machine; empty: not known
+	Disk        string            `json:"disk"`                // names its file system on its machine; empty: not known
+	DiskFull    *DiskFull         `json:"disk_full,omitempty"` // nil: it is not
 	CertExpires *time.Time        `json:"cert_expires"`
 	PlainHTTP   string            `json:"plain_http"`        // off, status, full
 	Replicas    []LocalReplica    `json:"replicas"`          // by shard
@@ -52,6 +54,18 @@ type NodeState struct {
 type ControllerHeard struct {
 	Term  themis.Term `json:"term"`
 	AgeMs int64       `json:"age_ms"`
+}
+
+// DiskFull is a disk without the room that is kept free on it.
+type DiskFull struct {
+	Dir     string       `json:"dir"`
+	Free    themis.Bytes `json:"free_bytes"`
+	Reserve themis.Bytes `json:"reserve_bytes"`
+	Since   time.Time    `json:"since"`
+}
+
+func (d DiskFull) String() string {
+	return fmt.Sprintf("%d bytes are free at %s, %d are kept: client writes are refused", d.Free, d.Dir, d.Reserve)
 }
 
 // Copy is what a copy of a shard is for at this moment.

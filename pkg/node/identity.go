@@ -24,6 +24,7 @@ type identity struct {
 	Storage themis.StorageID `json:"storage_id"`
 	Address string           `json:"grpc_addr,omitempty"` // where the node was last reached
 	Joined  *joined          `json:"joined,omitempty"`
+	Sum     string           `json:"crc32c"` // of all of the above
 }
 
 // joined is what a node was told when it became a member.
@@ -49,11 +50,15 @@ func openIdentity(dir string, node themis.NodeID) (identity, error) {
 	}
 	var id identity
 	if err == nil {
-		err = json.Unmarshal(b, &id)
+		err = themis.Unseal(b, &id, &id.Sum)
+		if !guard.On(guard.Sealed) {
+			err = json.Unmarshal(b, &id)
+		}
 	}
 	switch {
 	case err != nil:
-		return id, themis.Errorf(themis.Corrupt, "read %s: %w", name, err).Do("move %s away: the node then joins as a new disk, and its copies are rebuilt", dir)
+		return id, themis.Errorf(themis.Corrupt, "read %s: %w", name, err).
+			Do("move %s away, start the node with an empty one, and let a node of the cluster take it in as a new disk: themis-cli node join ADDR --replace", dir)
 	case id.Format != 1:
 		return id, themis.Errorf(themis.Unimplemented, "%s has format %d, this version knows 1", name, id.Format).Do("start a newer themisd")
 	case id.Node != node:
@@ -63,7 +68,7 @@ func openIdentity(dir string, node themis.NodeID) (identity, error) {
 }
 
 func (id identity) write(dir string) error {
-	b, err := json.MarshalIndent(id, "", "  ")
+	b, err := themis.Seal(&id, &id.Sum)
 	if err != nil {
 		return fmt.Errorf("encode %s: %w", identityName, err)
 	}

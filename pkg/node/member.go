@@ -147,21 +147,28 @@ func (n *Node) announce(ctx context.Context, m *control.Map) (*control.Lease, er
 
 func (n *Node) alive() cluster.Alive {
 	used, _ := diskUsed(n.cfg.Node.DataDir)
-	return cluster.Alive{Format: cluster.Format, Node: n.id.Node, Storage: n.id.Storage, Boot: n.boot, Version: n.o.Version, DiskUsed: used}
+	return cluster.Alive{Format: cluster.Format, Node: n.id.Node, Storage: n.id.Storage, Boot: n.boot, Version: n.o.Version, DiskUsed: used, DiskFull: n.disk.full(), Broken: n.shards.broken()}
 }
 
-// beat keeps the figures of the heartbeat current.
+// beat keeps what the heartbeat says current: its figures now and then, a full disk and a copy that stopped for good at once.
 func (n *Node) beat(ctx context.Context, lease *control.Lease) error {
-	t := time.NewTicker(10 * time.Second)
+	const often, retry = 10 * time.Second, time.Second
+	t := time.NewTimer(often)
 	defer t.Stop()
 	for {
+		full, broken := n.disk.changed.next(), n.shards.broke.next()
+		wait := often
+		if err := lease.PutAlive(ctx, n.alive()); err != nil && ctx.Err() == nil {
+			n.log.Debug("heartbeat figures not written", "err", err)
+			wait = retry
+		}
+		t.Reset(wait)
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-t.C:
-		}
-		if err := lease.PutAlive(ctx, n.alive()); err != nil && ctx.Err() == nil {
-			n.log.Debug("heartbeat figures not written", "err", err)
+		case <-full:
+		case <-broken:
 		}
 	}
 }

@@ -79,6 +79,7 @@ type Node struct {
 	cache    *store.Cache
 	heard    controllerHeard
 	gather   *gatherer
+	disk     *disk
 	rechecks chan struct{}                     // certificates were read anew
 	holding  atomic.Pointer[map[string]string] // why the controller here holds back
 }
@@ -95,6 +96,10 @@ func Run(ctx context.Context, o Options) error {
 		return err
 	}
 	defer func() { _ = lock.Close() }()
+	room := newDisk(dir, cfg.Node.DiskReserveMB, cfg.Node.DiskBallastMB)
+	if err := room.look(time.Now()); err != nil { // before anything else: a full disk is given some of the ballast
+		o.Logger.Warn("the disk of the data directory can't be looked at", "err", err)
+	}
 	id, err := openIdentity(dir, cfg.Node.ID)
 	if err != nil {
 		return err
@@ -102,6 +107,7 @@ func Run(ctx context.Context, o Options) error {
 	n := &Node{
 		rechecks: make(chan struct{}, 1), o: o, cfg: cfg, log: o.Logger.With("node", cfg.Node.ID), boot: themis.BootID(randomID()), began: time.Now(),
 		id: id, member: make(chan struct{}), promotions: make(chan promotion), events: make(chan cluster.Event, 1024), cache: store.NewCache(themis.Bytes(cfg.Store.CacheMB) << 20),
+		disk: room,
 	}
 	defer n.cache.Close()
 	n.metrics = newMetrics(n)
@@ -190,6 +196,7 @@ func (n *Node) serve(ctx context.Context, rm *rpc.Metrics) error {
 		g.Go(func() error { return serveOn(ctx, metricsLis, n.metrics.handler()) })
 	}
 	g.Go(func() error { return n.memberLife(ctx) })
+	g.Go(func() error { return n.watchDisk(ctx) })
 	g.Go(func() error {
 		for {
 			select {

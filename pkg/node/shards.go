@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/themisdb/themis/pkg/cluster"
+	"github.com/themisdb/themis/pkg/internal/guard"
 	"github.com/themisdb/themis/pkg/replication"
 	"github.com/themisdb/themis/pkg/store"
 	"github.com/themisdb/themis/pkg/themis"
@@ -20,19 +21,22 @@ type shards struct {
 	n     *Node
 	views chan cluster.View // the newest; older ones are dropped
 
-	mu   sync.Mutex
-	open map[themis.ShardID]*running
+	mu    sync.Mutex
+	open  map[themis.ShardID]*running
+	tried map[themis.ShardID]time.Time // when a copy was last opened, or could not be
+	broke broadcast                    // a copy stopped for good, or runs again
 }
 
 type running struct {
 	*replication.Replica
 	stop context.CancelFunc
 	done chan struct{}
-	err  error // once done is closed
 }
 
+const reopenAfter = 2 * time.Second // a copy that stopped, or could not be opened, is tried again no sooner
+
 func newShards(n *Node) *shards {
-	return &shards{n: n, views: make(chan cluster.View, 1), open: map[themis.ShardID]*running{}}
+	return &shards{n: n, views: make(chan cluster.View, 1), open: map[themis.ShardID]*running{}, tried: map[themis.ShardID]time.Time{}}
 }
 
 func (s *shards) learn(v cluster.View) {
@@ -85,26 +89,98 @@ func (s *shards) unfit() map[string]string {
 	return out
 }
 
+// broken are the copies here that stopped for good, and why: those that this process will not open again.
+func (s *shards) broken() map[themis.ShardID]string {
+	out := map[themis.ShardID]string{}
+	for id, r := range s.all() {
+		if err := r.Fault(); err != nil && !mends(err) {
+			out[id] = err.Error()
+		}
+	}
+	return out
+}
+
+// mends says whether a copy with that fault may be opened again by this process: one that found no room, since nothing it had is in
+// doubt, and one that found damage, since it is blank by then and its disk is not known to fail. A failed sync is final.
+func mends(fault error) bool {
+	return wal.NoRoom(fault) || themis.CodeOf(fault) == themis.Corrupt
+}
+
 // run opens and closes copies as the map says, until ctx ends; then it closes them all.
 func (s *shards) run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
+		tick := time.NewTicker(reopenAfter / 4)
+		defer tick.Stop()
+		var v cluster.View
 		for {
 			select {
 			case <-ctx.Done():
 				return ctx.Err()
-			case v := <-s.views:
-				s.follow(ctx, g, v)
+			case v = <-s.views:
+			case now := <-tick.C:
+				if !s.mend(v, now) {
+					continue
+				}
 			}
+			s.follow(ctx, g, v)
 		}
 	})
 	return g.Wait()
 }
 
-func (s *shards) follow(ctx context.Context, g *errgroup.Group, v cluster.View) {
-	failed := map[themis.NodeID]bool{}
+// mend gives up copies that have stopped and may be opened again, and says whether there is one to open.
+func (s *shards) mend(v cluster.View, now time.Time) bool {
+	found := false
+	all := s.all()
+	for _, id := range v.ShardsOn(s.n.id.Node) {
+		s.mu.Lock()
+		late := now.Sub(s.tried[id]) >= reopenAfter
+		s.mu.Unlock()
+		r := all[id]
+		if !late || s.n.disk.full() {
+			continue
+		}
+		if r == nil {
+			found = true
+			continue
+		}
+		if fault := r.Fault(); fault == nil || !mends(fault) {
+			continue
+		}
+		select {
+		case <-r.done:
+			s.n.log.Info("copy is opened again", "shard", id, "after", r.Fault())
+			s.mu.Lock()
+			delete(s.open, id)
+			s.mu.Unlock()
+			found = true
+		default:
+		}
+	}
+	return found
+}
+
+// lost are the nodes whose copy of the shard is gone for its primary: they are FAILED, or said themselves that it has stopped.
+func lost(v cluster.View, record cluster.Shard) map[themis.NodeID]bool {
+	out := map[themis.NodeID]bool{}
 	for id := range v.Failed {
-		failed[id] = true
+		out[id] = true
+	}
+	for _, rep := range record.Replicas {
+		if v.Broken(record.ID, rep.Member) != "" && guard.On(guard.BrokenLeaves) {
+			out[rep.Node] = true
+		}
+	}
+	return out
+}
+
+func (s *shards) follow(ctx context.Context, g *errgroup.Group, v cluster.View) {
+	full := map[themis.NodeID]bool{}
+	for id, a := range v.Alive {
+		if a.DiskFull {
+			full[id] = true
+		}
 	}
 	mine := map[themis.ShardID]bool{}
 	for id, record := range v.Shards {
@@ -117,12 +193,13 @@ func (s *shards) follow(ctx context.Context, g *errgroup.Group, v cluster.View) 
 		if r == nil {
 			var err error
 			if r, err = s.start(ctx, g, record); err != nil {
+				s.broke.wake()
 				s.n.log.Error("copy can't be opened", "shard", id, "err", err)
 				s.n.event(cluster.Event{Actor: s.n.actor(), Action: "open_copy", Subject: string(id), Outcome: "failed", Reason: err.Error()})
 				continue
 			}
 		}
-		r.Learn(record, failed)
+		r.Learn(record, lost(v, record), full)
 	}
 	for id, r := range s.all() {
 		if !mine[id] {
@@ -143,9 +220,12 @@ func (s *shards) start(ctx context.Context, g *errgroup.Group, record cluster.Sh
 		rules.AckTimeout = n.cfg.Replication.Timeout
 	}
 	id := record.ID
+	s.mu.Lock()
+	s.tried[id] = time.Now()
+	s.mu.Unlock()
 	r, err := replication.Open(replication.Options{
 		Dir: n.dir("shards", string(id)), Cluster: n.joined().ID, Shard: id, Self: n.self(), Boot: n.boot,
-		Fresh: record.Epoch == 0 && record.InSync(n.self()),
+		Fresh: record.Epoch == 0 && record.InSync(n.self()), Epoch: record.Epoch, Room: n.disk.Room,
 		Log: wal.Options{
 			SegmentBytes: themis.Bytes(n.cfg.WAL.SegmentMB) << 20, BatchBytes: themis.Bytes(n.cfg.WAL.BatchKB) << 10, Linger: time.Duration(n.cfg.WAL.LingerUs) * time.Microsecond,
 			OnSync: n.metrics.synced,
@@ -165,14 +245,16 @@ func (s *shards) start(ctx context.Context, g *errgroup.Group, record cluster.Sh
 	run := &running{Replica: r, stop: stop, done: make(chan struct{})}
 	g.Go(func() error {
 		defer close(run.done)
-		if run.err = r.Run(rctx); run.err != nil {
-			n.log.Error("copy is out", "shard", id, "err", run.err) // the node lives on: its other copies are whole
+		if err := r.Run(rctx); err != nil {
+			n.log.Error("copy is out", "shard", id, "err", err) // the node lives on: its other copies are whole
 		}
+		s.broke.wake()
 		return nil
 	})
 	s.mu.Lock()
 	s.open[id] = run
 	s.mu.Unlock()
+	s.broke.wake()
 	return run, nil
 }
 

@@ -283,6 +283,9 @@ func (s *replicationService) Install(stream grpc.ClientStreamingServer[nodev1.In
 		return err
 	}
 	r, err := s.get(h.Shard)
+	if err == nil {
+		err = r.Takes()
+	}
 	if err != nil {
 		return err
 	}

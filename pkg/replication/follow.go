@@ -20,6 +20,7 @@ type following struct {
 	cancel context.CancelCauseFunc
 	heard  time.Time
 	from   themis.NodeID
+	choked bool // frames were passed over for want of room: the stream must begin anew before any more is taken
 }
 
 // Accept answers a primary's hello. Where the welcome accepts frames, f serves them; its caller sends the welcome first.
@@ -146,7 +147,14 @@ func (f *following) take(m Ship) (Reply, error) {
 		r.mu.Unlock()
 		return Reply{Promised: promised, Refused: "another primary is followed"}, nil
 	}
-	if len(m.Frames) > 0 {
+	room := r.o.Room()
+	if room == None && guard.On(guard.NoRoomNoFrames) {
+		f.choked = f.choked || len(m.Frames) > 0
+	} else if f.choked {
+		r.mu.Unlock()
+		return Reply{}, themis.Errorf(themis.ReadOnly, "there is room on the disk of %s again: the stream begins anew", r.o.Self.Node).In(r.o.Shard)
+	}
+	if len(m.Frames) > 0 && !f.choked {
 		first := r.log.Durable() + 1
 		if _, err := r.log.AppendFrames(m.Frames); err != nil {
 			r.mu.Unlock()
@@ -189,6 +197,14 @@ func (r *Replica) nowWhole() error {
 	}
 	r.promise = next
 	r.o.Logger.Info("copy is whole", "epoch", next.Promised, "seq", r.log.Durable())
+	return nil
+}
+
+// Takes says why a checkpoint can't be taken now, or nil.
+func (r *Replica) Takes() error {
+	if r.o.Room() != Enough {
+		return themis.Errorf(themis.ReadOnly, "the disk of %s is full", r.o.Self.Node).In(r.o.Shard)
+	}
 	return nil
 }
 

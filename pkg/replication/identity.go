@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/themisdb/themis/pkg/internal/guard"
 	"github.com/themisdb/themis/pkg/themis"
 )
 
@@ -21,6 +22,7 @@ type promiseFile struct {
 	Blank    string              `json:"blank,omitempty"`
 	Filled   bool                `json:"filled,omitempty"`          // blank, but a primary's state is here: frames may follow it
 	Lineage  []themis.EpochStart `json:"install_lineage,omitempty"` // of the state that is being installed
+	Sum      string              `json:"crc32c"`                    // of all of the above
 }
 
 const promiseName = "REPLICA.json"
@@ -32,7 +34,10 @@ func readPromise(dir string) (promiseFile, bool, error) {
 		return p, false, nil
 	}
 	if err == nil {
-		err = json.Unmarshal(b, &p)
+		err = themis.Unseal(b, &p, &p.Sum)
+		if !guard.On(guard.Sealed) {
+			err = json.Unmarshal(b, &p)
+		}
 	}
 	if err == nil && p.Format != 1 {
 		err = fmt.Errorf("format %d, this version knows 1", p.Format)
@@ -46,7 +51,7 @@ func readPromise(dir string) (promiseFile, bool, error) {
 // write replaces the file: it leaves the old or the new content, whatever happens in between, and returns when the new one is
 // on disk.
 func (p promiseFile) write(dir string) error {
-	b, err := json.MarshalIndent(p, "", "  ")
+	b, err := themis.Seal(&p, &p.Sum)
 	if err != nil {
 		return fmt.Errorf("encode %s: %w", promiseName, err)
 	}

@@ -174,9 +174,10 @@ func (rg *reigning) loop() error {
 // learn takes the newest record; an error means that the reign is over.
 func (rg *reigning) learn() error {
 	rg.r.mu.Lock()
-	record, failed := rg.r.record, rg.r.failed
+	record, failed, full := rg.r.record, rg.r.failed, rg.r.full
 	rg.r.mu.Unlock()
 	rg.mu.Lock()
+	rg.core.Disks(full)
 	err := rg.core.Learn(record, failed, time.Now())
 	rg.mu.Unlock()
 	if err != nil {
@@ -212,7 +213,8 @@ func (rg *reigning) propose(p *Proposal) error {
 		switch {
 		case err == nil:
 			rg.r.o.Event(action, "done", "isr", fmt.Sprintf("%s: %s", p.Member, p.Why), rg.epoch)
-			rg.r.Learn(next, rg.r.verdicts())
+			failed, full := rg.r.verdicts()
+			rg.r.Learn(next, failed, full)
 			return rg.learn()
 		case themis.CodeOf(err) == themis.StalePlan || themis.CodeOf(err) == themis.RefusedUnsafe:
 			rg.mu.Lock()
@@ -231,10 +233,10 @@ func (rg *reigning) propose(p *Proposal) error {
 	}
 }
 
-func (r *Replica) verdicts() map[themis.NodeID]bool {
+func (r *Replica) verdicts() (failed, full map[themis.NodeID]bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.failed
+	return r.failed, r.full
 }
 
 // staff has one shipper for every other copy of the record, and none for others.

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/themisdb/themis/pkg/cluster"
@@ -62,8 +63,9 @@ type Reign struct {
 	durable  themis.Seq // on the local disk
 	commit   themis.Seq
 	peers    map[cluster.Member]*follower
-	marks    []mark // when which seq was appended: to tell how old a missing entry is
-	failed   map[themis.NodeID]bool
+	marks    []mark                 // when which seq was appended: to tell how old a missing entry is
+	failed   map[themis.NodeID]bool // nodes whose copy is lost
+	full     map[themis.NodeID]bool // nodes whose disk has little room
 
 	joining cluster.Member // counted already, though not yet proposed: it must reach target first
 	target  themis.Seq
@@ -141,6 +143,9 @@ func (r *Reign) Learn(shard cluster.Shard, failed map[themis.NodeID]bool, now ti
 	r.advance(now)
 	return nil
 }
+
+// Disks tells whose disks are full: their copies take what is on its way to them, and no further client write may need them.
+func (r *Reign) Disks(full map[themis.NodeID]bool) { r.full = full }
 
 // Refused tells that the proposal was surely not taken: the record had changed. The caller learns the new record.
 func (r *Reign) Refused(now time.Time) {
@@ -273,18 +278,41 @@ func (r *Reign) Writable(now time.Time) error {
 		if len(s.ISR) < 1+s.Have.K && guard.On(guard.ISRFloor) {
 			return themis.Errorf(themis.NotEnoughReplicas, "%s: %d of %d in-sync copies; writes wait until another copy is whole", s.ID, len(s.ISR), 1+s.Have.K).In(s.ID)
 		}
+		if full := r.onFullDisks(s.ISR); len(s.ISR)-len(full) < 1+s.Have.K && len(full) > 0 && guard.On(guard.FullMember) {
+			return needsRoom(s, full)
+		}
 	case themis.SemiSync:
-		near := 0
+		var near []cluster.Member
 		for _, m := range s.Voters() {
 			if f := r.peers[m]; m != r.self && f != nil && now.Sub(f.heard) < r.rules.HeardFor {
-				near++
+				near = append(near, m)
 			}
 		}
-		if near < s.Have.K {
-			return themis.Errorf(themis.NotEnoughReplicas, "%s: %d of %d followers answer", s.ID, near, s.Have.K).In(s.ID)
+		full := r.onFullDisks(near)
+		if len(near) >= s.Have.K && len(near)-len(full) < s.Have.K && guard.On(guard.FullMember) {
+			return needsRoom(s, full)
+		}
+		if len(near) < s.Have.K {
+			return themis.Errorf(themis.NotEnoughReplicas, "%s: %d of %d followers answer", s.ID, len(near), s.Have.K).In(s.ID)
 		}
 	}
 	return nil
+}
+
+// onFullDisks are the followers among the members whose disks are full.
+func (r *Reign) onFullDisks(members []cluster.Member) (full []string) {
+	for _, m := range members {
+		if m != r.self && r.full[m.Node] {
+			full = append(full, string(m.Node))
+		}
+	}
+	return full
+}
+
+// needsRoom refuses what would have to wait for a full disk: nobody knows when it would end.
+func needsRoom(s cluster.Shard, full []string) error {
+	return themis.Errorf(themis.ReadOnly, "%s takes no writes: the disk of %s is full, and without it too few copies could acknowledge them", s.ID, strings.Join(full, ", ")).
+		In(s.ID).Do("themis-cli cluster health")
 }
 
 // ConfirmedSince is the latest moment at which enough followers had still promised that no election could succeed without one
@@ -354,9 +382,9 @@ func (r *Reign) leaving(now time.Time) *Proposal {
 		if m == r.self {
 			continue
 		}
-		failed := r.failed[m.Node]
+		failed, full := r.failed[m.Node], r.full[m.Node]
 		late := r.Missing(m, now)
-		if !failed && late <= r.rules.AckTimeout {
+		if !failed && !full && late <= r.rules.AckTimeout {
 			continue
 		}
 		next, err := r.shard.RemoveFromISR(m, failed)
@@ -364,8 +392,11 @@ func (r *Reign) leaving(now time.Time) *Proposal {
 			continue // the floor holds: wait for its ack, or for the controller's verdict
 		}
 		why := fmt.Sprintf("no ack for %d ms", late.Milliseconds())
-		if failed {
-			why = "its node was declared FAILED"
+		switch {
+		case failed:
+			why = "its node was declared FAILED, or its copy has stopped for good"
+		case full:
+			why = "its disk is full"
 		}
 		return &Proposal{Seen: r.shard, Next: next, Member: m, Why: why}
 	}
@@ -392,7 +423,7 @@ func (r *Reign) entering(now time.Time) *Proposal {
 	}
 	for _, rep := range r.shard.Replicas {
 		f := r.peers[rep.Member]
-		if rep.Class == cluster.Spare || r.shard.InSync(rep.Member) || f == nil || r.failed[rep.Node] ||
+		if rep.Class == cluster.Spare || r.shard.InSync(rep.Member) || f == nil || r.failed[rep.Node] || r.full[rep.Node] ||
 			now.Sub(f.heard) > r.rules.AckTimeout || f.durable+r.rules.JoinWindow < r.appended || f.durable < r.commit {
 			continue
 		}

@@ -15,6 +15,7 @@ import (
 
 	"github.com/themisdb/themis/pkg/cluster"
 	"github.com/themisdb/themis/pkg/election"
+	"github.com/themisdb/themis/pkg/internal/guard"
 	"github.com/themisdb/themis/pkg/store"
 	"github.com/themisdb/themis/pkg/themis"
 	"github.com/themisdb/themis/pkg/wal"
@@ -27,7 +28,8 @@ type Options struct {
 	Shard   themis.ShardID
 	Self    cluster.Member
 	Boot    themis.BootID
-	Fresh   bool // the record names this disk and no reign has begun: an empty directory is whole
+	Fresh   bool         // the record names this disk and no reign has begun: an empty directory is whole
+	Epoch   themis.Epoch // of the record; what is begun anew here, or was lost with REPLICA.json, may have promised it
 
 	Log   wal.Options // Cluster, Shard, Storage, Tap are set here
 	Store store.Options
@@ -36,6 +38,7 @@ type Options struct {
 	Transport Transport
 	Registry  Registry
 	Reigns    func(now time.Time) bool                                   // the node's lease holds: ASYNC may acknowledge
+	Room      func() Room                                                // on the disk; nil: enough
 	Event     func(action, outcome, rule, reason string, e themis.Epoch) // the audit trail
 	Logger    *slog.Logger
 
@@ -43,6 +46,16 @@ type Options struct {
 	QueueWrites int           // writes that may wait for copies; default 4096
 	KeepLog     themis.Bytes  // log that is kept for followers that were away; default 1 GiB
 }
+
+// Room is how much is left on the disk of a replica.
+type Room int
+
+// The kinds of room.
+const (
+	Enough Room = iota
+	Little      // clients' writes are refused; what others have appended is still taken
+	None        // nothing that grows is taken
+)
 
 func (o Options) withDefaults() Options {
 	if o.Heartbeat == 0 {
@@ -59,6 +72,9 @@ func (o Options) withDefaults() Options {
 	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.Room == nil {
+		o.Room = func() Room { return Enough }
 	}
 	if o.Event == nil {
 		o.Event = func(string, string, string, string, themis.Epoch) {}
@@ -88,6 +104,7 @@ type Replica struct {
 	last    themis.Epoch // the newest reign of its own
 	record  cluster.Shard
 	failed  map[themis.NodeID]bool
+	full    map[themis.NodeID]bool
 	fault   error
 	learned chan struct{} // a newer record, or a verdict
 
@@ -132,14 +149,26 @@ func Open(o Options) (_ *Replica, err error) {
 		return nil, fmt.Errorf("open replica: %w", err)
 	}
 	p, there, err := readPromise(o.Dir)
+	lost := ""
+	if themis.CodeOf(err) == themis.Corrupt {
+		aside := fmt.Sprintf("%s.damaged-%d", filepath.Join(o.Dir, promiseName), r.booted.Unix())
+		lost = fmt.Sprintf("what it had promised is not known, %s is damaged and was moved to %s: %v", promiseName, aside, err)
+		err = os.Rename(filepath.Join(o.Dir, promiseName), aside)
+	}
 	if err != nil {
 		return nil, err
 	}
 	r.aged = there
 	switch {
-	case !there:
-		p = promiseFile{Format: 1, Cluster: o.Cluster, Shard: o.Shard, Storage: o.Self.Storage}
-		if !o.Fresh {
+	case !there || lost != "":
+		p = promiseFile{Format: 1, Cluster: o.Cluster, Shard: o.Shard, Storage: o.Self.Storage, Blank: lost}
+		if guard.On(guard.PromiseReread) {
+			p.Promised = o.Epoch
+		}
+		if lost != "" {
+			o.Event("quarantine", "done", "corruption", lost, p.Promised)
+			o.Logger.Warn("replica is blank", "reason", lost)
+		} else if !o.Fresh {
 			p.Blank = "a new copy, not yet filled"
 		}
 		if err := p.write(o.Dir); err != nil {
@@ -270,13 +299,13 @@ func (r *Replica) openStore() *store.Store {
 	return r.store
 }
 
-// Learn shows the replica the newest record and verdicts.
-func (r *Replica) Learn(record cluster.Shard, failed map[themis.NodeID]bool) {
+// Learn shows the replica the newest record and verdicts: on which nodes this shard's copy is lost, and whose disks are full.
+func (r *Replica) Learn(record cluster.Shard, failed, full map[themis.NodeID]bool) {
 	r.mu.Lock()
 	if record.Revision >= r.record.Revision {
 		r.record = record
 	}
-	r.failed = failed
+	r.failed, r.full = failed, full
 	r.mu.Unlock()
 	select {
 	case r.learned <- struct{}{}:
@@ -313,6 +342,7 @@ func (r *Replica) fail(err error) {
 		r.fault = err
 		r.o.Logger.Error("replica is out", "err", err)
 		r.o.Event("replica_fault", "failed", "fsync-final", err.Error(), r.promise.Promised)
+		r.remember(err)
 	}
 	if r.reign != nil {
 		r.reign.end(err)
@@ -321,6 +351,25 @@ func (r *Replica) fail(err error) {
 		r.follow.cancel(err)
 		r.follow = nil
 	}
+}
+
+// remember makes the copy blank for the next process: after a failed sync the kernel shows what is not on the disk, so nothing
+// that is read here later proves anything. A disk that was full, and an entry that a later version has to read, put nothing in
+// doubt. On a disk that takes nothing the word can't be kept; mu is held.
+func (r *Replica) remember(err error) {
+	if wal.NoRoom(err) || themis.CodeOf(err) == themis.Unimplemented || !guard.On(guard.FaultIsBlank) {
+		return
+	}
+	if err := r.setBlank("it stopped: " + err.Error()); err != nil {
+		r.o.Logger.Error("the fault could not be noted on the disk", "err", err)
+	}
+}
+
+// Fault is why the replica is out; nil while it is not.
+func (r *Replica) Fault() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.fault
 }
 
 func (r *Replica) failIfPoisoned(err error) {
@@ -403,7 +452,7 @@ func (r *Replica) keepLoop(ctx context.Context) error {
 			return ctx.Err()
 		case <-tick.C:
 		}
-		if err := r.log.MarkDurable(); err != nil {
+		if err := errors.Join(r.log.MarkDurable(), r.openStore().Fault()); err != nil {
 			return fmt.Errorf("keep %s: %w", r.o.Shard, err)
 		}
 		if n%10 != 0 {

@@ -105,7 +105,7 @@ func (c *trio) publish() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, n := range c.nodes {
-		n.r.Learn(c.record, c.failed)
+		n.r.Learn(c.record, c.failed, nil)
 	}
 }
 

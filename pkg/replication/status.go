@@ -37,6 +37,7 @@ type ReignStatus struct {
 	Epoch      themis.Epoch
 	NotServing string    // why nothing is read yet; empty: it is
 	NotWriting string    // why writes wait; empty: they don't
+	ReadOnly   string    // why they are refused: a disk is full; empty: they aren't
 	Stalled    time.Time // since when writes wait; zero: they don't, or not for long enough to notice
 	Queued     int
 	Copies     []CopyStatus
@@ -85,6 +86,9 @@ func (rg *reigning) status() *ReignStatus {
 	}
 	if err := rg.writable(); err != nil {
 		out.NotWriting = err.Error()
+		if themis.CodeOf(err) == themis.ReadOnly {
+			out.ReadOnly = out.NotWriting
+		}
 	}
 	if rg.core == nil {
 		return out

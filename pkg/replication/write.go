@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/themisdb/themis/pkg/internal/guard"
 	"github.com/themisdb/themis/pkg/store"
 	"github.com/themisdb/themis/pkg/themis"
 )
@@ -136,7 +137,7 @@ func (r *Replica) notPrimary() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.fault != nil {
-		return themis.Errorf(themis.ReadOnly, "%s on %s is out: %v", r.o.Shard, r.o.Self.Node, r.fault).In(r.o.Shard)
+		return themis.Errorf(themis.NoPrimary, "%s on %s is out: %v", r.o.Shard, r.o.Self.Node, r.fault).In(r.o.Shard)
 	}
 	return themis.Errorf(themis.NoPrimary, "%s on %s does not lead; the record names %q in epoch %d", r.o.Shard, r.o.Self.Node, r.record.Primary, r.record.Epoch).In(r.o.Shard)
 }
@@ -161,6 +162,10 @@ func (rg *reigning) admit(ctx context.Context) error {
 		next := rg.change.next()
 		rg.mu.Lock()
 		err := rg.writable()
+		if themis.CodeOf(err) == themis.ReadOnly { // room comes when people make it: the client is told at once
+			rg.mu.Unlock()
+			return err
+		}
 		if err != nil && !waited {
 			if rg.queued >= rg.r.o.QueueWrites {
 				rg.mu.Unlock()
@@ -183,7 +188,7 @@ func (rg *reigning) admit(ctx context.Context) error {
 	}
 }
 
-// writable is core.Writable, under the node's lease in the control plane; mu is held.
+// writable is core.Writable, under the node's lease in the control plane and with room on its disk; mu is held.
 func (rg *reigning) writable() error {
 	if rg.core == nil {
 		return themis.Errorf(themis.NoPrimary, "%s: the reign of epoch %d is only beginning", rg.r.o.Shard, rg.epoch).In(rg.r.o.Shard)
@@ -191,6 +196,10 @@ func (rg *reigning) writable() error {
 	now := time.Now()
 	if !rg.r.o.Reigns(now) {
 		return themis.Errorf(themis.NoPrimary, "%s: this primary can't renew its lease in the control plane", rg.r.o.Shard).In(rg.r.o.Shard)
+	}
+	if rg.r.o.Room() != Enough && guard.On(guard.DiskFull) {
+		return themis.Errorf(themis.ReadOnly, "%s takes no writes: the disk of %s, its primary, is full", rg.r.o.Shard, rg.r.o.Self.Node).
+			In(rg.r.o.Shard).Do("themis-cli cluster health")
 	}
 	return rg.core.Writable(now)
 }

@@ -3,6 +3,9 @@ package wal
 import (
 	"errors"
 	"fmt"
+	"io/fs"
+	"slices"
+	"syscall"
 
 	"github.com/themisdb/themis/pkg/themis"
 )
@@ -29,6 +32,14 @@ func (e *PoisonedError) Error() string { return fmt.Sprintf("%s: %v: %v", e.Shar
 
 // Unwrap gives ErrPoisoned and the cause.
 func (e *PoisonedError) Unwrap() []error { return []error{ErrPoisoned, e.Err} }
+
+// NoRoom says whether err is a disk that was full when something was to be written to it. What was durable before is not in
+// doubt, so the log may be opened again once there is room. A sync that says the same is no such error: nobody knows what it
+// has dropped.
+func NoRoom(err error) bool {
+	p, ok := errors.AsType[*fs.PathError](err)
+	return ok && slices.Contains([]string{"write", "open"}, p.Op) && (errors.Is(p.Err, syscall.ENOSPC) || errors.Is(p.Err, syscall.EDQUOT))
+}
 
 // CorruptError says where stored bytes are not what was written. It comes wrapped in a *themis.Error with code CORRUPT.
 type CorruptError struct {

@@ -33,7 +33,7 @@ func TestMain(m *testing.M) {
 	if err == nil {
 		themisd = filepath.Join(dir, "themisd")
 		var out []byte
-		if out, err = exec.Command("go", "build", "-o", themisd, "../../../cmd/themisd").CombinedOutput(); err != nil {
+		if out, err = exec.Command("go", "build", "-tags", tags, "-o", themisd, "../../../cmd/themisd").CombinedOutput(); err != nil {
 			err = fmt.Errorf("%w\n%s", err, out)
 		}
 	}

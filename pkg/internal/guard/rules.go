@@ -28,6 +28,18 @@ const (
 
 	ControllerLease Rule = "controller-lease" // a controller that is cut off from the control plane stops, its heartbeat too
 	ControllerHeard Rule = "controller-heard" // nobody takes over from a controller that others hear
+
+	// Of disks.
+	DiskFull       Rule = "disk-full"       // a primary whose disk is full refuses writes before it is in the way of its own log
+	FullMember     Rule = "full-member"     // no write is appended that a member with a full disk would have to acknowledge
+	FullGoes       Rule = "full-goes"       // a primary with a full disk gives way where enough other copies have room
+	NoRoomNoFrames Rule = "no-room"         // a follower without room takes no frames
+	FaultIsBlank   Rule = "fault-is-blank"  // a copy whose write or sync failed is blank in the next process
+	BrokenLeaves   Rule = "broken-leaves"   // a copy that stopped for good leaves the in-sync set, as one on a FAILED node does
+	BrokenReplaced Rule = "broken-replaced" // a copy that stopped for good is made anew elsewhere
+	Sealed         Rule = "sealed"          // node.json and REPLICA.json are read only with their checksum
+	PromiseReread  Rule = "promise-reread"  // a copy that begins empty promises the epoch of the control plane's record
+	OldDisk        Rule = "old-disk"        // a disk that is older than the control plane has seen it is not used
 )
 
 // The rules of identity and membership.

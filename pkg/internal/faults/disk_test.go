@@ -1,0 +1,124 @@
+package faults
+
+import (
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/themisdb/themis/pkg/health"
+)
+
+// Faults of disks: no room (row 30), failing syncs (27, 31, 32), flipped bits (34), and kills between syncs (10).
+
+// ownDisks gives every node a file system of its own.
+func ownDisks(t *testing.T, megabytes int) (of map[string]*Disk, dir func(string) string) {
+	t.Helper()
+	of = map[string]*Disk{}
+	return of, func(n string) string {
+		of[n] = NewDisk(t, megabytes)
+		return of[n].Dir + "/data"
+	}
+}
+
+func finds(r health.Report, code health.Code, subject string) bool {
+	for _, f := range r.Findings {
+		if f.Code == code && f.Subject == subject {
+			return true
+		}
+	}
+	return false
+}
+
+// alive says whether the node's process still runs.
+func (h *hosts) alive(name string) bool {
+	h.mu.Lock()
+	p := h.proc[name]
+	h.mu.Unlock()
+	if p == nil {
+		return false
+	}
+	select {
+	case <-p.done:
+		return false
+	default:
+		return true
+	}
+}
+
+// Row 30: a disk fills up, whoever needs it, and then there is room again. Writes are refused before anything breaks, reads go on,
+// and nobody has to help.
+func TestDiskFullThenRoomAgain(t *testing.T) {
+	for _, role := range []string{"primary", "follower"} {
+		t.Run(role, func(t *testing.T) {
+			disks, dir := ownDisks(t, 700)
+			h := newHosts(t, setup{disk: dir, shards: 1})
+			w := h.work(4)
+			w.more(t, 200, rto)
+			r, err := h.report()
+			if err != nil {
+				t.Fatal(err)
+			}
+			victim, others := leads(r, "shard-1")
+			if role == "follower" {
+				victim = others[0]
+			}
+			empty := disks[victim].Fill(t)
+			h.until("health tells of the full disk", rto, func(r health.Report) bool {
+				return finds(r, health.DiskIsFull, victim) && finds(r, health.ShardReadOnly, "shard-1") && r.Status == health.Degraded
+			})
+			refused := 0
+			for i := range 40 { // for some seconds, so that whatever else needs the disk needs it
+				node := h.names[i%len(h.names)]
+				began := time.Now()
+				status, body := h.request(http.MethodPut, node, "full?timeout_ms=8000", `{"v":1}`)
+				if strings.Contains(body, "READ_ONLY") && status == http.StatusServiceUnavailable && time.Since(began) < 3*time.Second {
+					refused++
+				} else {
+					t.Errorf("write through %s after %s: %d %s", node, time.Since(began), status, body)
+				}
+				if status, body := h.request(http.MethodGet, node, "k1?timeout_ms=8000", ""); status != http.StatusOK && status != http.StatusNotFound {
+					t.Errorf("read through %s: %d %s", node, status, body)
+				}
+				<-time.After(50 * time.Millisecond)
+			}
+			if !h.alive(victim) {
+				t.Fatalf("the process of %s has ended", victim)
+			}
+			empty()
+			h.until("all is whole again", heal, healthy)
+			w.more(t, 100, rto)
+			w.end(t, 300)
+		})
+	}
+}
+
+// Row 30 where enough other copies have room: the full one is left out, and writes go on.
+func TestFullDiskIsLeftOut(t *testing.T) {
+	disks, dir := ownDisks(t, 700)
+	h := newHosts(t, setup{disk: dir, shards: 2, rf: 3})
+	w := h.work(4)
+	w.more(t, 200, rto)
+	r, err := h.report()
+	if err != nil {
+		t.Fatal(err)
+	}
+	victim, _ := leads(r, "shard-1")
+	empty := disks[victim].Fill(t)
+	h.until("others lead, and take writes", rto, func(r health.Report) bool {
+		for _, s := range r.Shards {
+			if string(s.Primary) == victim || s.Writable == nil || !*s.Writable || len(s.ISR) != 2 {
+				return false
+			}
+		}
+		return finds(r, health.DiskIsFull, victim)
+	})
+	w.more(t, 200, rto)
+	if !h.alive(victim) {
+		t.Fatalf("the process of %s has ended", victim)
+	}
+	empty()
+	h.until("all is whole again", heal, healthy)
+	w.more(t, 100, rto)
+	w.end(t, 500)
+}
