@@ -54,7 +54,7 @@ func run(only, seeds, report string) error {
 		}
 		cmd := exec.Command(bin, "-test.run", "^"+g.test+"$", "-test.timeout", "10m") //nolint:gosec,noctx // our own binary
 		cmd.Dir = g.pkg
-		cmd.Env = append(os.Environ(), "THEMIS_GUARD_OFF="+g.rule, "THEMIS_SEEDS="+seeds)
+		cmd.Env = append(os.Environ(), "THEMIS_GUARD_OFF="+g.rule, "THEMIS_SEEDS="+seeds, "THEMIS_LONG=1")
 		began := time.Now()
 		out, err := cmd.CombinedOutput()
 		switch {

@@ -60,6 +60,8 @@ type hosts struct {
 	pool  *rpc.Pool
 	http  *http.Client
 
+	onDisk map[string]map[int]bool // by node, the values that its logs held when somebody looked
+
 	mu     sync.Mutex
 	proc   map[string]*process
 	paused map[string]bool              // clients leave them alone; what they had asked before hangs
@@ -358,6 +360,19 @@ func (h *hosts) running() (out []string) {
 		}
 	}
 	return out
+}
+
+// said is how many times the words stand in the nodes' logs.
+func (h *hosts) said(words string, nodes ...string) (times int) {
+	h.t.Helper()
+	for _, n := range nodes {
+		b, err := os.ReadFile(filepath.Join(h.dir, n+".log"))
+		if err != nil {
+			h.t.Fatal(err)
+		}
+		times += strings.Count(string(b), words)
+	}
+	return times
 }
 
 // logs shows what the nodes said last.

@@ -49,7 +49,11 @@ type operation struct {
 	value int // written, or read; 0: absent
 }
 
-const workKeys = 12
+const (
+	workKeys = 12
+	closing  = 1000    // clients from here on read what is there at the end
+	open     = 1 << 60 // the end of an operation whose outcome nobody knows
+)
 
 func (h *hosts) work(clients int) *work { return h.workBy(clients, false) }
 
@@ -186,7 +190,7 @@ func (w *work) add(id int, op operation, call, end time.Duration) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if end < 0 {
-		end = 1 << 60
+		end = open
 	}
 	w.history = append(w.history, porcupine.Operation{ClientId: id, Input: op, Call: int64(call), Output: op.value, Return: int64(end)})
 }
@@ -223,7 +227,7 @@ func (w *work) end(t *testing.T, atLeast int64) {
 		t.Errorf("only %d writes were acknowledged, want at least %d", n, atLeast)
 	}
 	if result := w.judge(t); result != porcupine.Ok {
-		t.Errorf("the history of %d operations is not linearizable: %s", len(w.history), result)
+		t.Errorf("the history of %d operations is not linearizable: %s\n%s", len(w.history), result, strings.Join(w.lost(), "\n"))
 	}
 }
 
@@ -238,7 +242,7 @@ func (w *work) judge(t *testing.T) porcupine.CheckResult {
 	t.Helper()
 	for i := range workKeys { // what is there at the end belongs to the history
 		op := operation{key: fmt.Sprint("k", i)}
-		w.get(1000+i, w.h.running()[0], op, time.Since(w.began))
+		w.get(closing+i, w.h.running()[0], op, time.Since(w.began))
 	}
 	result := porcupine.CheckOperationsTimeout(registers, w.history, 60*time.Second)
 	t.Logf("%d operations, %d acknowledged writes, longest pause %s: %s", len(w.history), w.writes.Load(), w.pause.Round(time.Millisecond), result)
@@ -255,4 +259,40 @@ func (w *work) more(t *testing.T, n int64, limit time.Duration) {
 		}
 		<-time.After(10 * time.Millisecond)
 	}
+}
+
+// acknowledged are the values that were written and confirmed, with the key and the moment of each.
+func (w *work) acknowledged() map[int]string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	out := map[int]string{}
+	for _, o := range w.history {
+		if op := o.Input.(operation); op.write && o.Return < open {
+			out[op.value] = fmt.Sprintf("write of %d to %s, acknowledged %s after the start", op.value, op.key, time.Duration(o.Return).Round(time.Millisecond))
+		}
+	}
+	return out
+}
+
+// lost names acknowledged writes that the closing reads show to be gone: what they read was written before, surely.
+func (w *work) lost() (out []string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	ended := map[int]int64{0: -1} // by value, when its write was over
+	last := map[string]int{}
+	for _, o := range w.history {
+		switch op := o.Input.(operation); {
+		case op.write:
+			ended[op.value] = o.Return
+		case o.ClientId >= closing:
+			last[op.key] = o.Output.(int)
+		}
+	}
+	for _, o := range w.history {
+		op := o.Input.(operation)
+		if now, read := last[op.key]; op.write && read && o.Return < open && o.Call > ended[now] {
+			out = append(out, fmt.Sprintf("the write of %d to %s, acknowledged after %s, is gone: the document is %d", op.value, op.key, time.Duration(o.Return).Round(time.Millisecond), now))
+		}
+	}
+	return out
 }

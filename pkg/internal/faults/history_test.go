@@ -1,0 +1,37 @@
+package faults
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/anishathalye/porcupine"
+)
+
+// A lost write is named, and only a lost one.
+func TestLostWritesAreNamed(t *testing.T) {
+	put := func(key string, value int, call, end int64) porcupine.Operation {
+		return porcupine.Operation{Input: operation{key: key, write: true, value: value}, Call: call, Output: value, Return: end}
+	}
+	last := func(key string, value int) porcupine.Operation {
+		return porcupine.Operation{ClientId: closing, Input: operation{key: key}, Call: 1000, Output: value, Return: 1001}
+	}
+	for _, c := range []struct {
+		what    string
+		history []porcupine.Operation
+		want    string // of the value that is named; empty: none
+	}{
+		{"all is there", []porcupine.Operation{put("k", 1, 0, 10), put("k", 2, 20, 30), last("k", 2)}, ""},
+		{"the newest is gone", []porcupine.Operation{put("k", 1, 0, 10), put("k", 2, 20, 30), last("k", 1)}, "write of 2 to k"},
+		{"the only one is gone", []porcupine.Operation{put("k", 1, 0, 10), last("k", 0)}, "write of 1 to k"},
+		{"written at the same time, either may be last", []porcupine.Operation{put("k", 1, 0, 10), put("k", 2, 5, 30), last("k", 1)}, ""},
+		{"one that nobody confirmed may be gone", []porcupine.Operation{put("k", 1, 0, 10), put("k", 2, 20, open), last("k", 1)}, ""},
+		{"one that nobody confirmed came last", []porcupine.Operation{put("k", 1, 0, open), put("k", 2, 20, 30), last("k", 1)}, ""},
+		{"another key's", []porcupine.Operation{put("k", 1, 0, 10), put("j", 2, 20, 30), last("k", 1), last("j", 2)}, ""},
+	} {
+		w := &work{history: c.history}
+		got := strings.Join(w.lost(), "; ")
+		if (c.want == "") != (got == "") || !strings.Contains(got, c.want) {
+			t.Errorf("%s: %q, want %q", c.what, got, c.want)
+		}
+	}
+}
