@@ -62,7 +62,7 @@ func newCut(t *testing.T, s setup, arrange func(*hosts) string) cut {
 	if arrange != nil {
 		c.victim = arrange(h)
 	}
-	c.w = h.workNear(3 * len(h.names))
+	c.w = h.workNear(3*len(h.names), "k")
 	c.w.more(t, 200, rto)
 	r, err := h.report()
 	if err != nil {

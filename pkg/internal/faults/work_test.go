@@ -31,6 +31,7 @@ type work struct {
 	pause   time.Duration // the longest time without an acknowledged write
 	lastAck time.Time
 
+	prefix  string
 	near    bool                      // each client asks one node alone
 	answers []answer                  // and refusals
 	shards  map[string]themis.ShardID // by key, as answers have told
@@ -55,13 +56,14 @@ const (
 	open     = 1 << 60 // the end of an operation whose outcome nobody knows
 )
 
-func (h *hosts) work(clients int) *work { return h.workBy(clients, false) }
+func (h *hosts) work(clients int) *work { return h.workBy(clients, false, "k") }
 
 // workNear is work by clients of which each asks one node alone: what that node answers, it answers of itself where it is cut off.
-func (h *hosts) workNear(clients int) *work { return h.workBy(clients, true) }
+// Documents' names begin with prefix.
+func (h *hosts) workNear(clients int, prefix string) *work { return h.workBy(clients, true, prefix) }
 
-func (h *hosts) workBy(clients int, near bool) *work {
-	w := &work{h: h, near: near, stop: make(chan struct{}), shards: map[string]themis.ShardID{}, began: time.Now(), lastAck: time.Now()}
+func (h *hosts) workBy(clients int, near bool, prefix string) *work {
+	w := &work{h: h, near: near, prefix: prefix, stop: make(chan struct{}), shards: map[string]themis.ShardID{}, began: time.Now(), lastAck: time.Now()}
 	for c := range clients {
 		w.wg.Go(func() { w.client(c) })
 	}
@@ -81,7 +83,7 @@ func (w *work) client(id int) {
 			<-time.After(10 * time.Millisecond)
 			continue
 		}
-		op := operation{key: fmt.Sprint("k", rng.IntN(workKeys)), write: rng.IntN(3) > 0}
+		op := operation{key: w.prefix + fmt.Sprint(rng.IntN(workKeys)), write: rng.IntN(3) > 0}
 		call := time.Since(w.began)
 		if op.write {
 			w.put(id, node, op, call)
@@ -241,7 +243,7 @@ func (w *work) halt() {
 func (w *work) judge(t *testing.T) porcupine.CheckResult {
 	t.Helper()
 	for i := range workKeys { // what is there at the end belongs to the history
-		op := operation{key: fmt.Sprint("k", i)}
+		op := operation{key: w.prefix + fmt.Sprint(i)}
 		w.get(closing+i, w.h.running()[0], op, time.Since(w.began))
 	}
 	result := porcupine.CheckOperationsTimeout(registers, w.history, 60*time.Second)
