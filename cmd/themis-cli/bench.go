@@ -22,7 +22,7 @@ func benchCommand(a *app) *cobra.Command {
 best round of each counts. Judge by the ratio: absolute figures say as much about the machine as about ThemisDB. Run it on a quiet
 machine, with --data-dir on the disk that is to be measured. Nothing stays behind.`,
 	}
-	group(cmd, benchWAL(a), benchReplication(a), benchClient(a), benchFailover(a))
+	group(cmd, benchWAL(a), benchReplication(a), benchClient(a), benchRestart(a), benchFailover(a))
 	return cmd
 }
 
@@ -125,8 +125,59 @@ waits for its answer. The Go client batches puts on its streams; both clients go
 		},
 	}
 	f.register(cmd, "clients", 1, 16, 64)
+	cmd.Flags().IntVar(&f.options.Shards, "shards", 4, "shards of our cluster; etcd has one log for all")
 	cmd.Flags().StringVar(&peer, "peer", "etcd", "what to compare with: etcd")
 	return cmd
+}
+
+func benchRestart(a *app) *cobra.Command {
+	var o bench.RestartOptions
+	var strict bool
+	cmd := &cobra.Command{
+		Use: "restart", Short: "A copy with a million entries in its log, from kill -9 until it answers again", Args: cobra.NoArgs,
+		Example: "  themis-cli bench restart --data-dir /var/lib/themis",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			h, err := a.benchHost()
+			if err != nil {
+				return err
+			}
+			o.Step = func(text string) { a.say("%s", text) }
+			ctx, cancel := a.limited(cmd.Context(), 0)
+			defer cancel()
+			r, err := bench.Restarts(ctx, h, o)
+			if err != nil {
+				return err
+			}
+			if strict && !r.Met() {
+				a.answer(themis.ExitFailed)
+			}
+			return a.print(r, func(w io.Writer, _ bool) { drawRestart(w, r) })
+		},
+	}
+	fs := cmd.Flags()
+	fs.StringVar(&o.Dir, "data-dir", "", "`DIR` on the disk to be measured; default: the system's for temporary files")
+	fs.IntVar(&o.Entries, "entries", 1_000_000, "entries in the log")
+	fs.IntVar(&o.Unapplied, "unapplied", 1000, "of them, written after the store was last on disk")
+	fs.IntVar(&o.Rounds, "rounds", 5, "restarts of each case")
+	fs.IntVar(&o.EntryBytes, "entry-bytes", 256, "bytes of a document")
+	fs.BoolVar(&strict, "strict", false, "exit code 1 where the limit is missed")
+	return cmd
+}
+
+func drawRestart(w io.Writer, r bench.RestartResult) {
+	_, _ = fmt.Fprintf(w, "%d entries, a log of %s; from the start of the process until the copy leads and answers\n", r.Entries, humanBytes(int64(r.LogBytes)))
+	var rows [][]string
+	for _, x := range r.Rows {
+		limit, verdict := "-", "-"
+		if x.LimitMs > 0 {
+			limit, verdict = fmt.Sprintf("%.0f ms", x.LimitMs), "met"
+			if !x.Met {
+				verdict = "NOT MET"
+			}
+		}
+		rows = append(rows, []string{strings.ReplaceAll(x.Case, " ", "-"), fmt.Sprint(x.Unapplied), millis(x.OpenMs), millis(x.ServingMs), millis(x.WorstMs), limit, verdict})
+	}
+	columns(w, "CASE UNAPPLIED OPEN SERVING WORST LIMIT VERDICT", rows)
 }
 
 var verdicts = map[bench.Verdict]string{bench.Goal: "goal reached", bench.AtFloor: "floor holds", bench.Below: "BELOW FLOOR", bench.NotJudged: "-"}

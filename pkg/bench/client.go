@@ -33,7 +33,7 @@ const (
 // once, each waiting for its answer; Puts go through one client.Writer, which batches, and one clientv3.Client.
 func Client(ctx context.Context, nodes playground.Host, workers Host, o Options) (c Comparison, err error) {
 	c = Comparison{
-		Benchmark: "client", Ours: "client.Writer and client.Get (STRONG), 3 nodes, 4 shards of 3 copies, SYNC, mTLS",
+		Benchmark: "client", Ours: "client.Writer and client.Get (STRONG), 3 nodes, 3 copies of each shard, SYNC, mTLS",
 		Base: "clientv3 Put and Get (linearizable), etcd with 3 members, mTLS, asked at its leader",
 	}
 	if len(o.Writers) == 0 {
@@ -80,6 +80,9 @@ func newDuel(ctx context.Context, nodes playground.Host, workers Host, dir strin
 	d = &duel{o: o}
 	options := playground.Default()
 	options.RF = 3
+	if o.Shards > 0 {
+		options.Shards = o.Shards
+	}
 	if d.p, err = playground.Found(ctx, filepath.Join(dir, "cluster"), options, nodes); err != nil {
 		return d, err
 	}
@@ -194,7 +197,7 @@ func (d *duel) round(ctx context.Context, n int, call func(ctx context.Context, 
 	if err := rest(ctx, d.pids); err != nil {
 		return written{}, err
 	}
-	return drive(ctx, n, d.o.Each, call)
+	return drive(ctx, n, lasting(d.o.Each), call)
 }
 
 // rest waits until the processes are at rest, for five seconds at most: what one round leaves to be done is not to weigh on the next.

@@ -3,6 +3,7 @@
 //	WAL          wal.Log                               beside  one loop of write and fdatasync
 //	Replication  replication over mTLS, 3 processes    beside  bare TLS and three times write and fdatasync
 //	Client       the Go client and a cluster of three      beside  etcd with three members and its client
+//	Restarts     kill -9 of a process with one copy        how long until the next one leads and answers
 //	Failover     a cluster of processes, kill -9           what a client sees that never stops asking
 //
 // What is measured runs as the product runs it. Ours and what stands beside it alternate in rounds and the best round of each

@@ -112,6 +112,7 @@ type Options struct {
 	Rounds     int           // of each case; default 5
 	Each       time.Duration // length of a round; default 1 s
 	EntryBytes int           // default 1024
+	Shards     int           // of Client's cluster; default 4
 	Step       func(string)  // told what was measured; nil: nobody is
 }
 

@@ -41,6 +41,7 @@ type worker struct {
 
 	copy    atomic.Pointer[replication.Replica]
 	dir     string
+	keep    bool // its files, when it is closed
 	endCopy context.CancelFunc
 	copyEnd chan error
 
@@ -50,7 +51,7 @@ type worker struct {
 
 func (w *worker) verbs() map[string]verb {
 	return map[string]verb{
-		"serve": with(w.serve), "open": with(w.open), "learn": with(w.learn), "write": with(w.write),
+		"serve": with(w.serve), "open": with(w.open), "shut": with(w.shut), "learn": with(w.learn), "write": with(w.write),
 		"settle": with(w.settle), "raw": with(w.rawRound),
 		"etcd": with(w.etcdMember),
 	}
@@ -128,17 +129,31 @@ func (w *worker) closeCopy() error {
 	if errors.Is(err, context.Canceled) {
 		err = nil
 	}
+	if w.keep {
+		return err
+	}
 	return errors.Join(err, os.RemoveAll(w.dir))
 }
 
-type openArgs struct{ Dir string }
+type openArgs struct {
+	Dir  string
+	Keep bool // its files, when it is closed
+}
 
-// open makes an empty copy in the place of the one before, whose files are removed.
+type opened struct {
+	Took     time.Duration
+	Last     themis.Seq // in the log
+	Stored   themis.Seq // of those, what the store on disk had
+	LogBytes themis.Bytes
+}
+
+// open opens the copy in the directory, or makes an empty one, in the place of the one before.
 func (w *worker) open(ctx context.Context, a openArgs) (any, error) {
 	if err := w.closeCopy(); err != nil {
 		return nil, err
 	}
-	w.dir = filepath.Join(a.Dir, string(benchShard))
+	w.dir, w.keep = filepath.Join(a.Dir, string(benchShard)), a.Keep
+	began := time.Now()
 	r, err := replication.Open(replication.Options{
 		Dir: w.dir, Cluster: benchCluster, Shard: benchShard, Self: memberOf(w.id), Boot: bootOf(w.id), Fresh: true,
 		Transport: node.NewTransport(w.pool, w.addressOf), Registry: fixed{}, Reigns: func(time.Time) bool { return true },
@@ -150,8 +165,19 @@ func (w *worker) open(ctx context.Context, a openArgs) (any, error) {
 	ctx, w.endCopy = context.WithCancel(ctx)
 	w.copyEnd = make(chan error, 1)
 	w.copy.Store(r)
+	took := time.Since(began)
 	go func() { w.copyEnd <- r.Run(ctx) }() // closeCopy waits for it
-	return struct{}{}, nil
+	s := r.Status()
+	return opened{Took: took, Last: s.Last.Seq, Stored: s.Applied, LogBytes: s.LogBytes}, nil
+}
+
+// shut closes the copy, with its store on disk as far as it has applied.
+func (w *worker) shut(context.Context, struct{}) (any, error) {
+	r, err := w.get(benchShard)
+	if err == nil {
+		err = r.Flush()
+	}
+	return struct{}{}, errors.Join(err, w.closeCopy())
 }
 
 func memberOf(id themis.NodeID) cluster.Member {
@@ -182,7 +208,7 @@ type learnArgs struct {
 	Addrs  map[themis.NodeID]string
 }
 
-// learn shows the copy who leads; whoever leads waits until its first entry is committed.
+// learn shows the copy who leads; whoever leads waits until its first entry, and all before it, is applied.
 func (w *worker) learn(ctx context.Context, a learnArgs) (any, error) {
 	w.mu.Lock()
 	w.addrs = a.Addrs
@@ -198,7 +224,7 @@ func (w *worker) learn(ctx context.Context, a learnArgs) (any, error) {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	for {
-		if s := r.Status(); s.Reign != nil && s.Reign.NotServing == "" && s.Reign.NotWriting == "" {
+		if s := r.Status(); s.Reign != nil && s.Reign.NotServing == "" && s.Reign.NotWriting == "" && s.Applied >= s.Last.Seq {
 			return struct{}{}, nil
 		}
 		if err := pause(ctx, 5*time.Millisecond); err != nil {

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/themisdb/themis/pkg/replication"
@@ -18,6 +19,7 @@ type writeArgs struct {
 	Bytes   int
 	Round   int // keys of other rounds are others
 	For     time.Duration
+	Total   int64 // instead of For: so many writes, all writers together
 }
 
 // written is what one round of writers came to.
@@ -33,7 +35,11 @@ func (w *worker) write(ctx context.Context, a writeArgs) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	out, err := drive(ctx, a.Writers, a.For, func(ctx context.Context, writer, n int) error {
+	more := lasting(a.For)
+	if a.Total > 0 {
+		more = counted(a.Total)
+	}
+	out, err := drive(ctx, a.Writers, more, func(ctx context.Context, writer, n int) error {
 		_, err := r.Write(ctx, replication.Write{Changes: []replication.Change{{Op: operation(writer, a.Round, n, a.Bytes)}}})
 		return err
 	})
@@ -77,8 +83,20 @@ func document(writer, n, size int) []byte {
 	return append(b, `"}`...)
 }
 
-// drive lets n callers call for so long, each one call at a time, and counts. The first error ends it.
-func drive(ctx context.Context, n int, long time.Duration, call func(ctx context.Context, caller, i int) error) (written, error) {
+// lasting says yes for so long, from the first question on.
+func lasting(d time.Duration) func() bool {
+	start := sync.OnceValue(time.Now)
+	return func() bool { return time.Since(start()) < d }
+}
+
+// counted says yes so many times.
+func counted(n int64) func() bool {
+	var asked atomic.Int64
+	return func() bool { return asked.Add(1) <= n }
+}
+
+// drive lets n callers call as long as more says yes, each one call at a time, and counts. The first error ends it.
+func drive(ctx context.Context, n int, more func() bool, call func(ctx context.Context, caller, i int) error) (written, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	bodies()
@@ -90,7 +108,7 @@ func drive(ctx context.Context, n int, long time.Duration, call func(ctx context
 		all.Go(func() {
 			took[c] = make([]time.Duration, 0, 1<<12)
 			at := time.Now()
-			for i := 0; at.Sub(start) < long && ctx.Err() == nil; i++ {
+			for i := 0; ctx.Err() == nil && more(); i++ {
 				if errs[c] = call(ctx, c, i); errs[c] != nil {
 					cancel()
 					return

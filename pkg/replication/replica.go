@@ -464,6 +464,12 @@ func (r *Replica) keepLoop(ctx context.Context) error {
 	}
 }
 
+// Flush brings the store on disk to what is applied, so that the next process has nothing of it to apply anew.
+func (r *Replica) Flush() error {
+	_, err := r.openStore().Flush()
+	return err
+}
+
 // trim flushes what a restart would have to replay, and drops whole segments that nobody needs.
 func (r *Replica) trim() error {
 	s := r.openStore()
