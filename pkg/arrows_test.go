@@ -35,9 +35,9 @@ var ours = house{
 	may: map[string]string{
 		"cmd/themisd": "config node web pki",
 		"cmd/themis-cli": "config client health sim rebalance routing cluster doctor wal archive pki tui playground " +
-			"node testdata rpc bench", // node: the hidden node-run; testdata: the documents of playground; rpc: a newcomer's first contact, without a certificate
-		"cmd/themisdb-repl-doctor": "config client doctor health",
-		"cmd/internal":             "", // what the programs' tests share
+			"node testdata rpc bench cmd/internal", // node: the hidden node-run; testdata: the documents of playground; rpc: a newcomer's first contact, without a certificate
+		"cmd/themisdb-repl-doctor": "config client doctor health cmd/internal",
+		"cmd/internal":             "client", // what the programs share
 		"tui":                      "client health cluster",
 
 		// floor 4

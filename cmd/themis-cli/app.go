@@ -6,12 +6,14 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strconv"
 	"strings"
 	"time"
 
 	"github.com/spf13/pflag"
 	"golang.org/x/term"
 
+	"github.com/themisdb/themis/cmd/internal/usage"
 	"github.com/themisdb/themis/pkg/client"
 	"github.com/themisdb/themis/pkg/themis"
 	"github.com/themisdb/themis/tui"
@@ -42,6 +44,8 @@ type globals struct {
 	key        string
 	output     string
 	timeout    time.Duration
+	quiet      bool
+	noColor    bool
 
 	set *pflag.FlagSet
 	env map[string]string
@@ -53,11 +57,13 @@ func (g *globals) register(fs *pflag.FlagSet, env map[string]string) {
 	g.set, g.env = fs, env
 	fs.StringVar(&g.playground, "playground", "", "the cluster of the playground in `DIR` ($THEMIS_PLAYGROUND)")
 	fs.StringVar(&g.context, "context", "", "the cluster that the context `NAME` describes ($THEMIS_CONTEXT)")
-	fs.StringSliceVar(&g.endpoints, "endpoint", nil, "gRPC addresses `HOST:PORT,…` of nodes; one that lives is enough ($THEMIS_ENDPOINT)")
+	fs.StringSliceVar(&g.endpoints, "endpoint", nil, "gRPC addresses `HOST:PORT` of nodes, separated by commas; one that lives is enough ($THEMIS_ENDPOINT)")
 	fs.StringVar(&g.ca, "cacert", "", "`FILE` with the cluster's CA ($THEMIS_CACERT)")
 	fs.StringVar(&g.cert, "cert", "", "`FILE` with the certificate to show ($THEMIS_CERT)")
 	fs.StringVar(&g.key, "key", "", "`FILE` with its private key, mode 0600 ($THEMIS_KEY)")
-	fs.StringVarP(&g.output, "output", "o", "table", "how the answer is written: table, wide, json, yaml; ndjson where it streams ($THEMIS_OUTPUT)")
+	fs.StringVarP(&g.output, "output", "o", "table", "the `FORMAT` of the answer: table, wide, json, yaml; ndjson where it streams ($THEMIS_OUTPUT)")
+	fs.BoolVarP(&g.quiet, "quiet", "q", false, "say nothing on stderr but errors ($THEMIS_QUIET)")
+	fs.BoolVar(&g.noColor, "no-color", false, "no colour on terminals ($NO_COLOR)")
 	fs.DurationVar(&g.timeout, "timeout", 0, "give up after this `TIME`, such as 5s; 0: the command's own ($THEMIS_TIMEOUT)")
 }
 
@@ -66,15 +72,22 @@ func (g *globals) check() error {
 	if o := g.env["THEMIS_OUTPUT"]; o != "" && !g.set.Changed("output") {
 		g.output = o
 	}
+	if q := g.env["THEMIS_QUIET"]; q != "" && !g.set.Changed("quiet") {
+		on, err := strconv.ParseBool(q)
+		if err != nil {
+			return usage.Wrong("THEMIS_QUIET %q: want true or false", q)
+		}
+		g.quiet = on
+	}
 	if t := g.env["THEMIS_TIMEOUT"]; t != "" && !g.set.Changed("timeout") {
 		d, err := time.ParseDuration(t)
 		if err != nil {
-			return wrong("THEMIS_TIMEOUT %q: want a time such as 5s", t)
+			return usage.Wrong("THEMIS_TIMEOUT %q: want a time such as 5s", t)
 		}
 		g.timeout = d
 	}
 	if g.timeout < 0 {
-		return wrong("--timeout %s: want 0 or more", g.timeout)
+		return usage.Wrong("--timeout %s: want 0 or more", g.timeout)
 	}
 	for _, f := range formats {
 		if g.output == f {
@@ -83,7 +96,23 @@ func (g *globals) check() error {
 	}
 	bad := g.output
 	g.output = "table"
-	return wrong("--output %q: want one of %s", bad, strings.Join(formats, ", "))
+	return usage.Wrong("--output %q: want one of %s", bad, strings.Join(formats, ", "))
+}
+
+// named answers whether flags name a cluster.
+func (g *globals) named() bool { return g.playground != "" || g.context != "" || len(g.endpoints) > 0 }
+
+// where are the flags that name the cluster, as they are typed again.
+func (g *globals) where() string {
+	var b strings.Builder
+	for _, f := range []struct{ name, value string }{
+		{"playground", g.playground}, {"context", g.context}, {"endpoint", strings.Join(g.endpoints, ",")}, {"cacert", g.ca}, {"cert", g.cert}, {"key", g.key},
+	} {
+		if f.value != "" {
+			b.WriteString(" --" + f.name + " " + f.value)
+		}
+	}
+	return b.String()
 }
 
 // wish is what the flags say about which cluster is meant.
@@ -131,14 +160,14 @@ func (a *app) withClient(ctx context.Context, own time.Duration, do func(context
 	return do(ctx, c)
 }
 
-// style is how pictures are drawn on a stream.
-func style(w io.Writer) (s tui.Style, width int) {
-	f, ok := w.(*os.File)
+// style is how pictures are drawn on stdout.
+func (a *app) style() (s tui.Style, width int) {
+	f, ok := a.out.(*os.File)
 	if !ok || !term.IsTerminal(int(f.Fd())) { //nolint:gosec // a file descriptor
 		return s, 0
 	}
 	s.Unicode = unicodeLocale()
-	s.Color = os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb"
+	s.Color = !a.flags.noColor && os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb"
 	if columns, _, err := term.GetSize(int(f.Fd())); err == nil { //nolint:gosec // a file descriptor
 		width = columns
 	}
@@ -161,7 +190,11 @@ func unicodeLocale() bool {
 }
 
 // say tells the user something that is not the answer.
-func (a *app) say(format string, args ...any) { _, _ = fmt.Fprintf(a.errOut, format+"\n", args...) }
+func (a *app) say(format string, args ...any) {
+	if !a.flags.quiet {
+		_, _ = fmt.Fprintf(a.errOut, format+"\n", args...)
+	}
+}
 
 // answer sets the exit code of an answer that is bad without being an error.
 func (a *app) answer(code int) { a.code = code }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/themisdb/themis/cmd/internal/usage"
 	"github.com/themisdb/themis/pkg/client"
 	"github.com/themisdb/themis/pkg/config"
 	"github.com/themisdb/themis/pkg/themis"
@@ -36,7 +37,7 @@ func clusterApplyConfig(a *app) *cobra.Command {
 		Long: `Check a file of settings, show how it differs from what is in force, and apply its cluster-wide values. A file with a fault changes
 nothing; every fault is named with file, line and key. With --dry-run --exit-code the exit code is 10 when there is something to change.`,
 		Example: "  themis-cli cluster apply-config config/sharding/shard-router.yaml --dry-run",
-		Args:    cobra.ExactArgs(1),
+		Args:    usage.Exactly(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			b, err := readLimited(args[0], 4<<20)
 			if err != nil {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/themisdb/themis/cmd/internal/usage"
 	"github.com/themisdb/themis/pkg/bench"
 	"github.com/themisdb/themis/pkg/playground"
 	"github.com/themisdb/themis/pkg/themis"
@@ -29,7 +30,7 @@ machine, with --data-dir on the disk that is to be measured. Nothing stays behin
 // benchRunCommand is a process of a benchmark inside this binary.
 func benchRunCommand(a *app) *cobra.Command {
 	return &cobra.Command{
-		Use: "bench-run", Short: "Be a process of a benchmark", Hidden: true, Args: cobra.NoArgs,
+		Use: "bench-run", Short: "Be a process of a benchmark", Hidden: true, Args: usage.None,
 		RunE: func(cmd *cobra.Command, _ []string) error { return bench.Work(cmd.Context(), a.in, a.out) },
 	}
 }
@@ -75,7 +76,7 @@ func (a *app) compare(ctx context.Context, f comparisonFlags, run func(context.C
 func benchWAL(a *app) *cobra.Command {
 	var f comparisonFlags
 	cmd := &cobra.Command{
-		Use: "wal", Short: "Durable appends to the log, beside a loop of write and fdatasync", Args: cobra.NoArgs,
+		Use: "wal", Short: "Durable appends to the log, beside a loop of write and fdatasync", Args: usage.None,
 		Example: "  themis-cli bench wal --data-dir /var/lib/themis\n  themis-cli bench wal --writers 1,64 --rounds 10 -o json",
 		RunE:    func(cmd *cobra.Command, _ []string) error { return a.compare(cmd.Context(), f, bench.WAL) },
 	}
@@ -86,7 +87,7 @@ func benchWAL(a *app) *cobra.Command {
 func benchReplication(a *app) *cobra.Command {
 	var f comparisonFlags
 	cmd := &cobra.Command{
-		Use: "replication", Short: "SYNC writes on three processes, beside bare TLS and three times write and fdatasync", Args: cobra.NoArgs,
+		Use: "replication", Short: "SYNC writes on three processes, beside bare TLS and three times write and fdatasync", Args: usage.None,
 		Example: "  themis-cli bench replication --data-dir /var/lib/themis",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			h, err := a.benchHost()

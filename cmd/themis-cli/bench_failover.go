@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/themisdb/themis/cmd/internal/usage"
 	"github.com/themisdb/themis/pkg/bench"
 	"github.com/themisdb/themis/pkg/playground"
 	"github.com/themisdb/themis/pkg/themis"
@@ -17,7 +18,7 @@ func benchFailover(a *app) *cobra.Command {
 	var o bench.FailoverOptions
 	var strict bool
 	cmd := &cobra.Command{
-		Use: "failover", Short: "Kill nodes of a cluster of processes, and measure how long its clients wait", Args: cobra.NoArgs,
+		Use: "failover", Short: "Kill nodes of a cluster of processes, and measure how long its clients wait", Args: usage.None,
 		Long: `failover makes a cluster of processes on this machine, at default settings, and a client that reads (STRONG) and writes a document of
 each shard every few milliseconds. It kills nodes that lead a shard with kill -9, one at a time, and brings each back before the next. A pause
 is the longest time without a success, from the end of the last one to the end of the next. Shards are counted apart by what they had on

@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/themisdb/themis/cmd/internal/usage"
 	"github.com/themisdb/themis/pkg/client"
 	"github.com/themisdb/themis/pkg/health"
 	"github.com/themisdb/themis/tui"
@@ -22,27 +23,34 @@ func clusterCommand(a *app) *cobra.Command {
 const askTime = 10 * time.Second
 
 func clusterHealth(a *app) *cobra.Command {
-	var failOn, exitStyle string
+	var failOn, exitStyle, wait string
 	var watch bool
 	cmd := &cobra.Command{
-		Use: "health", Short: "Is the cluster well? What to do if it is not?",
+		Use: "health", Annotations: streaming, Short: "Is the cluster well? What to do if it is not?",
 		Long: `Show the state of the cluster, of every shard and its copies, and what to do about what is wrong.
 
 Exit code: 0 below the bar of --fail-on, 1 at it or past it, 3 when a part could not be asked.
-With --exit-style nagios: 0 OK, 1 WARNING, 2 CRITICAL, 3 UNKNOWN.`,
-		Args: cobra.NoArgs,
+With --exit-style nagios: 0 OK, 1 WARNING, 2 CRITICAL, 3 UNKNOWN.
+With --wait STATUS it waits until the cluster is that well or better, --timeout or a minute at most; then the exit code is 0, else 9.`,
+		Args: usage.None,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			bar, err := health.ParseFailOn(failOn)
 			if err != nil {
 				return err
 			}
 			if exitStyle != "" && exitStyle != "nagios" {
-				return wrong("--exit-style %q: want nagios, or nothing", exitStyle)
+				return usage.Wrong("--exit-style %q: want nagios, or nothing", exitStyle)
 			}
 			judge := func(r health.Report) {
 				if a.answer(r.Exit(bar)); exitStyle != "" {
 					a.answer(r.Nagios())
 				}
+			}
+			if wait != "" && (watch || exitStyle != "") {
+				return usage.Wrong("--wait goes with neither --watch nor --exit-style")
+			}
+			if wait != "" {
+				return a.healthWhen(cmd.Context(), wait)
 			}
 			if watch {
 				return a.watchHealth(cmd.Context(), judge)
@@ -65,14 +73,28 @@ With --exit-style nagios: 0 OK, 1 WARNING, 2 CRITICAL, 3 UNKNOWN.`,
 	}
 	cmd.Flags().StringVar(&failOn, "fail-on", "degraded", "the state from which on the exit code is 1: degraded or critical")
 	cmd.Flags().StringVar(&exitStyle, "exit-style", "", "nagios: the exit codes of monitoring plugins")
+	cmd.Flags().StringVar(&wait, "wait", "", "wait until the `STATUS` is HEALTHY, or at least DEGRADED")
 	cmd.Flags().BoolVar(&watch, "watch", false, "go on showing it, until it is interrupted")
 	return cmd
+}
+
+// healthWhen answers as soon as the cluster is well enough.
+func (a *app) healthWhen(ctx context.Context, wait string) error {
+	enough, err := parseWait(wait)
+	if err != nil {
+		return err
+	}
+	f, err := a.waitHealth(ctx, enough)
+	if err != nil {
+		return err
+	}
+	return a.print(f.ReportJSON, a.healthTable(f.Report))
 }
 
 // healthTable draws the box and what to do below it.
 func (a *app) healthTable(r health.Report) func(io.Writer, bool) {
 	return func(w io.Writer, wide bool) {
-		s, width := style(a.out)
+		s, width := a.style()
 		s.All = wide
 		_, _ = io.WriteString(w, tui.HealthBox(r, width, s))
 		_, _ = io.WriteString(w, tui.Findings(r, width, s))
@@ -110,7 +132,7 @@ func (a *app) watchHealth(ctx context.Context, judge func(health.Report)) error 
 			_, err = fmt.Fprintf(a.out, "# %s\n%s", f.Report.Time.Format(time.RFC3339), b.String())
 		}
 		if err != nil {
-			return wrong("write the answer: %v", err)
+			return usage.Wrong("write the answer: %v", err)
 		}
 		last = b.String()
 	}
@@ -121,7 +143,7 @@ func clusterStatus(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use: "status", Short: "The nodes and shards in short",
 		Long: "The nodes and shards in short. -o json is what GET /cluster/status answers.",
-		Args: cobra.NoArgs,
+		Args: usage.None,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return a.withClient(cmd.Context(), askTime, func(ctx context.Context, c *client.Client) error {
 				f, err := c.Frame(ctx)

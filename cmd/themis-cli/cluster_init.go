@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/themisdb/themis/cmd/internal/usage"
 	"github.com/themisdb/themis/pkg/client"
 	"github.com/themisdb/themis/pkg/cluster"
 	"github.com/themisdb/themis/pkg/health"
@@ -43,7 +44,7 @@ func clusterInit(a *app) *cobra.Command {
 What can't be is refused, with the arithmetic, before anything is changed. Repeated after a failure on the way it goes on; repeated
 when the cluster is there it changes nothing and exits 0.`,
 		Example: "  themis-cli cluster init --nodes node-1,node-2,node-3,node-4 --shards 4 --replication-factor 2",
-		Args:    cobra.NoArgs,
+		Args:    usage.None,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return a.initCluster(cmd.Context(), f) },
 	}
 	fs := cmd.Flags()
@@ -69,13 +70,13 @@ func (f initFlags) request() (client.InitRequest, error) {
 		Name: f.name, Shards: f.shards, RF: f.rf, K: f.k, ControlNodes: f.controlNodes, Redundancy: strings.ToUpper(f.mode), VirtualNodes: f.virtual,
 	}
 	if len(f.nodes) == 0 {
-		return r, wrong("--nodes: none; want the addresses of the nodes that the cluster is made of").
+		return r, usage.Wrong("--nodes: none; want the addresses of the nodes that the cluster is made of").
 			Do("themis-cli cluster init --nodes node-1,node-2,node-3,node-4 --shards 4 --replication-factor 2")
 	}
 	for _, n := range f.nodes {
 		addr := client.WithPort(n)
 		if slices.Contains(r.Nodes, addr) {
-			return r, wrong("--nodes: %s is named twice", addr)
+			return r, usage.Wrong("--nodes: %s is named twice", addr)
 		}
 		r.Nodes = append(r.Nodes, addr)
 	}
@@ -86,9 +87,9 @@ func (f initFlags) request() (client.InitRequest, error) {
 	r.Mode = mode
 	switch {
 	case mode == themis.Hybrid && len(f.syncShards) == 0:
-		return r, wrong("--replication hybrid: --sync-shards must name the shards that are sync")
+		return r, usage.Wrong("--replication hybrid: --sync-shards must name the shards that are sync")
 	case mode != themis.Hybrid && len(f.syncShards) > 0:
-		return r, wrong("--sync-shards: only under --replication hybrid; it is %s", mode)
+		return r, usage.Wrong("--sync-shards: only under --replication hybrid; it is %s", mode)
 	case mode == themis.Hybrid:
 		r.Mode, r.Modes = themis.Async, map[themis.ShardID]themis.Mode{}
 	}
@@ -106,17 +107,17 @@ func (f initFlags) request() (client.InitRequest, error) {
 func (f initFlags) arithmetic(r client.InitRequest) error {
 	switch {
 	case r.RF > len(r.Nodes):
-		return wrong("--replication-factor %d needs %d nodes, each with one copy of a shard; --nodes names %d", r.RF, r.RF, len(r.Nodes)).
+		return usage.Wrong("--replication-factor %d needs %d nodes, each with one copy of a shard; --nodes names %d", r.RF, r.RF, len(r.Nodes)).
 			Do("name %d more nodes, or --replication-factor %d", r.RF-len(r.Nodes), len(r.Nodes))
 	case r.ControlNodes > len(r.Nodes):
-		return wrong("--control-nodes %d: --nodes names %d", r.ControlNodes, len(r.Nodes))
+		return usage.Wrong("--control-nodes %d: --nodes names %d", r.ControlNodes, len(r.Nodes))
 	case r.Mode != themis.Async && r.RF > 1 && r.K+1 > r.RF:
 		return themis.Errorf(themis.RefusedUnsafe, "--min-sync-replicas %d: with the primary that is %d copies that must have a write, --replication-factor is %d", r.K, r.K+1, r.RF).
 			Do("--min-sync-replicas %d, or --replication-factor %d", r.RF-1, r.K+1)
 	}
 	for id := range r.Modes {
 		if n := number64(id); n > r.Shards {
-			return wrong("--sync-shards: %s: there are only shard-1 to shard-%d", id, r.Shards)
+			return usage.Wrong("--sync-shards: %s: there are only shard-1 to shard-%d", id, r.Shards)
 		}
 	}
 	return nil
@@ -150,7 +151,7 @@ func (a *app) initCluster(ctx context.Context, f initFlags) (err error) {
 	if own := c.Identity().Cluster; r.Name == "" {
 		r.Name = own
 	} else if own != "" && r.Name != own {
-		return wrong("--name %s: the certificate is for a cluster named %s", r.Name, own).Do("--name %s, or certificates of another CA", own)
+		return usage.Wrong("--name %s: the certificate is for a cluster named %s", r.Name, own).Do("--name %s, or certificates of another CA", own)
 	}
 	nodes, err := describeAll(ctx, c, r.Nodes)
 	if err != nil {

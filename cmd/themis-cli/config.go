@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/themisdb/themis/cmd/internal/usage"
 	"github.com/themisdb/themis/pkg/client"
 	"github.com/themisdb/themis/pkg/config"
 	"github.com/themisdb/themis/pkg/themis"
@@ -68,7 +69,7 @@ func configValidate(a *app) *cobra.Command {
 		Long: `Check configuration files: every key known, every value of its type and in its range, and all of it together possible. Later files
 go over earlier ones, as with themisd --config; --each checks every file by itself. All faults are named at once, with file, line, key
 and the nearest known name. Exit code 2 when there is a fault.`,
-		Args: cobra.MinimumNArgs(1),
+		Args: usage.AtLeast(1),
 		RunE: func(_ *cobra.Command, args []string) error {
 			out := validateAnswer{Valid: true, Files: args, Faults: []faultAnswer{}, Warnings: []faultAnswer{}}
 			sets := [][]string{args}
@@ -117,6 +118,9 @@ func validateText(w io.Writer, out validateAnswer) {
 func loadConfig(files []string, env map[string]string) (config.Config, error) {
 	var sources []config.Source
 	for _, f := range files {
+		if err := readable(f); err != nil {
+			return config.Config{}, err
+		}
 		b, err := os.ReadFile(f) //nolint:gosec // the user named it
 		if err != nil {
 			return config.Config{}, themis.Errorf(themis.InvalidArgument, "%w", err)
@@ -126,6 +130,25 @@ func loadConfig(files []string, env map[string]string) (config.Config, error) {
 	return config.Load(sources, env, nil)
 }
 
+// withApplied is the configuration with what was applied to the cluster that is meant. A cluster that was not named, and does not answer or isn't
+// there, only makes a note.
+func (a *app) withApplied(ctx context.Context, c config.Config) (config.Config, error) {
+	out := c
+	err := a.withClient(ctx, askTime, func(ctx context.Context, cl *client.Client) error {
+		m, err := cl.Map(ctx)
+		if err != nil {
+			return err
+		}
+		out, err = c.With(m.Settings.Values)
+		return err
+	})
+	if err != nil && !a.flags.named() {
+		a.say("# without what was applied to a cluster: %v", err)
+		return c, nil
+	}
+	return out, err
+}
+
 func configShow(a *app) *cobra.Command {
 	var files []string
 	var local, set bool
@@ -133,23 +156,16 @@ func configShow(a *app) *cobra.Command {
 		Use: "show", Short: "Show every setting with where its value comes from",
 		Long: `Show every setting with its value and where that comes from: the default, a file and line, the environment, or the cluster.
 
-The values applied to the cluster that is meant are asked for, unless --local. --config names the files that a node would read.`,
-		Args: cobra.NoArgs,
+The values applied to the cluster that is meant are asked for, unless --local. Where none is named and the usual one does not answer, a
+note on stderr says so, and the rest is shown. --config names the files that a node would read.`,
+		Args: usage.None,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := loadConfig(files, a.env)
 			if err != nil {
 				return err
 			}
 			if !local {
-				err := a.withClient(cmd.Context(), askTime, func(ctx context.Context, cl *client.Client) error {
-					m, err := cl.Map(ctx)
-					if err != nil {
-						return err
-					}
-					c, err = c.With(m.Settings.Values)
-					return err
-				})
-				if err != nil {
+				if c, err = a.withApplied(cmd.Context(), c); err != nil {
 					return err
 				}
 			}

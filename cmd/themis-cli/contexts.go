@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/themisdb/themis/cmd/internal/usage"
 	"github.com/themisdb/themis/pkg/client"
 )
 
@@ -34,7 +35,7 @@ type contextAnswer struct {
 
 func contextList(a *app) *cobra.Command {
 	return &cobra.Command{
-		Use: "list", Short: "List the contexts; the current one is marked", Args: cobra.NoArgs,
+		Use: "list", Short: "List the contexts; the current one is marked", Args: usage.None,
 		RunE: func(*cobra.Command, []string) error {
 			dir, err := client.UserContexts()
 			if err != nil {
@@ -73,7 +74,7 @@ func contextList(a *app) *cobra.Command {
 
 func contextUse(a *app) *cobra.Command {
 	return &cobra.Command{
-		Use: "use NAME", Short: "Make a context the current one", Args: cobra.ExactArgs(1),
+		Use: "use NAME", Short: "Make a context the current one", Args: usage.Exactly(1),
 		RunE: func(_ *cobra.Command, args []string) error {
 			dir, err := client.UserContexts()
 			if err != nil {

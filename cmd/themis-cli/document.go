@@ -13,6 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/themisdb/themis/cmd/internal/usage"
 	"github.com/themisdb/themis/pkg/client"
 	"github.com/themisdb/themis/pkg/themis"
 )
@@ -57,10 +58,10 @@ func (f *writeFlags) options() ([]client.WriteOption, error) {
 		return nil, err
 	}
 	if len(f.id) > themis.MaxRequestIDBytes {
-		return nil, wrong("--request-id: %d bytes; at most %d", len(f.id), themis.MaxRequestIDBytes)
+		return nil, usage.Wrong("--request-id: %d bytes; at most %d", len(f.id), themis.MaxRequestIDBytes)
 	}
 	if f.ifMatch != "" && f.ifNone {
-		return nil, wrong("--if-match and --if-none-match contradict each other")
+		return nil, usage.Wrong("--if-match and --if-none-match contradict each other")
 	}
 	out := []client.WriteOption{client.Concern(concern), client.RequestID(f.id), client.IfMatch(f.ifMatch), client.ShardKey(f.shardKey)}
 	if f.ifNone {
@@ -89,7 +90,7 @@ func docPut(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "put COLLECTION KEY [JSON | @FILE | -]", Short: "Store a document",
 		Long: "Store a document: JSON given as it is, from a file behind @, or from stdin (- or nothing). The bytes are kept as they are sent.",
-		Args: cobra.RangeArgs(2, 3),
+		Args: usage.Between(2, 3),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			opts, err := f.options()
 			if err != nil {
@@ -99,8 +100,8 @@ func docPut(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if !json.Valid(value) {
-				return wrong("document %q: not valid JSON", args[1])
+			if err := json.Unmarshal(value, new(json.RawMessage)); err != nil {
+				return usage.Wrong("document %q: not valid JSON: %v", args[1], err)
 			}
 			return a.withClient(cmd.Context(), requestTime, func(ctx context.Context, c *client.Client) error {
 				w, err := c.Put(ctx, args[0], args[1], value, opts...)
@@ -156,6 +157,9 @@ func checkSize(what string, n int) error {
 
 // readLimited reads at most limit bytes of a file.
 func readLimited(path string, limit int64) ([]byte, error) {
+	if err := readable(path); err != nil {
+		return nil, err
+	}
 	f, err := os.Open(path) //nolint:gosec // the user named it
 	if err != nil {
 		return nil, themis.Errorf(themis.InvalidArgument, "%w", err)
@@ -188,7 +192,7 @@ func docGet(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "get COLLECTION KEY", Short: "Read a document",
 		Long: "Read a document. Without -o the bytes are written as they were stored, with a newline behind them on a terminal.",
-		Args: cobra.ExactArgs(2),
+		Args: usage.Exactly(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			level, err := themis.ParseConsistency(consistency)
 			if err != nil {
@@ -220,7 +224,7 @@ func docGet(a *app) *cobra.Command {
 func docDelete(a *app) *cobra.Command {
 	var f writeFlags
 	cmd := &cobra.Command{
-		Use: "delete COLLECTION KEY", Short: "Remove a document", Args: cobra.ExactArgs(2),
+		Use: "delete COLLECTION KEY", Short: "Remove a document", Args: usage.Exactly(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			opts, err := f.options()
 			if err != nil {

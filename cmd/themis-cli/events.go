@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/themisdb/themis/cmd/internal/usage"
 	"github.com/themisdb/themis/pkg/client"
 	"github.com/themisdb/themis/pkg/cluster"
 	"github.com/themisdb/themis/pkg/themis"
@@ -20,15 +21,15 @@ func clusterEvents(a *app) *cobra.Command {
 	var limit int
 	var follow bool
 	cmd := &cobra.Command{
-		Use: "events", Short: "What was decided, done, refused and left undone, and why",
+		Use: "events", Annotations: streaming, Short: "What was decided, done, refused and left undone, and why",
 		Long: "The audit trail, oldest first. --follow goes on with what happens from then on, until it is interrupted.",
-		Args: cobra.NoArgs,
+		Args: usage.None,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if limit < 0 || since < 0 {
-				return wrong("--limit and --since: want 0 or more")
+				return usage.Wrong("--limit and --since: want 0 or more")
 			}
 			if follow && a.flags.output != "table" && a.flags.output != "wide" && a.flags.output != "ndjson" {
-				return wrong("--follow with --output %s: a stream is table, wide or ndjson", a.flags.output)
+				return usage.Wrong("--follow with --output %s: a stream is table, wide or ndjson", a.flags.output)
 			}
 			var from themis.HLC
 			if since > 0 {

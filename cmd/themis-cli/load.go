@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/themisdb/themis/cmd/internal/usage"
 	"github.com/themisdb/themis/pkg/client"
 	"github.com/themisdb/themis/pkg/themis"
 )
@@ -61,9 +63,12 @@ with --resume RUN: what was written within the last 10 minutes is not written ag
 
 Exit code: 0 all written, 7 a part, 1 none, or a difference.`,
 		Example: "  themis-cli load testdata/airports.ndjson --verify",
-		Args:    cobra.ExactArgs(1),
+		Args:    usage.Exactly(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := f.check(args[0]); err != nil {
+				return err
+			}
+			if err := readable(args[0]); err != nil {
 				return err
 			}
 			return a.withClient(cmd.Context(), 0, func(ctx context.Context, c *client.Client) error { return a.load(ctx, c, args[0], f) })
@@ -84,13 +89,13 @@ var runName = regexp.MustCompile(`^[a-z0-9]{1,16}$`)
 
 func (f *loadFlags) check(path string) error {
 	if f.workers < 1 || f.workers > 4096 {
-		return wrong("--workers %d: want 1 to 4096", f.workers)
+		return usage.Wrong("--workers %d: want 1 to 4096", f.workers)
 	}
 	if f.run != "" && !runName.MatchString(f.run) {
-		return wrong("--resume %q: not a run that load has named", f.run)
+		return usage.Wrong("--resume %q: not a run that load has named", f.run)
 	}
 	if (f.verify || f.only) && path == "-" {
-		return wrong("--verify reads the file twice; stdin can be read once")
+		return usage.Wrong("--verify reads the file twice; stdin can be read once")
 	}
 	if _, err := themis.ParseWriteConcern(f.concern); err != nil {
 		return err
@@ -99,6 +104,27 @@ func (f *loadFlags) check(path string) error {
 		f.collection = collectionOf(path)
 	}
 	return themis.CheckCollection(f.collection)
+}
+
+// readable says before anybody is asked that a file is not there.
+func readable(path string) error {
+	if path == "-" {
+		return nil
+	}
+	info, err := os.Stat(path)
+	if err == nil && info.IsDir() {
+		err = fmt.Errorf("%s is a directory", path)
+	}
+	if err == nil {
+		var f *os.File
+		if f, err = os.Open(path); err == nil { //nolint:gosec // the user named it
+			err = f.Close()
+		}
+	}
+	if err != nil {
+		return themis.Errorf(themis.InvalidArgument, "%w", err).Do("ls -l %s", filepath.Dir(path))
+	}
+	return nil
 }
 
 // collectionOf is the file's name without directory and endings: airports of testdata/airports.ndjson.
@@ -134,8 +160,8 @@ func (a *app) load(ctx context.Context, c *client.Client, path string, f loadFla
 	case l.out.Failed > 0:
 		a.answer(themis.ExitPartly)
 	}
-	if err != nil && path != "-" && !f.only {
-		a.say("# to go on: themis-cli load %s --collection %s --key-field %s --resume %s", path, f.collection, f.keyField, l.out.Run)
+	if err != nil && path != "-" && !f.only && l.out.Lines > 0 {
+		a.say("# to go on: themis-cli load %s --collection %s --key-field %s --resume %s%s", path, f.collection, f.keyField, l.out.Run, a.flags.where())
 	}
 	return errors.Join(err, a.print(l.out, func(w io.Writer, _ bool) { loadText(w, l.out) }))
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/themisdb/themis/cmd/internal/usage"
 	"github.com/themisdb/themis/pkg/client"
 	"github.com/themisdb/themis/pkg/health"
 	"github.com/themisdb/themis/pkg/themis"
@@ -21,7 +22,7 @@ func nodeCommand(a *app) *cobra.Command {
 
 func nodeList(a *app) *cobra.Command {
 	return &cobra.Command{
-		Use: "list", Short: "List the nodes", Args: cobra.NoArgs,
+		Use: "list", Short: "List the nodes", Args: usage.None,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return a.withReport(cmd.Context(), func(r health.Report, raw rawReport) error {
 				return a.print(raw.Nodes, func(w io.Writer, wide bool) { nodeTable(w, r, wide) })
@@ -32,7 +33,7 @@ func nodeList(a *app) *cobra.Command {
 
 func nodeShow(a *app) *cobra.Command {
 	return &cobra.Command{
-		Use: "show NODE", Short: "Show a node, its copies, and what is wrong with it", Args: cobra.ExactArgs(1),
+		Use: "show NODE", Short: "Show a node, its copies, and what is wrong with it", Args: usage.Exactly(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			id := themis.NodeID(args[0])
 			return a.withReport(cmd.Context(), func(r health.Report, raw rawReport) error {
@@ -66,7 +67,7 @@ func showNode(w io.Writer, a *app, r health.Report, n health.NodeReport) {
 			about.Findings = append(about.Findings, f)
 		}
 	}
-	st, width := style(a.out)
+	st, width := a.style()
 	st.All = true
 	if text := tui.Findings(about, width, st); text != "" {
 		_, _ = fmt.Fprintf(w, "\n%s", text)
@@ -75,7 +76,7 @@ func showNode(w io.Writer, a *app, r health.Report, n health.NodeReport) {
 
 func nodeDescribe(a *app) *cobra.Command {
 	return &cobra.Command{
-		Use: "describe --endpoint HOST[,HOST…]", Short: "Ask nodes who they are, whether they belong to a cluster or not", Args: cobra.NoArgs,
+		Use: "describe --endpoint HOST[,HOST…]", Short: "Ask nodes who they are, whether they belong to a cluster or not", Args: usage.None,
 		RunE: func(cmd *cobra.Command, _ []string) (err error) {
 			ctx, cancel := a.limited(cmd.Context(), askTime)
 			defer cancel()

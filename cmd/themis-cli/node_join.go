@@ -15,6 +15,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/themisdb/themis/cmd/internal/usage"
 	"github.com/themisdb/themis/pkg/client"
 	"github.com/themisdb/themis/pkg/pki"
 	"github.com/themisdb/themis/pkg/rpc"
@@ -46,13 +47,13 @@ at --endpoint, which must prove to be under the CA that --ca-pin names.`,
 		Example: `  themis-cli node join 10.0.0.4:50051
   themis-cli node token create
   themis-cli node join --endpoint 10.0.0.1:50051 --token themis.… --ca-pin sha256:… --id node-4 --out pki --name 10.0.0.4`,
-		Args: cobra.MaximumNArgs(1),
+		Args: usage.Between(0, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if f.token != "" {
 				return a.joinByToken(cmd.Context(), f, args)
 			}
 			if len(args) == 0 {
-				return wrong("node join: want the address of the node, or --token").Do("themis-cli node join HOST:50051")
+				return usage.Wrong("node join: want the address of the node, or --token").Do("themis-cli node join HOST:50051")
 			}
 			return a.joinNode(cmd.Context(), f, client.WithPort(args[0]))
 		},
@@ -114,11 +115,11 @@ func (a *app) joinByToken(ctx context.Context, f joinFlags, args []string) error
 	}
 	switch {
 	case len(args) > 0:
-		return wrong("node join %s: with --token the node doesn't run yet, so there is no address", args[0])
+		return usage.Wrong("node join %s: with --token the node doesn't run yet, so there is no address", args[0])
 	case len(endpoints) != 1:
-		return wrong("--endpoint: want the one node that `node token create` named")
+		return usage.Wrong("--endpoint: want the one node that `node token create` named")
 	case f.pin == "" || f.id == "":
-		return wrong("--token: --ca-pin and --id are needed as well")
+		return usage.Wrong("--token: --ca-pin and --id are needed as well")
 	}
 	if _, err := pki.TokenID(f.token); err != nil {
 		return err
@@ -216,7 +217,7 @@ func nodeRemove(a *app) *cobra.Command {
 
 A node with copies is refused: stop it, and its copies are made anew on other nodes; cluster health tells when. A node that is no
 member is no error.`,
-		Args: cobra.ExactArgs(1),
+		Args: usage.Exactly(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.withClient(cmd.Context(), membershipTime, func(ctx context.Context, c *client.Client) error {
 				var out struct {
@@ -248,7 +249,7 @@ func nodeToken(a *app) *cobra.Command {
 	create := &cobra.Command{
 		Use: "create", Short: "Make a one-time token with which a new node gets its certificate",
 		Long: "Make a one-time token with which a new node gets its certificate. The node asked must have pki.issuer_key; the token is shown once.",
-		Args: cobra.NoArgs,
+		Args: usage.None,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return a.withClient(cmd.Context(), askTime, func(ctx context.Context, c *client.Client) error {
 				var out struct {

@@ -11,6 +11,7 @@ import (
 
 	"gopkg.in/yaml.v3"
 
+	"github.com/themisdb/themis/cmd/internal/usage"
 	"github.com/themisdb/themis/pkg/themis"
 )
 
@@ -22,7 +23,7 @@ func (a *app) print(v any, table func(w io.Writer, wide bool)) error {
 	case "yaml":
 		return a.printYAML(v)
 	case "ndjson":
-		return wrong("--output ndjson: this answer does not stream; want table, wide, json or yaml")
+		return usage.Wrong("--output ndjson: only a stream has it; want table, wide, json or yaml")
 	}
 	var b bytes.Buffer
 	table(&b, a.flags.output == "wide")

@@ -13,6 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/themisdb/themis/cmd/internal/usage"
 	"github.com/themisdb/themis/pkg/pki"
 	"github.com/themisdb/themis/pkg/themis"
 )
@@ -33,10 +34,10 @@ func pkiInit(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "init --cluster NAME", Short: "Make the CA of a cluster",
 		Long: "Make the CA of a cluster: ca.crt and ca.key (mode 0600) in the directory. A CA key that is there is never overwritten.",
-		Args: cobra.NoArgs,
+		Args: usage.None,
 		RunE: func(*cobra.Command, []string) error {
 			if days < 1 {
-				return wrong("--days %d: want at least 1", days)
+				return usage.Wrong("--days %d: want at least 1", days)
 			}
 			ca, err := pki.NewCA(pki.CAOptions{CommonName: name, Cluster: cluster, Valid: time.Duration(days) * day, Algorithm: pki.Algorithm(algorithm)})
 			if err != nil {
@@ -92,7 +93,7 @@ func pkiIssue(a *app) *cobra.Command {
 
 By default a node may read, write, replicate and administer, and a client may read and write.`,
 		Example: "  themis-cli pki issue --node node-1 --datacenter dc1 --ip 10.0.0.1\n  themis-cli pki issue --client alice --capabilities read,write,admin",
-		Args:    cobra.NoArgs,
+		Args:    usage.None,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			r, err := f.request(cmd.Flags().Changed("capabilities"))
 			if err != nil {
@@ -132,10 +133,10 @@ func (f issueFlags) request(capabilitiesGiven bool) (pki.Request, error) {
 		Valid: time.Duration(f.days) * day, Algorithm: pki.Algorithm(f.algorithm),
 	}
 	if (f.node == "") == (f.client == "") {
-		return r, wrong("--node, --client: want exactly one of them")
+		return r, usage.Wrong("--node, --client: want exactly one of them")
 	}
 	if f.days < 0 {
-		return r, wrong("--days %d: want at least 1", f.days)
+		return r, usage.Wrong("--days %d: want at least 1", f.days)
 	}
 	if f.node != "" {
 		r.Datacenter = f.datacenter
@@ -143,7 +144,7 @@ func (f issueFlags) request(capabilitiesGiven bool) (pki.Request, error) {
 	for _, text := range f.ips {
 		ip, err := netip.ParseAddr(text)
 		if err != nil {
-			return r, wrong("--ip %q: want an IP address", text)
+			return r, usage.Wrong("--ip %q: want an IP address", text)
 		}
 		r.IPs = append(r.IPs, ip)
 	}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/themisdb/themis/cmd/internal/usage"
 	"github.com/themisdb/themis/pkg/pki"
 	"github.com/themisdb/themis/pkg/themis"
 )
@@ -24,7 +25,7 @@ func pkiRenew(a *app) *cobra.Command {
 		Long: `Issue a certificate again before it ends: the same holder, names, capabilities and extensions, the same key, new times.
 The file is replaced, and a running node takes the new one into use within seconds. A client may get a new key; a node keeps its key,
 since the cluster checks its ballots with it.`,
-		Args: cobra.ExactArgs(1),
+		Args: usage.Exactly(1),
 		RunE: func(_ *cobra.Command, args []string) error {
 			if f.dir == "" {
 				f.dir = filepath.Dir(args[0])
@@ -49,7 +50,7 @@ func (a *app) renew(f issueFlags, path string, newKey bool) error {
 	}
 	switch {
 	case f.days < 0:
-		return wrong("--days %d: want at least 1", f.days)
+		return usage.Wrong("--days %d: want at least 1", f.days)
 	case newKey && r.Node != "":
 		return themis.Errorf(themis.RefusedUnsafe, "%s: the cluster checks the ballots of %s with its present key; with a new one it could not vote", path, r.Node).
 			Do("themis-cli pki renew %s", path)
@@ -112,7 +113,7 @@ func readCertificates(path string) ([]*x509.Certificate, error) {
 
 func pkiShow(a *app) *cobra.Command {
 	return &cobra.Command{
-		Use: "show CERT…", Short: "Show what certificates say", Args: cobra.MinimumNArgs(1),
+		Use: "show CERT…", Short: "Show what certificates say", Args: usage.AtLeast(1),
 		Long: "Show what certificates say: holder, names, capabilities, the seven extensions, times. Exit code 1 when one can't serve as an identity, or not now.",
 		RunE: func(_ *cobra.Command, args []string) error {
 			out := []shownAnswer{}

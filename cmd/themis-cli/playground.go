@@ -15,6 +15,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/themisdb/themis/cmd/internal/usage"
 	"github.com/themisdb/themis/pkg/client"
 	"github.com/themisdb/themis/pkg/health"
 	"github.com/themisdb/themis/pkg/playground"
@@ -51,7 +52,7 @@ HTTP without TLS is allowed on loopback in a playground, and nowhere else: every
 		Args:    cobra.ArbitraryArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) > 0 {
-				return unknownCommand(cmd, args)
+				return usage.Unknown(cmd, args)
 			}
 			return a.playground(cmd, f)
 		},
@@ -88,7 +89,7 @@ func (f *playgroundFlags) complete() (err error) {
 		f.options.SyncShards = append(f.options.SyncShards, id)
 	}
 	if f.load != "" && f.noLoad {
-		return wrong("--load and --no-load contradict each other")
+		return usage.Wrong("--load and --no-load contradict each other")
 	}
 	return f.options.Validate()
 }
@@ -149,11 +150,11 @@ func (f *playgroundFlags) documents(fresh bool) (*documents, error) {
 		base := filepath.Base(f.load)
 		d := &documents{collection: strings.TrimSuffix(base, filepath.Ext(base))}
 		if err := themis.CheckCollection(d.collection); err != nil {
-			return nil, wrong("--load %s: the file's name is to be the collection's: %v", f.load, err).Do("rename or link the file")
+			return nil, usage.Wrong("--load %s: the file's name is to be the collection's: %v", f.load, err).Do("rename or link the file")
 		}
 		file, err := os.Open(f.load)
 		if err != nil {
-			return nil, wrong("--load: %v", err)
+			return nil, usage.Wrong("--load: %v", err)
 		}
 		d.from = file
 		return d, nil
@@ -211,7 +212,7 @@ func (a *app) restart(ctx context.Context, cmd *cobra.Command, dir string, o pla
 	}
 	asked := slices.ContainsFunc(founding, func(name string) bool { return cmd.Flags().Changed(name) })
 	if asked && fmt.Sprintf("%+v", o) != fmt.Sprintf("%+v", info.Options) {
-		return nil, false, wrong("there is a playground in %s already, and it was made with other settings: %s", p.Dir, describe(info.Options)).
+		return nil, false, usage.Wrong("there is a playground in %s already, and it was made with other settings: %s", p.Dir, describe(info.Options)).
 			Do("themis-cli playground start --data-dir %s, or choose another --data-dir", p.Dir)
 	}
 	a.say("the playground in %s", p.Dir)

@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/themisdb/themis/cmd/internal/usage"
 	"github.com/themisdb/themis/pkg/client"
 	"github.com/themisdb/themis/pkg/health"
 	"github.com/themisdb/themis/pkg/playground"
@@ -20,7 +21,7 @@ import (
 
 func playgroundStatus(a *app, f *playgroundFlags) *cobra.Command {
 	return &cobra.Command{
-		Use: "status", Short: "Show the processes and the health of a playground", Args: cobra.NoArgs,
+		Use: "status", Short: "Show the processes and the health of a playground", Args: usage.None,
 		Long: "Show the processes and the health of a playground. Exit codes: 0 HEALTHY and every process runs, 1 not so, 3 processes run but none answers.",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			p, err := a.openPlayground(f.dir)
@@ -45,7 +46,7 @@ func playgroundStatus(a *app, f *playgroundFlags) *cobra.Command {
 
 func playgroundStop(a *app, f *playgroundFlags) *cobra.Command {
 	return &cobra.Command{
-		Use: "stop", Short: "End the processes of a playground; its data stays", Args: cobra.NoArgs,
+		Use: "stop", Short: "End the processes of a playground; its data stays", Args: usage.None,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			p, err := a.openPlayground(f.dir)
 			if err != nil {
@@ -62,7 +63,7 @@ func playgroundStop(a *app, f *playgroundFlags) *cobra.Command {
 
 func playgroundStart(a *app, f *playgroundFlags) *cobra.Command {
 	return &cobra.Command{
-		Use: "start", Short: "Start the stopped nodes of a playground, with all their data", Args: cobra.NoArgs,
+		Use: "start", Short: "Start the stopped nodes of a playground, with all their data", Args: usage.None,
 		Long: "Start the stopped nodes of a playground, with all their data, resume paused ones, and return when the cluster is HEALTHY.",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			p, err := a.openPlayground(f.dir)
@@ -82,7 +83,7 @@ func playgroundStart(a *app, f *playgroundFlags) *cobra.Command {
 
 func playgroundList(a *app) *cobra.Command {
 	return &cobra.Command{
-		Use: "list", Short: "List the playgrounds of this user", Args: cobra.NoArgs,
+		Use: "list", Short: "List the playgrounds of this user", Args: usage.None,
 		RunE: func(*cobra.Command, []string) error {
 			list, err := playground.List(a.host())
 			if err != nil {
@@ -132,7 +133,7 @@ func playgroundNode(a *app, f *playgroundFlags) *cobra.Command {
 	cmd := &cobra.Command{Use: "node", Short: "Kill, stop, start, pause, resume or add one node"}
 	for _, v := range nodeVerbs {
 		cmd.AddCommand(&cobra.Command{
-			Use: v.name + " NODE", Short: v.short, Args: cobra.ExactArgs(1),
+			Use: v.name + " NODE", Short: v.short, Args: usage.Exactly(1),
 			RunE: func(c *cobra.Command, args []string) error {
 				return a.playgroundVerb(c.Context(), f.dir, v, themis.NodeID(args[0]))
 			},

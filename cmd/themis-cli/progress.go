@@ -9,6 +9,9 @@ import (
 // progress shows on stderr how far a load is: on a terminal one line that is written anew, else a line of keys and values every few
 // seconds. The function that it returns ends it.
 func (a *app) progress(l *loader) (end func()) {
+	if a.flags.quiet {
+		return func() {}
+	}
 	tty := terminal(a.errOut)
 	every := 2 * time.Second
 	if tty {

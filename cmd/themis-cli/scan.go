@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/themisdb/themis/cmd/internal/usage"
 	"github.com/themisdb/themis/pkg/client"
 	"github.com/themisdb/themis/pkg/themis"
 )
@@ -22,15 +23,15 @@ func docScan(a *app) *cobra.Command {
 	o := client.ScanOptions{}
 	var consistency string
 	cmd := &cobra.Command{
-		Use: "scan COLLECTION", Short: "Read the documents of a collection",
+		Use: "scan COLLECTION", Annotations: streaming, Short: "Read the documents of a collection",
 		Long: `Read the documents of a collection in order of token and key, those of all shards merged.
 
 Without -o each document is one line: key, tab, document, as stored. -o ndjson is one JSON object a line, with key, version and shard.
 After --limit documents the place to go on is said on stderr; give it to --after.`,
-		Args: cobra.ExactArgs(1),
+		Args: usage.Exactly(1),
 		RunE: func(cmd *cobra.Command, args []string) (err error) {
 			if o.Limit < 0 {
-				return wrong("--limit %d: want 0 or more", o.Limit)
+				return usage.Wrong("--limit %d: want 0 or more", o.Limit)
 			}
 			if o.Consistency, err = themis.ParseConsistency(consistency); err != nil {
 				return err
@@ -73,7 +74,12 @@ func (a *app) scan(ctx context.Context, c *client.Client, collection string, o c
 	if a.flags.output == "json" || a.flags.output == "yaml" {
 		return a.print(whole, func(io.Writer, bool) {})
 	}
-	if whole.Next != "" {
+	switch {
+	case n == 0 && o.After != "":
+		a.say("# no more documents in %s", collection)
+	case n == 0:
+		a.say("# no documents in %s", collection)
+	case whole.Next != "":
 		a.say("# %d documents; go on with --after %s", n, whole.Next)
 	}
 	return nil

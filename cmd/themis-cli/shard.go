@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/themisdb/themis/cmd/internal/usage"
 	"github.com/themisdb/themis/pkg/client"
 	"github.com/themisdb/themis/pkg/health"
 	"github.com/themisdb/themis/pkg/themis"
@@ -41,7 +42,7 @@ type rawReport struct {
 
 func shardList(a *app) *cobra.Command {
 	return &cobra.Command{
-		Use: "list", Short: "List the shards", Args: cobra.NoArgs,
+		Use: "list", Short: "List the shards", Args: usage.None,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return a.withReport(cmd.Context(), func(r health.Report, raw rawReport) error {
 				return a.print(raw.Shards, func(w io.Writer, wide bool) { shardTable(w, r, wide) })
@@ -52,7 +53,7 @@ func shardList(a *app) *cobra.Command {
 
 func shardShow(a *app) *cobra.Command {
 	return &cobra.Command{
-		Use: "show SHARD", Short: "Show a shard, its copies, and what is wrong with it", Args: cobra.ExactArgs(1),
+		Use: "show SHARD", Short: "Show a shard, its copies, and what is wrong with it", Args: usage.Exactly(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			id, err := themis.ParseShardID(args[0])
 			if err != nil {
@@ -90,7 +91,7 @@ func showShard(w io.Writer, a *app, r health.Report, s health.ShardReport) {
 			about.Findings = append(about.Findings, f)
 		}
 	}
-	st, width := style(a.out)
+	st, width := a.style()
 	st.All = true
 	if text := tui.Findings(about, width, st); text != "" {
 		_, _ = fmt.Fprintf(w, "\n%s", text)

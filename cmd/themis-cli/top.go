@@ -3,19 +3,25 @@ package main
 import (
 	"context"
 	"errors"
+	"iter"
 	"os"
 	"strconv"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/themisdb/themis/cmd/internal/usage"
 	"github.com/themisdb/themis/pkg/client"
 	"github.com/themisdb/themis/pkg/cluster"
 	"github.com/themisdb/themis/pkg/health"
+	"github.com/themisdb/themis/pkg/themis"
 	"github.com/themisdb/themis/tui"
 )
 
-const snapshotWithin = 10 * time.Second // where --timeout says nothing
+const (
+	snapshotWithin = 10 * time.Second // where --timeout says nothing
+	reconnectPause = time.Second
+)
 
 // topCommand is the live screens, or one plain picture of them where there is no terminal.
 func topCommand(a *app) *cobra.Command {
@@ -25,11 +31,11 @@ func topCommand(a *app) *cobra.Command {
 		Use:   "top",
 		Short: "Watch the cluster live: findings, shards, copies, nodes, lag, events",
 		Long: `top shows the cluster as it is and follows it, until q is pressed; ? explains the keys and signs. It goes on with another node
-when the one it listens to is lost, and says how old what it shows is.
+when the one it listens to is lost, and says how old what it shows is; where none answers at first, it waits for one.
 
 With --plain, with -o json or yaml, or where stdin or stdout is no terminal, it prints one picture and exits like
 "cluster health": 0 fine, 1 the status is at --fail-on or worse, 3 something could not be asked.`,
-		Args: cobra.NoArgs,
+		Args: usage.None,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			bar, err := health.ParseFailOn(failOn)
 			if err != nil {
@@ -53,12 +59,47 @@ func terminalIn(a *app) bool {
 
 // topLive runs until the user leaves; --timeout is about single answers of the cluster, not about that.
 func (a *app) topLive(ctx context.Context) (err error) {
+	o := tui.Options{In: a.in, Out: a.out, ASCII: !unicodeLocale()}
+	if a.flags.noColor {
+		o.Env = append(os.Environ(), "NO_COLOR=1")
+	}
 	c, err := a.connect(ctx)
-	if err != nil {
+	switch {
+	case err == nil:
+		defer func() { err = errors.Join(err, c.Close()) }()
+		return tui.Run(ctx, c, o)
+	case !passing(err): // a wrong certificate, say
 		return err
 	}
-	defer func() { err = errors.Join(err, c.Close()) }()
-	return tui.Run(ctx, c, tui.Options{In: a.in, Out: a.out, ASCII: !unicodeLocale()})
+	return tui.Run(ctx, latecomer{a}, o)
+}
+
+// latecomer is a source of frames where no node answers yet.
+type latecomer struct{ a *app }
+
+// Watch tries until a node answers, and then is that client's. Each failure is told.
+func (l latecomer) Watch(ctx context.Context, from themis.HLC) iter.Seq2[client.Frame, error] {
+	return func(yield func(client.Frame, error) bool) {
+		for ctx.Err() == nil {
+			c, err := l.a.connect(ctx)
+			if err == nil {
+				for f, err := range c.Watch(ctx, from) {
+					if !yield(f, err) {
+						break
+					}
+				}
+				_ = c.Close() //nolint:errcheck // it was only asked
+				return
+			}
+			if ctx.Err() != nil || !yield(client.Frame{}, err) {
+				return
+			}
+			select {
+			case <-ctx.Done():
+			case <-time.After(reconnectPause):
+			}
+		}
+	}
 }
 
 func (a *app) topOnce(ctx context.Context, bar health.FailOn) error {
@@ -72,7 +113,7 @@ func (a *app) topOnce(ctx context.Context, bar health.FailOn) error {
 			return a.print(frame.Report, nil)
 		}
 		frame.Events = a.newestEvents(ctx, c)
-		_, width := style(a.out)
+		_, width := a.style()
 		if columns, err := strconv.Atoi(os.Getenv("COLUMNS")); width == 0 && err == nil {
 			width = columns
 		}

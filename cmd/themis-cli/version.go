@@ -6,6 +6,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/themisdb/themis/cmd/internal/usage"
 	"github.com/themisdb/themis/pkg/node"
 )
 
@@ -19,7 +20,7 @@ type versionAnswer struct {
 
 func versionCommand(a *app) *cobra.Command {
 	return &cobra.Command{
-		Use: "version", Short: "Print the version of this binary", Args: cobra.NoArgs,
+		Use: "version", Short: "Print the version of this binary", Args: usage.None,
 		RunE: func(*cobra.Command, []string) error {
 			v := versionAnswer{node.Version(), runtime.Version(), runtime.GOOS, runtime.GOARCH}
 			return a.print(v, func(w io.Writer, _ bool) {

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -15,12 +14,11 @@ import (
 	"strings"
 	"syscall"
 	"time"
-	"unicode"
-	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/themisdb/themis/cmd/internal/usage"
 	"github.com/themisdb/themis/pkg/client"
 	"github.com/themisdb/themis/pkg/config"
 	"github.com/themisdb/themis/pkg/doctor"
@@ -62,7 +60,10 @@ func run(ctx context.Context, args []string, out, errOut io.Writer) int {
 		a.complain(cmd, themis.Errorf(themis.Deadline, "interrupted: %w", err))
 		return themis.ExitInterrupted
 	case !a.began:
-		err = usage(cmd, err)
+		err = usage.Of(cmd, err)
+		if usage.WantsJSON(args, a.env["THEMIS_OUTPUT"]) {
+			a.output = "json"
+		}
 	}
 	a.complain(cmd, err)
 	return themis.Exit(err)
@@ -84,14 +85,15 @@ $THEMIS_CONTEXT; else the current context; else the playground in the user's cac
 			a.began = true
 			return nil
 		},
-		RunE: func(cmd *cobra.Command, args []string) error { return unknownCommand(cmd, args) },
+		RunE: func(cmd *cobra.Command, args []string) error { return usage.Unknown(cmd, args) },
 	}
 	a.register(root.PersistentFlags())
-	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return usage(cmd, err) })
+	root.SetFlagErrorFunc(usage.Flag)
 	root.AddCommand(a.checkCommand(), a.validateCommand(), a.lossesCommand(), a.versionCommand())
 	for _, v := range unserved {
 		root.AddCommand(a.unservedCommand(v))
 	}
+	usage.Defaults(root)
 	return root
 }
 
@@ -117,17 +119,17 @@ func (a *app) check() error {
 	if !slices.Contains(formats, a.output) {
 		bad := a.output
 		a.output = "table"
-		return wrong("--output %q: want one of %s", bad, strings.Join(formats, ", "))
+		return usage.Wrong("--output %q: want one of %s", bad, strings.Join(formats, ", "))
 	}
 	if t := a.env["THEMIS_TIMEOUT"]; t != "" && a.timeout == 0 {
 		d, err := time.ParseDuration(t)
 		if err != nil {
-			return wrong("THEMIS_TIMEOUT %q: want a time such as 30s", t)
+			return usage.Wrong("THEMIS_TIMEOUT %q: want a time such as 30s", t)
 		}
 		a.timeout = d
 	}
 	if a.timeout < 0 {
-		return wrong("--timeout %s: want 0 or more", a.timeout)
+		return usage.Wrong("--timeout %s: want 0 or more", a.timeout)
 	}
 	return nil
 }
@@ -158,54 +160,9 @@ func (a *app) print(v any, table func(w io.Writer)) error {
 	return nil
 }
 
-// complain writes an error to stderr: what happened, why, and the next command to type; as problem JSON under -o json.
+// complain writes an error to stderr.
 func (a *app) complain(cmd *cobra.Command, err error) {
-	p := client.ProblemOf(err)
-	if a.output == "json" {
-		_, _ = fmt.Fprintf(a.errOut, "%s\n", p.JSON())
-		return
-	}
-	why := p.Detail
-	if text := err.Error(); strings.Contains(text, p.Detail) {
-		why = text
-	}
-	_, _ = fmt.Fprintf(a.errOut, "%s: %s\n  why:  %s\n", cmd.CommandPath(), lowered(themis.CodeOf(err).Info().Title), indented(why))
-	if p.Fix != "" {
-		_, _ = fmt.Fprintf(a.errOut, "  next: %s\n", indented(p.Fix))
-	}
-}
-
-func indented(text string) string {
-	return strings.ReplaceAll(strings.TrimSpace(text), "\n", "\n        ")
-}
-
-// lowered begins a title with a small letter, unless it begins with a name such as HTTP or LOG.
-func lowered(s string) string {
-	r, n := utf8.DecodeRuneInString(s)
-	if next, _ := utf8.DecodeRuneInString(s[n:]); unicode.IsUpper(next) {
-		return s
-	}
-	return string(unicode.ToLower(r)) + s[n:]
-}
-
-// usage makes what the command line's parser says a usage error.
-func usage(cmd *cobra.Command, err error) error {
-	if _, ours := errors.AsType[*themis.Error](err); ours {
-		return err
-	}
-	return themis.Errorf(themis.InvalidArgument, "%s: %w", cmd.CommandPath(), err).Do("%s --help", cmd.CommandPath())
-}
-
-// wrong is a usage error found by a command itself.
-func wrong(format string, args ...any) *themis.Error {
-	return themis.Errorf(themis.InvalidArgument, "%s", fmt.Sprintf(format, args...))
-}
-
-func unknownCommand(cmd *cobra.Command, args []string) error {
-	if len(args) == 0 {
-		return wrong("no command given; there are: check, validate-wal, losses, version").Do("%s --help", cmd.CommandPath())
-	}
-	return wrong("unknown command %q; there are: check, validate-wal, losses, version", args[0]).Do("%s --help", cmd.CommandPath())
+	usage.Complain(a.errOut, cmd, err, a.output == "json")
 }
 
 // verb is a command that this version does not serve.
@@ -232,7 +189,7 @@ func (a *app) unservedCommand(v verb) *cobra.Command {
 
 func (a *app) versionCommand() *cobra.Command {
 	return &cobra.Command{
-		Use: "version", Short: "Print the version of this binary", Args: cobra.NoArgs,
+		Use: "version", Short: "Print the version of this binary", Args: usage.None,
 		RunE: func(*cobra.Command, []string) error {
 			answer := struct {
 				Version string `json:"version"`
@@ -274,7 +231,7 @@ func (a *app) dataDirs(given []string) ([]string, error) {
 	case a.playground != "":
 		return []string{a.playground}, nil
 	case a.context != "" || len(a.endpoints) > 0:
-		return nil, wrong("a node's files are read on its own machine: no node sends them").Do("on that machine: themisdb-repl-doctor validate-wal --data-dir DIR")
+		return nil, usage.Wrong("a node's files are read on its own machine: no node sends them").Do("on that machine: themisdb-repl-doctor validate-wal --data-dir DIR")
 	case a.env["THEMIS_DATA_DIR"] != "":
 		return []string{a.env["THEMIS_DATA_DIR"]}, nil
 	case a.env["THEMIS_PLAYGROUND"] != "":
@@ -283,7 +240,7 @@ func (a *app) dataDirs(given []string) ([]string, error) {
 	if dir := client.UserPlayground(); dir != "" {
 		return []string{dir}, nil
 	}
-	return nil, wrong("--data-dir: none is given, and there is no playground").Do("themisdb-repl-doctor validate-wal --data-dir DIR")
+	return nil, usage.Wrong("--data-dir: none is given, and there is no playground").Do("themisdb-repl-doctor validate-wal --data-dir DIR")
 }
 
 // shardOf reads --shard.

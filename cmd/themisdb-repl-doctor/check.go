@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/themisdb/themis/cmd/internal/usage"
 	"github.com/themisdb/themis/pkg/doctor"
 	"github.com/themisdb/themis/pkg/health"
 	"github.com/themisdb/themis/pkg/themis"
@@ -17,7 +18,7 @@ import (
 func (a *app) checkCommand() *cobra.Command {
 	var name, failOn, shard string
 	c := &cobra.Command{
-		Use: "check", Short: "Ask every member, compare what they say, and tell what is wrong", Args: cobra.NoArgs,
+		Use: "check", Short: "Ask every member, compare what they say, and tell what is wrong", Args: usage.None,
 		Long: `check asks every member of the cluster, twice, and compares what they say: maps, epochs, settings, clocks, versions, disks and the
 certificates they show. A check that could not look is INCONCLUSIVE, never PASSED.
 
@@ -131,7 +132,7 @@ func summary(d doctor.Diagnosis) string {
 
 func drawFindings(w io.Writer, findings []doctor.Finding) {
 	for _, f := range findings {
-		_, _ = fmt.Fprintf(w, "\n%s  %s  %s: %s\n", f.Severity, f.Code, f.Subject, lowered(f.Title))
+		_, _ = fmt.Fprintf(w, "\n%s  %s  %s: %s\n", f.Severity, f.Code, f.Subject, usage.Lowered(f.Title))
 		if f.At != nil {
 			_, _ = fmt.Fprintf(w, "  where:  %s\n", where(*f.At))
 		}

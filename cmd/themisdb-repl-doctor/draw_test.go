@@ -80,14 +80,6 @@ func TestDrawDiagnosis(t *testing.T) {
 	golden(t, "check.json", string(j)+"\n")
 }
 
-func TestLowered(t *testing.T) {
-	for in, want := range map[string]string{"A disk": "a disk", "HTTP without TLS": "HTTP without TLS", "X": "x"} {
-		if got := lowered(in); got != want {
-			t.Errorf("%q: %q, want %q", in, got, want)
-		}
-	}
-}
-
 // brokenNode is a stopped node's directory whose log has a flipped bit, and writes that were rescued.
 func brokenNode(t *testing.T) string {
 	t.Helper()

@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/themisdb/themis/cmd/internal/usage"
 	"github.com/themisdb/themis/pkg/doctor"
 	"github.com/themisdb/themis/pkg/themis"
 )
@@ -18,7 +19,7 @@ func (a *app) validateCommand() *cobra.Command {
 	var shard string
 	var segment uint64
 	c := &cobra.Command{
-		Use: "validate-wal", Short: "Check a log's files, entry by entry, its node stopped or running", Args: cobra.NoArgs,
+		Use: "validate-wal", Short: "Check a log's files, entry by entry, its node stopped or running", Args: usage.None,
 		Long: `validate-wal reads the logs below a data directory and changes nothing: every checksum, the order of seq, lsn and epochs, whose log it
 is, and whether it still holds all that it once had durable. Its node may run: a log that grows meanwhile is told from a torn one.
 
@@ -30,7 +31,7 @@ could not be read.`,
 				return err
 			}
 			if cmd.Flags().Changed("segment") && segment == 0 {
-				return wrong("--segment 0: want the first seq of a segment, or its number, from 1")
+				return usage.Wrong("--segment 0: want the first seq of a segment, or its number, from 1")
 			}
 			where, err := a.dataDirs(dirs)
 			if err != nil {
@@ -120,7 +121,7 @@ func (a *app) lossesCommand() *cobra.Command {
 	var dirs []string
 	var shard string
 	c := &cobra.Command{
-		Use: "losses", Short: "List acknowledged writes that were cut and kept aside, and damaged parts that were set aside", Args: cobra.NoArgs,
+		Use: "losses", Short: "List acknowledged writes that were cut and kept aside, and damaged parts that were set aside", Args: usage.None,
 		Long: `losses lists what the copies below a data directory keep in rescued/: writes that a replaced primary had acknowledged alone. It also
 lists logs and stores that a node moved aside because they were damaged. It only reads.
 
