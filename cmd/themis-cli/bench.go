@@ -107,14 +107,14 @@ func benchClient(a *app) *cobra.Command {
 	var f comparisonFlags
 	var peer string
 	cmd := &cobra.Command{
-		Use: "client", Short: "The Go client and a cluster of three, beside etcd with three members and its client", Args: cobra.NoArgs,
+		Use: "client", Short: "The Go client and a cluster of three, beside etcd with three members and its client", Args: usage.None,
 		Long: `client runs a cluster of three nodes with three copies of each shard under SYNC, and an etcd cluster of three members, each node and member a
 process of this program with mutual TLS and default settings. So many clients put, then get, documents in both, in alternating rounds; each
 waits for its answer. The Go client batches puts on its streams; both clients go straight to who leads.`,
 		Example: "  themis-cli bench client --peer etcd --clients 1,16,64",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if peer != "etcd" {
-				return wrong("--peer %q: want etcd", peer)
+				return usage.Wrong("--peer %q: want etcd", peer)
 			}
 			h, err := a.benchHost()
 			if err != nil {

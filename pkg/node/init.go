@@ -98,7 +98,7 @@ func (n *Node) initCluster(ctx context.Context, a initArgs) (*initResult, error)
 func (n *Node) mayFound(ctx context.Context, a initArgs) error {
 	if own := n.source.Info().Cluster; own != a.Name {
 		return themis.Errorf(themis.InvalidArgument, "name %q: the certificates are of cluster %s", a.Name, own).
-			Do("--name %s, or issue certificates of cluster %s: themis-cli pki issue --cluster %s", own, a.Name, a.Name)
+			Do("--name %s, or issue certificates of cluster %s: themis-cli pki issue --node NODE --cluster %s", own, a.Name, a.Name)
 	}
 	if n.embedded() {
 		return nil

@@ -23,7 +23,7 @@ type promotion struct {
 func (n *Node) told(ctx context.Context, j joined) error {
 	if own := n.source.Info().Cluster; own != j.Name {
 		return themis.Errorf(themis.InvalidArgument, "cluster %s: the certificate of %s is of cluster %s", j.Name, n.id.Node, own).
-			Do("name the cluster %s, or issue certificates of cluster %s: themis-cli pki issue --cluster %s", own, j.Name, j.Name)
+			Do("name the cluster %s, or issue certificates of cluster %s: themis-cli pki issue --node NODE --cluster %s", own, j.Name, j.Name)
 	}
 	have := n.joined()
 	switch {
