@@ -4,15 +4,10 @@ package main
 import (
 	"context"
 	"os"
-	"os/signal"
-	"syscall"
 
 	"github.com/themisdb/themis/pkg/node"
 )
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	code := node.Main(ctx, "themisd", os.Args[1:], os.Environ(), os.Stdout, os.Stderr)
-	stop()
-	os.Exit(code)
+	os.Exit(node.Main(context.Background(), "themisd", os.Args[1:], os.Environ(), os.Stdout, os.Stderr))
 }

@@ -116,6 +116,14 @@ type Alive struct {
 
 	DiskFull bool                      `json:"disk_full,omitempty"`     // it takes no client writes, and should get no copies
 	Broken   map[themis.ShardID]string `json:"broken_copies,omitempty"` // copies that this process has stopped for good, and why
+	Stopping *Stopping                 `json:"stopping,omitempty"`
+}
+
+// Stopping says that the node is on its way out: it gets no reign and no copy, in-sync sets do without it where they can, and
+// what it leads goes to others.
+type Stopping struct {
+	// The epochs of its reigns that can be handed over now: no write is open, none is let in, and another copy has everything.
+	Ready map[themis.ShardID]themis.Epoch `json:"ready,omitempty"`
 }
 
 // Failed is the controller's verdict that a node is gone; the record exists while the verdict stands.
@@ -294,6 +302,13 @@ func (s Shard) Voters() []Member {
 		}
 	}
 	return out
+}
+
+// Successors are the members that can be elected after the primary without a loss: under SYNC those of the in-sync set.
+func (s Shard) Successors() []Member {
+	return slices.DeleteFunc(s.Voters(), func(m Member) bool {
+		return m == s.Primary || s.Have.Mode == themis.Sync && !s.InSync(m)
+	})
 }
 
 // InSync says whether that very disk is a member of the in-sync set.

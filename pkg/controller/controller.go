@@ -186,10 +186,12 @@ type Rehouse struct {
 type Elect struct {
 	Shard themis.ShardID
 	Epoch themis.Epoch // the next
-	Rule  string       // why an election is needed: first-reign, no-primary, member, failed, boot, resigned, unfit, full, cut
+	Rule  string       // why an election is needed: first-reign, no-primary, member, failed, boot, resigned, unfit, full, stopping, cut
 	Why   string
 	Skip  map[themis.NodeID]string // who isn't asked, since it could not reign, and why
 	Load  map[themis.NodeID]int    // for election.Request: primaries by node, those decided in this step included
+
+	Stopping map[themis.NodeID]bool // for election.Request: nodes on their way out
 }
 
 // Join begins a copy on a node that has none.

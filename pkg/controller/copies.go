@@ -243,6 +243,8 @@ func (t *step) notFree(n cluster.Node, has bool) string {
 		return "is FAILED"
 	case n.Draining:
 		return "is being drained"
+	case t.stopping(n.ID) != nil:
+		return "is stopping"
 	case !t.up(n.ID):
 		return "does not answer"
 	case !alive:

@@ -54,10 +54,13 @@ func (t *step) elect(s cluster.Shard) bool {
 	if a.Running || a.Failed > 0 && t.now.Before(a.Ended.Add(t.c.Backoff(a.Failed))) {
 		return true
 	}
-	skip := map[themis.NodeID]string{}
-	var answer []cluster.Member
+	skip, stopping := map[themis.NodeID]string{}, map[themis.NodeID]bool{}
+	var answer, stay []cluster.Member
 	var missing []string
 	for _, m := range s.Voters() {
+		if t.stopping(m.Node) != nil {
+			stopping[m.Node] = true
+		}
 		reason := t.cannotReign(s.ID, m.Node)
 		if rule == "full" && reason == "" && t.full(m) {
 			reason = "has a full disk"
@@ -70,7 +73,14 @@ func (t *step) elect(s cluster.Shard) bool {
 			missing = append(missing, string(m.Node)+" does not answer")
 		default:
 			answer = append(answer, m)
+			if !stopping[m.Node] && slices.Contains(s.Successors(), m) {
+				stay = append(stay, m)
+			}
 		}
+	}
+	if rule == ruleStopping && len(stay) == 0 {
+		t.not("elect", subject, rule, "%s; no copy that could follow it is on a node that stays", why)
+		return false
 	}
 	stop, could := t.electable(s, answer)
 	if stop != "" {
@@ -82,9 +92,24 @@ func (t *step) elect(s cluster.Shard) bool {
 	if t.load[s.Primary.Node] > 0 {
 		t.load[s.Primary.Node]--
 	}
-	t.do(Elect{Shard: s.ID, Epoch: s.Epoch + 1, Rule: rule, Why: why, Skip: skip, Load: maps.Clone(t.load)})
+	t.do(Elect{Shard: s.ID, Epoch: s.Epoch + 1, Rule: rule, Why: why, Skip: skip, Stopping: stopping, Load: maps.Clone(t.load)})
+	if len(stay) > 0 {
+		answer = stay
+	}
 	t.load[t.likely(s, answer)]++
 	return true
+}
+
+// ruleStopping is why a reign ends that its node hands over.
+const ruleStopping = "stopping"
+
+// stopping is the node's word that it is on its way out, or nil.
+func (t *step) stopping(node themis.NodeID) *cluster.Stopping {
+	a := t.View.Alive[node]
+	if p := t.Probes[node]; p.Boot != "" && p.Boot != a.Boot {
+		return nil // that was the process before
+	}
+	return a.Stopping
 }
 
 // needsElection says why the shard's primary can't go on, or nothing.
@@ -115,6 +140,9 @@ func (t *step) needsElection(s cluster.Shard) (rule, why string) {
 	}
 	if t.full(s.Primary) && t.others(s) >= 1+s.Have.K && guard.On(guard.FullGoes) {
 		return "full", fmt.Sprintf("the disk of its primary %s is full, and enough other copies have room", node)
+	}
+	if st := t.stopping(node); st != nil && st.Ready[s.ID] == s.Epoch {
+		return ruleStopping, fmt.Sprintf("its primary %s stops, and has answered all that was open", node)
 	}
 	if t.cut(node) {
 		return "cut", fmt.Sprintf("its primary %s has been cut from the control plane for longer than its lease", node)

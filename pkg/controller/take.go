@@ -11,11 +11,17 @@ import (
 // Silence is how long a controller's heartbeat, its probes, may stay away before another control node takes over.
 const Silence = 2 * time.Second
 
+// GoneSilence is the same where the controller's node announces itself no more in the control plane: it has stopped, or the
+// control plane confirms it no longer, and then it decides nothing.
+const GoneSilence = 500 * time.Millisecond
+
 // Bid is what a control node knows when it asks itself whether to be the controller.
 type Bid struct {
 	Self      themis.NodeID
 	Rank      int                // its place among the control nodes, so that not all bid at once
 	Record    cluster.Controller // who is
+	Gone      bool               // its node announces itself no more in the control plane
+	Stopping  bool               // this node is on its way out
 	Confirmed bool               // the control plane confirms this node's own lease
 	Silent    time.Duration      // since the controller's heartbeat was heard, or could have been heard, last
 }
@@ -26,13 +32,20 @@ func (b Bid) MayReign() bool { return b.Confirmed || !guard.On(guard.ControllerL
 
 // Due says whether the time to bid has come, as far as this node alone can tell. Ask the others before it is made: see Unheard.
 func (b Bid) Due() bool {
-	if !b.MayReign() {
+	if !b.MayReign() || b.Stopping {
 		return false
 	}
 	if b.Record.Term == 0 || b.Record.Node == b.Self {
 		return true
 	}
-	return b.Silent > Silence+time.Duration(max(b.Rank, 0))*100*time.Millisecond
+	return b.Silent > b.limit()+time.Duration(max(b.Rank, 0))*100*time.Millisecond
+}
+
+func (b Bid) limit() time.Duration {
+	if b.Gone {
+		return GoneSilence
+	}
+	return Silence
 }
 
 // Heard is another control node's word on the controller's heartbeat.
@@ -46,7 +59,7 @@ type Heard struct {
 // cut would otherwise take over, declare it FAILED, and be deposed by it in turn, for ever.
 func (b Bid) Unheard(others []Heard) bool {
 	for _, h := range others {
-		if h.Node != b.Self && h.Term >= b.Record.Term && h.Age <= Silence && guard.On(guard.ControllerHeard) {
+		if h.Node != b.Self && h.Term >= b.Record.Term && h.Age <= b.limit() && guard.On(guard.ControllerHeard) {
 			return false
 		}
 	}

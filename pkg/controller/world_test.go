@@ -24,6 +24,7 @@ var noon = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 // TestCases runs the pictures in testdata: a world in a few lines, then the actions that Step must take, one a line.
 //
 //	node ID [role= rack= dc= storage= beat=STORAGE|none disk= draining]   a member; answers its probes unless a probe line says else
+//	stopping ID [SHARD:EPOCH …]                                           it is on its way out; reigns that it can hand over
 //	probe ID [ok=AGE|never failing=AGE failures=N refused boot= cut why= unfit=SHARD resigned=SHARD:EPOCH] ages are before now
 //	failed ID for=AGE · gone ID for=AGE                                   the verdict; the heartbeat is missing
 //	shard ID epoch= primary= mode= k= rf= voters=a,b isr=a,b [boot= joining=c[>b] spares=d want-rf=]
@@ -183,6 +184,18 @@ func parseLine(w *World, l line) {
 			p.Resigned = map[themis.ShardID]themis.Epoch{themis.ShardID(id): themis.Epoch(n)}
 		}
 		w.Probes[node()] = p
+	case "stopping":
+		a := w.View.Alive[node()]
+		a.Stopping = &cluster.Stopping{Ready: map[themis.ShardID]themis.Epoch{}}
+		for _, v := range l.args[2:] {
+			id, epoch, _ := strings.Cut(v, ":")
+			n, err := strconv.Atoi(epoch)
+			if err != nil {
+				l.t.Fatal(err)
+			}
+			a.Stopping.Ready[themis.ShardID(id)] = themis.Epoch(n)
+		}
+		w.View.Alive[node()] = a
 	case "failed":
 		w.View.Failed[node()] = cluster.Failed{Node: node(), Since: l.age("for", "0s"), Why: "silent for 3.0 s"}
 	case "gone":

@@ -33,6 +33,7 @@ type Ballot struct {
 	Epoch          themis.Epoch // the proposed one, now promised
 	Last           themis.Position
 	LeaseRemaining time.Duration // of the read lease it still promises to the old primary
+	Resigned       themis.Epoch  // of a reign that had committed its first entry and that this ballot ended; 0: none
 	Nonce          []byte
 }
 
@@ -55,6 +56,7 @@ func (b Ballot) Signed() []byte {
 	number(uint64(b.Last.LSN))
 	number(uint64(b.LeaseRemaining.Milliseconds())) //nolint:gosec // never negative
 	text(string(b.Nonce))
+	number(uint64(b.Resigned))
 	return out
 }
 
@@ -74,6 +76,7 @@ type Request struct {
 	Ballots   []Ballot
 	Silent    map[themis.NodeID]string // why a replica gave no ballot
 	AllowLoss bool                     // an operator's explicit word
+	Stopping  map[themis.NodeID]bool   // on their way out: among equals another wins
 	Load      map[themis.NodeID]int    // primaries a node has already; among equals the least loaded wins
 }
 
@@ -103,7 +106,7 @@ func Count(r Request) Result {
 		valid = append(valid, b)
 		res.Wait = max(res.Wait, b.LeaseRemaining)
 	}
-	if !guard.On(guard.LeaseWait) {
+	if resigned(s, valid) || !guard.On(guard.LeaseWait) {
 		res.Wait = 0
 	}
 	candidates := valid
@@ -137,7 +140,7 @@ func Count(r Request) Result {
 		res.MayLose = false
 		return res
 	}
-	slices.SortStableFunc(candidates, func(a, b Ballot) int { return better(a, b, r.Load) })
+	slices.SortStableFunc(candidates, func(a, b Ballot) int { return better(a, b, r) })
 	if !guard.On(guard.MostAdvanced) {
 		slices.Reverse(candidates)
 	}
@@ -176,13 +179,31 @@ func find(r Request, rep cluster.Replica) (Ballot, Rejected) {
 	return b, Rejected{}
 }
 
-func better(a, b Ballot, load map[themis.NodeID]int) int {
+// resigned says whether the primary itself ended its reign by its ballot. Then nobody reads under a lease any more: not it, and
+// not those before it, whose leases it had waited out before it committed its first entry.
+func resigned(s cluster.Shard, valid []Ballot) bool {
+	return s.Epoch > 0 && slices.ContainsFunc(valid, func(b Ballot) bool { return b.Voter == s.Primary && b.Resigned == s.Epoch })
+}
+
+func better(a, b Ballot, r Request) int {
 	return cmp.Or(
 		cmp.Compare(b.Last.Epoch, a.Last.Epoch),
 		cmp.Compare(b.Last.Seq, a.Last.Seq),
-		cmp.Compare(load[a.Voter.Node], load[b.Voter.Node]),
+		last(r.Stopping[a.Voter.Node], r.Stopping[b.Voter.Node]),
+		cmp.Compare(r.Load[a.Voter.Node], r.Load[b.Voter.Node]),
 		cmp.Compare(a.Voter.Node, b.Voter.Node),
 	)
+}
+
+// last orders what is marked behind what is not.
+func last(a, b bool) int {
+	switch {
+	case a == b:
+		return 0
+	case a:
+		return 1
+	}
+	return -1
 }
 
 func behind(b, winner Ballot) Rejected {

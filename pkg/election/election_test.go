@@ -16,7 +16,7 @@ import (
 // TestCount runs the pictures in testdata/count.txt: a shard, its ballots, and who wins.
 //
 //	shard mode=sync k=1 epoch=6 voters=a,b,c isr=a,b [primary=a] [joining=d]
-//	NODE epoch=7 seq=90 [for=7] [disk=other] [lease=800ms] · silent NODE why · load NODE 2 · allow-loss
+//	NODE epoch=7 seq=90 [for=7] [disk=other] [lease=800ms] [resigned=6] · silent NODE why · load NODE 2 · stopping NODE · allow-loss
 func TestCount(t *testing.T) {
 	b, err := os.ReadFile(filepath.Join("testdata", "count.txt"))
 	if err != nil {
@@ -63,6 +63,8 @@ func parse(t *testing.T, text string) Request {
 			r.Silent[themis.NodeID(f[1])] = strings.Join(f[2:], " ")
 		case "load":
 			r.Load[themis.NodeID(f[1])] = int(num(f[2]))
+		case "stopping":
+			r.Stopping = map[themis.NodeID]bool{themis.NodeID(f[1]): true}
 		case "allow-loss":
 			r.AllowLoss = true
 		case "shard":
@@ -93,6 +95,9 @@ func parse(t *testing.T, text string) Request {
 					t.Fatal(err)
 				}
 				b.LeaseRemaining = d
+			}
+			if v := kv["resigned"]; v != "" {
+				b.Resigned = themis.Epoch(num(v))
 			}
 			r.Ballots = append(r.Ballots, b)
 		}
@@ -127,7 +132,7 @@ func TestSignedHoldsEveryField(t *testing.T) {
 		"cluster": func(b *Ballot) { b.Cluster = "d" }, "shard": func(b *Ballot) { b.Shard = "t" }, "node": func(b *Ballot) { b.Voter.Node = "x" },
 		"storage": func(b *Ballot) { b.Voter.Storage = "x" }, "boot": func(b *Ballot) { b.Boot = "x" }, "epoch": func(b *Ballot) { b.Epoch++ },
 		"last seq": func(b *Ballot) { b.Last.Seq++ }, "last epoch": func(b *Ballot) { b.Last.Epoch++ }, "last lsn": func(b *Ballot) { b.Last.LSN++ },
-		"lease": func(b *Ballot) { b.LeaseRemaining += time.Millisecond }, "nonce": func(b *Ballot) { b.Nonce = []byte("m") },
+		"lease": func(b *Ballot) { b.LeaseRemaining += time.Millisecond }, "nonce": func(b *Ballot) { b.Nonce = []byte("m") }, "resigned": func(b *Ballot) { b.Resigned++ },
 		"shifted": func(b *Ballot) { b.Cluster, b.Shard = "cs", "" },
 	} {
 		b := base

@@ -189,6 +189,8 @@ func (b *builder) nodeState(n cluster.Node) (state cluster.State, why string) {
 	switch {
 	case failed:
 		return cluster.FailedState, ""
+	case asked && o.Err != "" && o.State != nil && o.State.Stopping:
+		return cluster.Suspect, "it was told to stop; " + o.Err
 	case asked && o.Err != "":
 		return cluster.Suspect, o.Err
 	case asked && b.now.Sub(o.At) > FreshFor:
@@ -249,6 +251,9 @@ func (b *builder) nodeFindings(n cluster.Node, r NodeReport, why string) {
 		b.add(NodeSuspect, "", place{node: n.ID}, b.states[n.ID].Since, values{"cause": why, "heard": heard, "age_ms": r.LastHeartbeat})
 	case cluster.Draining:
 		b.add(NodeDraining, "", place{node: n.ID}, time.Time{}, values{"copies": r.Copies, "led": r.Primaries})
+	}
+	if b.view.Alive[n.ID].Stopping != nil {
+		b.add(NodeStopping, "", place{node: n.ID}, time.Time{}, values{"copies": r.Copies, "led": r.Primaries})
 	}
 	if o := b.states[n.ID]; o.State == nil && o.Err == "" && r.State != cluster.FailedState && r.State != cluster.Suspect {
 		b.add(StateUnknown, "", place{node: n.ID}, time.Time{}, values{"what": "what " + string(n.ID) + " knows of itself", "cause": "it was not asked"})

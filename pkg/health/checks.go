@@ -43,6 +43,7 @@ const (
 	SpareNotReady       Code = "SPARE_NOT_READY"
 	ShardSkew           Code = "SHARD_SKEW"
 	NodeDraining        Code = "NODE_DRAINING"
+	NodeStopping        Code = "NODE_STOPPING"
 	TailCut             Code = "TAIL_CUT"
 	AsyncMayLose        Code = "ASYNC_MAY_LOSE"
 	SingleCopy          Code = "SINGLE_COPY"
@@ -160,6 +161,9 @@ var checks = []Check{
 		"themis-cli shard list -o wide"},
 	{NodeDraining, Info, false, "A node is being drained",
 		"{node} takes no new copies; copies on it: {copies}, shards it leads: {led}",
+		"themis-cli node list"},
+	{NodeStopping, Info, false, "A node is stopping",
+		"{node} was told to stop and hands over what others can take: shards it still leads: {led}, copies that are away until it is back: {copies}",
 		"themis-cli node list"},
 	{TailCut, Info, false, "A torn tail was cut at start",
 		"{node} cut {bytes} bytes with {entries} whole entries from seq {from} on: {cause}",

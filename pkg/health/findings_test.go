@@ -91,6 +91,11 @@ var findings = map[Code]struct {
 		n.Draining = true
 		w.view.Nodes["node-2"] = n
 	}, "node-2", Info, "copies on it: 2, shards it leads: 1"},
+	NodeStopping: {func(w *world) {
+		a := w.view.Alive["node-2"]
+		a.Stopping = &cluster.Stopping{}
+		w.view.Alive["node-2"] = a
+	}, "node-2", Info, "shards it still leads: 1, copies that are away until it is back: 2"},
 	TailCut: {func(w *world) {
 		w.copyOn("node-2", "shard-1").CutTail = &CutTail{At: ago(time.Minute), From: 8, Entries: 0, Bytes: 17, Why: "the last frame is cut short"}
 	}, "shard-1/node-2", Info, "node-2 cut 17 bytes with 0 whole entries from seq 8 on: the last frame is cut short"},

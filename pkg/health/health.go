@@ -37,7 +37,8 @@ type NodeState struct {
 	Role        cluster.Role      `json:"role"`
 	Pid         int               `json:"pid"`
 	UptimeMs    int64             `json:"uptime_ms"`
-	DiskUsed    *float64          `json:"disk_used_ratio"` // null when it can't be read
+	Stopping    bool              `json:"stopping,omitempty"` // it was told to stop
+	DiskUsed    *float64          `json:"disk_used_ratio"`    // null when it can't be read
 	DiskFree    *themis.Bytes     `json:"disk_free_bytes"`
 	Disk        string            `json:"disk"`                // names its file system on its machine; empty: not known
 	DiskFull    *DiskFull         `json:"disk_full,omitempty"` // nil: it is not

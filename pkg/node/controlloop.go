@@ -113,7 +113,9 @@ func (c *controlLoop) shouldTake(ctx context.Context, v cluster.View, started ti
 	if started.After(heard) {
 		heard = started
 	}
+	_, announced := v.Alive[v.Controller.Node]
 	b := controller.Bid{
+		Stopping: c.n.stopping.Load() != nil, Gone: !announced,
 		Self: c.n.id.Node, Rank: slices.Index(c.candidates(v), c.n.id.Node), Record: v.Controller, Confirmed: c.n.reigns(now), Silent: now.Sub(heard),
 	}
 	if !b.Due() {
@@ -473,7 +475,7 @@ func (c *controlLoop) ballot(ctx context.Context, v cluster.View, a controller.E
 	e := cluster.Event{Action: "elect", Subject: string(a.Shard), Epoch: a.Epoch, Rule: a.Rule}
 	ballots, silent := c.collect(ctx, v, seen, a)
 	counted := time.Now()
-	res := election.Count(election.Request{Shard: seen, Epoch: a.Epoch, Ballots: ballots, Silent: silent, Load: a.Load})
+	res := election.Count(election.Request{Shard: seen, Epoch: a.Epoch, Ballots: ballots, Silent: silent, Load: a.Load, Stopping: a.Stopping})
 	e.Phases = append(e.Phases, cluster.Phase{Name: "ballots", Ms: ms(counted.Sub(began))})
 	if res.Winner == nil {
 		e.Outcome, e.Reason = "not_done", a.Why+"; "+res.Why+others(res.Others)
@@ -500,7 +502,10 @@ func (c *controlLoop) ballot(ctx context.Context, v cluster.View, a controller.E
 	c.mu.Lock()
 	delete(c.stuck, e.Subject)
 	c.mu.Unlock()
-	return c.seen(ctx, a)
+	if err := c.seen(ctx, a); err != nil || !a.Stopping[res.Winner.Voter.Node] {
+		return err
+	}
+	return fmt.Errorf("%s stops, and leads %s again: no other copy was as advanced and gave its ballot", res.Winner.Voter, a.Shard) // tried again, but not at once
 }
 
 // ballotWords is how many ballots counted, and how many had to.

@@ -21,6 +21,9 @@ func (s source) Report(ctx context.Context) (health.Report, error) {
 
 // Ready implements web.Source: it serves once it belongs to a cluster and every copy here is open and not out.
 func (s source) Ready() error {
+	if s.n.stopping.Load() != nil {
+		return themis.Errorf(themis.NoPrimary, "this node stops: send requests to another")
+	}
 	v, ok := s.n.latest()
 	if !ok {
 		return themis.Errorf(themis.NoPrimary, "this node belongs to no cluster yet")

@@ -8,7 +8,10 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"os/signal"
 	"runtime/debug"
+	"sync"
+	"syscall"
 
 	"github.com/spf13/pflag"
 
@@ -16,13 +19,16 @@ import (
 	"github.com/themisdb/themis/pkg/themis"
 )
 
-// Main is themisd: it reads flags, files and environment, runs the node until ctx ends, and returns the exit code. On stdout it
-// prints one line of JSON with the addresses that were bound; logs go to stderr.
+// Main is themisd: it reads flags, files and environment, runs the node until ctx ends or a signal tells it to stop, and returns
+// the exit code. SIGTERM hands over first what the node leads; SIGINT, or another SIGTERM, ends it at once. On stdout it prints
+// one line of JSON with the addresses that were bound; logs go to stderr.
 func Main(ctx context.Context, name string, args, environ []string, out, errOut io.Writer) int {
 	cfg, done, err := configure(name, args, environ, out)
 	if err == nil && !done {
+		ctx, stop, release := signals(ctx)
+		defer release()
 		err = Run(ctx, Options{
-			Config: cfg, Version: Version(), Logger: logger(cfg.Log, errOut),
+			Stop: stop, Config: cfg, Version: Version(), Logger: logger(cfg.Log, errOut),
 			Listening: func(a Addresses) {
 				b, _ := json.Marshal(map[string]string{"grpc_addr": a.GRPC, "http_addr": a.HTTP, "metrics_addr": a.Metrics}) // strings only
 				_, _ = fmt.Fprintf(out, "%s\n", b)
@@ -37,6 +43,30 @@ func Main(ctx context.Context, name string, args, environ []string, out, errOut 
 		_, _ = fmt.Fprintf(errOut, "  next: %s\n", e.Fix)
 	}
 	return themis.Exit(err)
+}
+
+// signals makes a context that ends when the node should end at once, and a channel that closes when it should hand over first.
+func signals(ctx context.Context) (context.Context, <-chan struct{}, func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	got, stop := make(chan os.Signal, 4), make(chan struct{})
+	signal.Notify(got, os.Interrupt, syscall.SIGTERM)
+	var waits sync.WaitGroup
+	waits.Go(func() {
+		for told := false; ; {
+			select {
+			case <-ctx.Done():
+				return
+			case s := <-got:
+				if told || s == os.Interrupt {
+					cancel()
+					return
+				}
+				told = true
+				close(stop)
+			}
+		}
+	})
+	return ctx, stop, func() { signal.Stop(got); cancel(); waits.Wait() }
 }
 
 // configure reads the configuration; done says that only help or the version was asked for.

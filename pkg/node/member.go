@@ -147,7 +147,7 @@ func (n *Node) announce(ctx context.Context, m *control.Map) (*control.Lease, er
 
 func (n *Node) alive() cluster.Alive {
 	used, _ := diskUsed(n.cfg.Node.DataDir)
-	return cluster.Alive{Format: cluster.Format, Node: n.id.Node, Storage: n.id.Storage, Boot: n.boot, Version: n.o.Version, DiskUsed: used, DiskFull: n.disk.full(), Broken: n.shards.broken()}
+	return cluster.Alive{Format: cluster.Format, Node: n.id.Node, Storage: n.id.Storage, Boot: n.boot, Version: n.o.Version, DiskUsed: used, DiskFull: n.disk.full(), Broken: n.shards.broken(), Stopping: n.stopping.Load()}
 }
 
 // beat keeps what the heartbeat says current: its figures now and then, a full disk and a copy that stopped for good at once.
@@ -217,6 +217,15 @@ func (n *Node) reigns(now time.Time) bool {
 
 // event records what was done, refused or left undone. A full queue drops the event and counts it; the log has it all the same.
 func (n *Node) event(e cluster.Event) {
+	select {
+	case n.events <- n.dated(e):
+	default:
+		n.metrics.eventsDropped.Inc()
+	}
+}
+
+// dated fills in the time and the versions in force, and logs the event.
+func (n *Node) dated(e cluster.Event) cluster.Event {
 	e.HLC = n.stamp()
 	e.Time = time.Now().UTC()
 	if v, ok := n.latest(); ok {
@@ -226,11 +235,7 @@ func (n *Node) event(e cluster.Event) {
 		}
 	}
 	n.log.Info("event", "action", e.Action, "subject", e.Subject, "outcome", e.Outcome, "rule", e.Rule, "reason", e.Reason, "epoch", e.Epoch)
-	select {
-	case n.events <- e:
-	default:
-		n.metrics.eventsDropped.Inc()
-	}
+	return e
 }
 
 // stamp is a timestamp behind all that this node has given before.

@@ -41,6 +41,8 @@ type Options struct {
 	Logger  *slog.Logger
 	// Listening is told the addresses that were bound, before anything is served.
 	Listening func(Addresses)
+	// Stop, once closed, lets the node hand over what it leads, for a few seconds at most, and then end as when ctx ends.
+	Stop <-chan struct{}
 }
 
 // Addresses are where a node can be reached.
@@ -82,9 +84,10 @@ type Node struct {
 	disk     *disk
 	rechecks chan struct{}                     // certificates were read anew
 	holding  atomic.Pointer[map[string]string] // why the controller here holds back
+	stopping atomic.Pointer[cluster.Stopping]  // not nil: the node is on its way out
 }
 
-// Run runs a node until ctx ends.
+// Run runs a node until ctx ends, or until it was told to stop and has handed over what it leads.
 func Run(ctx context.Context, o Options) error {
 	cfg := o.Config
 	if o.Logger == nil {
@@ -197,6 +200,7 @@ func (n *Node) serve(ctx context.Context, rm *rpc.Metrics) error {
 	}
 	g.Go(func() error { return n.memberLife(ctx) })
 	g.Go(func() error { return n.watchDisk(ctx) })
+	g.Go(func() error { return n.untilStopped(ctx) })
 	g.Go(func() error {
 		for {
 			select {
@@ -210,7 +214,7 @@ func (n *Node) serve(ctx context.Context, rm *rpc.Metrics) error {
 		}
 	})
 	err = g.Wait()
-	if errors.Is(err, context.Canceled) && ctx.Err() != nil {
+	if errors.Is(err, errStopped) || errors.Is(err, context.Canceled) && ctx.Err() != nil {
 		return nil
 	}
 	return err

@@ -182,7 +182,7 @@ func (s *shards) follow(ctx context.Context, g *errgroup.Group, v cluster.View) 
 			full[id] = true
 		}
 	}
-	mine := map[themis.ShardID]bool{}
+	stopping, mine := v.Stopping(), map[themis.ShardID]bool{}
 	for id, record := range v.Shards {
 		rep, ok := record.Replica(s.n.id.Node)
 		if !ok || rep.Storage != s.n.id.Storage {
@@ -199,6 +199,7 @@ func (s *shards) follow(ctx context.Context, g *errgroup.Group, v cluster.View) 
 				continue
 			}
 		}
+		r.Stopping(stopping)
 		r.Learn(record, lost(v, record), full)
 	}
 	for id, r := range s.all() {

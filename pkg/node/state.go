@@ -23,7 +23,7 @@ func (n *Node) localState(ctx context.Context) health.NodeState {
 	expires := n.source.Certificate().NotAfter.UTC()
 	out := health.NodeState{
 		Node: n.id.Node, Storage: n.id.Storage, Boot: n.boot, Version: n.o.Version, Role: cluster.Role(n.cfg.Node.Role), Pid: os.Getpid(),
-		UptimeMs: time.Since(n.began).Milliseconds(), DiskUsed: used, DiskFree: free, DiskFull: n.disk.tells(), Disk: diskName(n.cfg.Node.DataDir), CertExpires: &expires, PlainHTTP: n.cfg.HTTP.PlainLoopback,
+		UptimeMs: time.Since(n.began).Milliseconds(), Stopping: n.stopping.Load() != nil, DiskUsed: used, DiskFree: free, DiskFull: n.disk.tells(), Disk: diskName(n.cfg.Node.DataDir), CertExpires: &expires, PlainHTTP: n.cfg.HTTP.PlainLoopback,
 		Replicas: []health.LocalReplica{}, Warnings: []string{},
 	}
 	for _, w := range n.cfg.Warnings() {

@@ -119,7 +119,7 @@ func (o *outgoing) Recv() (replication.Reply, error) {
 		return replication.Reply{}, err
 	}
 	return replication.Reply{
-		Durable: themis.Seq(m.GetDurableSeq()), Applied: themis.Seq(m.GetAppliedSeq()), LSN: themis.LSN(m.GetDurableLsn()), Echo: time.Duration(m.GetEchoNs()), //nolint:gosec // our own clock
+		Durable: themis.Seq(m.GetDurableSeq()), Applied: themis.Seq(m.GetAppliedSeq()), LSN: themis.LSN(m.GetDurableLsn()), Echo: time.Duration(m.GetEchoNs()), Mute: m.GetMute(), //nolint:gosec // our own clock
 		Promised: themis.Epoch(m.GetPromisedEpoch()), Refused: m.GetRefused(),
 	}, nil
 }
@@ -140,7 +140,7 @@ func (i *incoming) Recv() (replication.Ship, error) {
 // Send implements replication.Incoming.
 func (i *incoming) Send(m replication.Reply) error {
 	return i.s.Send(&nodev1.ReplicateResponse{
-		DurableSeq: uint64(m.Durable), AppliedSeq: uint64(m.Applied), DurableLsn: uint64(m.LSN), EchoNs: uint64(m.Echo), PromisedEpoch: uint64(m.Promised), Refused: m.Refused, //nolint:gosec // an opaque number
+		DurableSeq: uint64(m.Durable), AppliedSeq: uint64(m.Applied), DurableLsn: uint64(m.LSN), EchoNs: uint64(m.Echo), PromisedEpoch: uint64(m.Promised), Refused: m.Refused, Mute: m.Mute, //nolint:gosec // an opaque number
 	})
 }
 

@@ -116,6 +116,7 @@ func (s *shardService) RequestVote(ctx context.Context, req *sharding.VoteReques
 		Term: uint64(b.Epoch), VoteGranted: true, VoterId: string(b.Voter.Node), Nonce: b.Nonce, Signature: sig,
 		LastEpoch: uint64(b.Last.Epoch), LastSeq: uint64(b.Last.Seq), LastLsn: uint64(b.Last.LSN),
 		StorageId: string(b.Voter.Storage), BootId: string(b.Boot), LeaseRemainingMs: uint64(b.LeaseRemaining.Milliseconds()), //nolint:gosec // never negative
+		ResignedEpoch: uint64(b.Resigned),
 	}, nil
 }
 
@@ -123,7 +124,7 @@ func (s *shardService) RequestVote(ctx context.Context, req *sharding.VoteReques
 func ballotOf(c themis.ClusterID, shard themis.ShardID, m *sharding.VoteResponse) election.Ballot {
 	return election.Ballot{
 		Cluster: c, Shard: shard, Voter: cluster.Member{Node: themis.NodeID(m.GetVoterId()), Storage: themis.StorageID(m.GetStorageId())},
-		Boot: themis.BootID(m.GetBootId()), Epoch: themis.Epoch(m.GetTerm()), Nonce: m.GetNonce(),
+		Boot: themis.BootID(m.GetBootId()), Epoch: themis.Epoch(m.GetTerm()), Nonce: m.GetNonce(), Resigned: themis.Epoch(m.GetResignedEpoch()),
 		Last:           themis.Position{Seq: themis.Seq(m.GetLastSeq()), Epoch: themis.Epoch(m.GetLastEpoch()), LSN: themis.LSN(m.GetLastLsn())},
 		LeaseRemaining: time.Duration(m.GetLeaseRemainingMs()) * time.Millisecond, //nolint:gosec // a few seconds
 	}

@@ -27,7 +27,7 @@ func (p *Playground) Stop(ctx context.Context) (int, error) {
 		if n == 0 {
 			return nil
 		}
-		return p.host.step(fmt.Sprintf("%d processes stopped", n), func() error { return end(ctx, all) })
+		return p.host.step(fmt.Sprintf("%d processes stopped", n), func() error { return end(ctx, syscall.SIGINT, all) })
 	})
 	return n, err
 }
@@ -48,7 +48,7 @@ func (p *Playground) StopNode(ctx context.Context, id themis.NodeID) (bool, erro
 		if st == Stopped {
 			return false, nil
 		}
-		return true, end(ctx, []running{{m.Process, m.ID, m.command}})
+		return true, end(ctx, syscall.SIGTERM, []running{{m.Process, m.ID, m.command}})
 	})
 }
 

@@ -20,12 +20,10 @@ import (
 // even end when it is asked to, one that ends at once.
 var nodes = map[string]func() int{
 	"node-run": func() int {
-		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-		defer stop()
-		return node.Main(ctx, "themisd", os.Args[2:], os.Environ(), os.Stdout, os.Stderr)
+		return node.Main(context.Background(), "themisd", os.Args[2:], os.Environ(), os.Stdout, os.Stderr)
 	},
 	"silent": func() int {
-		ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 		defer stop()
 		fmt.Println("ready")
 		<-ctx.Done()
@@ -33,7 +31,7 @@ var nodes = map[string]func() int{
 		return 0
 	},
 	"stubborn": func() int {
-		signal.Ignore(syscall.SIGTERM)
+		signal.Ignore(os.Interrupt, syscall.SIGTERM)
 		fmt.Println("ready")
 		select {}
 	},

@@ -188,10 +188,11 @@ func (p *Playground) look(m member) ProcessState {
 	return m.Process.look(m.command)
 }
 
-// end ends processes: TERM first, KILL for what has not ended after a while or when ctx ends.
-func end(ctx context.Context, list []running) error {
+// end ends processes: by sig first, KILL for what has not ended after a while or when ctx ends. TERM lets a node hand over what it
+// leads; INT, for those that end together, does not.
+func end(ctx context.Context, sig syscall.Signal, list []running) error {
 	for _, r := range list {
-		err := r.signal(r.command, syscall.SIGTERM)
+		err := r.signal(r.command, sig)
 		if err == nil { // a paused process hears TERM only when it goes on
 			err = r.signal(r.command, syscall.SIGCONT)
 		}

@@ -58,7 +58,7 @@ func Found(ctx context.Context, dir string, o Options, h Host) (*Playground, err
 	}
 	if err := p.found(ctx, s); err != nil {
 		all := p.living(s)
-		return nil, errors.Join(err, end(context.WithoutCancel(ctx), all), p.write(s))
+		return nil, errors.Join(err, end(context.WithoutCancel(ctx), syscall.SIGINT, all), p.write(s))
 	}
 	c, err := p.connect(ctx, s)
 	if err == nil {
@@ -66,7 +66,7 @@ func Found(ctx context.Context, dir string, o Options, h Host) (*Playground, err
 		err = errors.Join(err, c.Close())
 	}
 	if err != nil && ctx.Err() != nil {
-		return nil, errors.Join(err, end(context.WithoutCancel(ctx), p.living(s)), p.write(s))
+		return nil, errors.Join(err, end(context.WithoutCancel(ctx), syscall.SIGINT, p.living(s)), p.write(s))
 	}
 	s.Founded = true
 	return p, errors.Join(err, p.saveContext(s), p.write(s))
@@ -84,7 +84,7 @@ func (p *Playground) removeUnfinished(ctx context.Context) error {
 	if err := p.adopt(s); err != nil {
 		return err
 	}
-	if err := end(ctx, p.living(s)); err != nil {
+	if err := end(ctx, syscall.SIGINT, p.living(s)); err != nil {
 		return err
 	}
 	return p.clear(s)

@@ -10,6 +10,7 @@ import (
 	"github.com/themisdb/themis/pkg/internal/guard"
 	"github.com/themisdb/themis/pkg/store"
 	"github.com/themisdb/themis/pkg/themis"
+	"github.com/themisdb/themis/pkg/wal"
 )
 
 // following is one primary's stream into this replica. A newer one, a ballot or a reign of its own ends it.
@@ -158,6 +159,9 @@ func (f *following) take(m Ship) (Reply, error) {
 		first := r.log.Durable() + 1
 		if _, err := r.log.AppendFrames(m.Frames); err != nil {
 			r.mu.Unlock()
+			if errors.Is(err, wal.ErrClosed) {
+				return Reply{Refused: "the node is going down"}, nil
+			}
 			if themis.CodeOf(err) != themis.InvalidArgument {
 				r.failIfPoisoned(err)
 			}
@@ -174,10 +178,10 @@ func (f *following) take(m Ship) (Reply, error) {
 			return Reply{}, err
 		}
 	}
-	last := r.log.Last()
+	last, silent := r.log.Last(), r.promise.Blank != "" || mute(r.aged, r.booted, now)
 	r.mu.Unlock()
 	r.safe(min(m.Commit, last.Seq))
-	return Reply{Durable: last.Seq, LSN: last.LSN, Applied: r.openStore().Applied().Seq, Echo: m.Sent}, nil
+	return Reply{Mute: silent, Durable: last.Seq, LSN: last.LSN, Applied: r.openStore().Applied().Seq, Echo: m.Sent}, nil
 }
 
 // nowWhole takes a rebuilt copy for whole: the control plane counts it, so its primary was the current one; mu is held.

@@ -45,10 +45,10 @@ type Standing struct {
 	Applied  themis.Seq // in the store: these are committed and can't be cut
 	Lineage  []themis.EpochStart
 
-	Booted       time.Time // this process
-	Leased       time.Time // until when it promised the read lease to a primary
-	LeasedBy     themis.Epoch
-	EverPromised bool // this replica existed before this boot, so an earlier boot may have promised a lease
+	Booted       time.Time    // this process
+	Leased       time.Time    // until when it promised the read lease to a primary
+	EverPromised bool         // this replica existed before this boot, so an earlier boot may have promised a lease
+	Resigned     themis.Epoch // the newest reign of its own, in this process, that has ended and had committed its first entry; 0: none
 }
 
 // Receive decides how a replica answers a primary that opens a stream.
@@ -97,17 +97,24 @@ func Common(a []themis.EpochStart, lastA themis.Seq, b []themis.EpochStart, last
 	return 0
 }
 
-// Vote decides whether a replica gives its ballot for epoch e, and what the ballot says. The caller makes the promise durable
-// before the ballot leaves the node.
-func Vote(s Standing, e themis.Epoch, now time.Time) (last themis.Position, lease time.Duration, refused string) {
+// mute says whether an earlier run of this replica may have promised a read lease that still holds: then there is no ballot.
+func mute(everPromised bool, booted, now time.Time) bool {
+	return everPromised && booted.Add(election.ReadLease).After(now) && guard.On(guard.RestartVote)
+}
+
+// Vote decides whether a replica gives its ballot for epoch e, and what the ballot says. The caller ends the replica's own reign
+// and makes the promise durable before the ballot leaves the node.
+func Vote(s Standing, e themis.Epoch, now time.Time) (b election.Ballot, refused string) {
 	if e < s.Promised {
-		return last, 0, "promised a later epoch already"
+		return b, "promised a later epoch already"
 	}
 	if s.Blank != "" && guard.On(guard.BlankNoBallot) {
-		return last, 0, "blank: " + s.Blank
+		return b, "blank: " + s.Blank
 	}
-	if wait := s.Booted.Add(election.ReadLease).Sub(now); s.EverPromised && wait > 0 && guard.On(guard.RestartVote) {
-		return last, 0, "restarted less than one lease ago: an earlier run may have promised a read lease"
+	if mute(s.EverPromised, s.Booted, now) {
+		return b, "restarted less than one lease ago: an earlier run may have promised a read lease"
 	}
-	return s.Last, max(0, s.Leased.Sub(now)), ""
+	return election.Ballot{
+		Cluster: s.Cluster, Shard: s.Shard, Voter: s.Self, Epoch: e, Last: s.Last, LeaseRemaining: max(0, s.Leased.Sub(now)), Resigned: s.Resigned,
+	}, ""
 }

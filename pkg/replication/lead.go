@@ -31,6 +31,7 @@ type reigning struct {
 	waiting  map[themis.Seq]*pending
 	requests map[string]*pending
 	queued   int
+	open     int       // writes that have a place in the log and whose callers wait
 	stalled  time.Time // since when writes wait for copies; zero: they don't
 
 	stripes [stripes]stripe
@@ -117,9 +118,10 @@ func (r *Replica) enthrone(rg *reigning, record cluster.Shard) (*wal.Append, err
 
 // dethrone leaves nothing of the reign behind; who still waits is told that the outcome is unknown.
 func (r *Replica) dethrone(rg *reigning) {
-	rg.end(errors.New("the reign ended"))
+	e := rg.resign(errors.New("the reign ended"))
 	_ = rg.group.Wait()
 	r.mu.Lock()
+	r.resigned = max(r.resigned, e)
 	if r.reign == rg {
 		r.reign = nil
 		r.leading.Store(nil)
@@ -133,6 +135,18 @@ func (r *Replica) dethrone(rg *reigning) {
 	}
 	rg.waiting = map[themis.Seq]*pending{}
 	rg.change.wake()
+}
+
+// resign ends the reign and answers what Resigned says of it. Reads and writes look at the reign's context under mu: what they
+// find afterwards is that it has ended.
+func (rg *reigning) resign(cause error) themis.Epoch {
+	rg.mu.Lock()
+	defer rg.mu.Unlock()
+	rg.end(cause)
+	if rg.core == nil {
+		return 0
+	}
+	return rg.core.Resigned()
 }
 
 func (r *Replica) unknown(e themis.Epoch) error {
@@ -174,10 +188,11 @@ func (rg *reigning) loop() error {
 // learn takes the newest record; an error means that the reign is over.
 func (rg *reigning) learn() error {
 	rg.r.mu.Lock()
-	record, failed, full := rg.r.record, rg.r.failed, rg.r.full
+	record, failed, full, stopping := rg.r.record, rg.r.failed, rg.r.full, rg.r.stopping
 	rg.r.mu.Unlock()
 	rg.mu.Lock()
 	rg.core.Disks(full)
+	rg.core.Stopping(stopping)
 	err := rg.core.Learn(record, failed, time.Now())
 	rg.mu.Unlock()
 	if err != nil {
@@ -237,6 +252,30 @@ func (r *Replica) verdicts() (failed, full map[themis.NodeID]bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.failed, r.full
+}
+
+// HandOver holds new writes back, so that this replica's reign can go to another copy, or lets them in again; ask again and again
+// while it is to go, since they are held back only as long as there is a copy that could follow. It answers the
+// epoch of a reign that can go now: what it had appended is committed and answered, and another copy has all of it. 0: none.
+func (r *Replica) HandOver(on bool) themis.Epoch {
+	rg := r.leading.Load()
+	if rg == nil {
+		return 0
+	}
+	rg.mu.Lock()
+	defer rg.mu.Unlock()
+	if rg.core == nil {
+		return 0
+	}
+	now := time.Now()
+	on = on && rg.core.HasSuccessor(now)
+	if rg.core.Freeze(on); !on {
+		rg.change.wake()
+	}
+	if !on || rg.open > 0 || rg.ctx.Err() != nil || !rg.core.Quiet(now) {
+		return 0
+	}
+	return rg.epoch
 }
 
 // staff has one shipper for every other copy of the record, and none for others.

@@ -31,6 +31,7 @@ type Ack struct {
 	Applied themis.Seq
 	LSN     themis.LSN // behind the last durable entry
 	Sent    time.Time  // when the primary sent what this answers; zero: nothing to confirm
+	Mute    bool       // it would give no ballot now
 }
 
 type follower struct {
@@ -38,6 +39,7 @@ type follower struct {
 	lsn              themis.LSN
 	heard            time.Time // when the newest ack came
 	confirmed        time.Time // the newest Sent it answered: it promises the read lease from then on
+	mute             bool      // it would give no ballot, as it said last
 }
 
 // Proposal is a change of the ISR on its way to the control plane. From the moment it is made until its outcome is known the
@@ -66,6 +68,8 @@ type Reign struct {
 	marks    []mark                 // when which seq was appended: to tell how old a missing entry is
 	failed   map[themis.NodeID]bool // nodes whose copy is lost
 	full     map[themis.NodeID]bool // nodes whose disk has little room
+	stopping map[themis.NodeID]bool // nodes on their way out
+	frozen   bool                   // the reign is to be handed over: no new write
 
 	joining cluster.Member // counted already, though not yet proposed: it must reach target first
 	target  themis.Seq
@@ -115,7 +119,7 @@ func (r *Reign) Heard(from cluster.Member, a Ack, now time.Time) {
 		r.peers[from] = f
 	}
 	f.durable, f.applied = max(f.durable, a.Durable), max(f.applied, a.Applied)
-	f.heard, f.lsn = now, max(f.lsn, a.LSN)
+	f.heard, f.lsn, f.mute = now, max(f.lsn, a.LSN), a.Mute
 	if a.Sent.After(f.confirmed) {
 		f.confirmed = a.Sent
 	}
@@ -165,6 +169,43 @@ func (r *Reign) Shard() cluster.Shard { return r.shard }
 
 // Ready says whether the barrier is committed: before that nothing may be read.
 func (r *Reign) Ready() bool { return r.commit >= r.barrier }
+
+// Resigned is the reign's epoch if a ballot that ends it frees its successor from waiting out read leases, else 0. The leases of
+// reigns before this one may hold until its first entry is committed.
+func (r *Reign) Resigned() themis.Epoch {
+	if !r.Ready() && guard.On(guard.ReadyResign) {
+		return 0
+	}
+	return r.shard.Epoch
+}
+
+// Stopping tells which nodes are on their way out: they lead no more, and in-sync sets do without them where they can.
+func (r *Reign) Stopping(nodes map[themis.NodeID]bool) { r.stopping = nodes }
+
+// Freeze holds back new writes, so that the reign can be handed over, or lets them in again.
+func (r *Reign) Freeze(on bool) { r.frozen = on }
+
+// Frozen says whether new writes are held back.
+func (r *Reign) Frozen() bool { return r.frozen && guard.On(guard.Freeze) }
+
+// Quiet says whether the reign can be handed over: all that was appended is committed, and another copy that may be elected and
+// was heard lately has all of it.
+func (r *Reign) Quiet(now time.Time) bool {
+	return r.frozen && r.Ready() && r.commit >= r.appended && r.flying == nil && r.succeeded(now, r.appended)
+}
+
+// HasSuccessor says whether it is worth while to hold new writes back: another copy could soon be handed the reign.
+func (r *Reign) HasSuccessor(now time.Time) bool {
+	return r.Ready() && r.succeeded(now, r.appended-min(r.appended, r.rules.JoinWindow))
+}
+
+// succeeded says whether a copy that has everything up to seq may be elected, would vote, and was heard lately.
+func (r *Reign) succeeded(now time.Time, seq themis.Seq) bool {
+	return slices.ContainsFunc(r.shard.Successors(), func(m cluster.Member) bool {
+		f := r.peers[m]
+		return f != nil && f.durable >= seq && !f.mute && now.Sub(f.heard) < r.rules.HeardFor && !r.failed[m.Node] && !r.stopping[m.Node]
+	})
+}
 
 // Tick lets time pass.
 func (r *Reign) Tick(now time.Time) { r.advance(now) }
@@ -272,6 +313,9 @@ func (r *Reign) Writable(now time.Time) error {
 	s := r.shard
 	if !r.Ready() {
 		return themis.Errorf(themis.NoPrimary, "%s: the reign of epoch %d has not committed its first entry yet", s.ID, s.Epoch).In(s.ID)
+	}
+	if r.Frozen() {
+		return themis.Errorf(themis.NoPrimary, "%s: the reign of epoch %d is being handed over, since %s stops", s.ID, s.Epoch, s.Primary).In(s.ID)
 	}
 	switch s.Have.Mode {
 	case themis.Sync:
@@ -382,9 +426,9 @@ func (r *Reign) leaving(now time.Time) *Proposal {
 		if m == r.self {
 			continue
 		}
-		failed, full := r.failed[m.Node], r.full[m.Node]
+		failed, full, stopping := r.failed[m.Node], r.full[m.Node], r.stopping[m.Node]
 		late := r.Missing(m, now)
-		if !failed && !full && late <= r.rules.AckTimeout {
+		if !failed && !full && !stopping && late <= r.rules.AckTimeout {
 			continue
 		}
 		next, err := r.shard.RemoveFromISR(m, failed)
@@ -397,6 +441,8 @@ func (r *Reign) leaving(now time.Time) *Proposal {
 			why = "its node was declared FAILED, or its copy has stopped for good"
 		case full:
 			why = "its disk is full"
+		case stopping:
+			why = "its node stops"
 		}
 		return &Proposal{Seen: r.shard, Next: next, Member: m, Why: why}
 	}
@@ -415,7 +461,7 @@ func (r *Reign) entering(now time.Time) *Proposal {
 				return nil
 			}
 			return &Proposal{Seen: r.shard, Next: next, Member: r.joining, Add: true, Why: "it has all that was appended"}
-		case now.Sub(r.since) > r.rules.AckTimeout || r.failed[r.joining.Node]:
+		case now.Sub(r.since) > r.rules.AckTimeout || r.failed[r.joining.Node] || r.stopping[r.joining.Node]:
 			r.settle()
 			r.advance(now)
 		}
@@ -423,7 +469,7 @@ func (r *Reign) entering(now time.Time) *Proposal {
 	}
 	for _, rep := range r.shard.Replicas {
 		f := r.peers[rep.Member]
-		if rep.Class == cluster.Spare || r.shard.InSync(rep.Member) || f == nil || r.failed[rep.Node] || r.full[rep.Node] ||
+		if rep.Class == cluster.Spare || r.shard.InSync(rep.Member) || f == nil || r.failed[rep.Node] || r.full[rep.Node] || r.stopping[rep.Node] ||
 			now.Sub(f.heard) > r.rules.AckTimeout || f.durable+r.rules.JoinWindow < r.appended || f.durable < r.commit {
 			continue
 		}

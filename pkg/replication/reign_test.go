@@ -171,20 +171,95 @@ func TestNothingIsCommittedWhileOldLeasesMayHold(t *testing.T) {
 	}
 }
 
+// A reign frees its successor from waiting out read leases only once it has waited itself: those before it may still hold.
+func TestOnlyAReadyReignFreesItsSuccessor(t *testing.T) {
+	s := shardOf(themis.Sync, 3, "a", "b", "c")
+	s.WaitMs = 1000
+	r := NewReign(s, 0, 1, at(0), DefaultRules())
+	r.Durable(1, at(1))
+	heard(r, "b", 1, 0, 2)
+	heard(r, "c", 1, 0, 2)
+	if e := r.Resigned(); e != 0 {
+		t.Fatalf("epoch %d resigned while leases of the reign before may hold", e)
+	}
+	r.Tick(at(1001))
+	if e := r.Resigned(); e != s.Epoch {
+		t.Fatalf("epoch %d resigned, want %d", e, s.Epoch)
+	}
+}
+
+func TestAReignIsHandedOverOnceItIsQuiet(t *testing.T) {
+	r := NewReign(shardOf(themis.Sync, 3, "a", "b", "c"), 0, 1, at(0), DefaultRules())
+	r.Durable(1, at(1))
+	heard(r, "b", 1, 0, 2)
+	heard(r, "c", 1, 0, 2)
+	r.Appended(2, at(3))
+	r.Freeze(true)
+	if err := r.Writable(at(3)); themis.CodeOf(err) != themis.NoPrimary {
+		t.Fatalf("a frozen reign takes a write: %v", err)
+	}
+	for i, step := range []struct {
+		do   func()
+		want bool
+	}{
+		{func() {}, false}, // the entry is nowhere
+		{func() { r.Durable(2, at(4)) }, false},
+		{func() { heard(r, "b", 2, 0, 5) }, false}, // not committed: c has not got it
+		{func() { heard(r, "c", 2, 0, 6) }, true},
+		{func() { r.Stopping(map[themis.NodeID]bool{"b": true}) }, true}, // c stays
+		{func() { r.Stopping(map[themis.NodeID]bool{"b": true, "c": true}) }, false},
+		{func() { r.Stopping(nil) }, true},
+		{func() { r.Heard(member("b"), Ack{Durable: 2, Mute: true}, at(7)) }, true}, // c votes
+		{func() { r.Heard(member("c"), Ack{Durable: 2, Mute: true}, at(7)) }, false},
+		{func() { heard(r, "b", 2, 0, 7) }, true},
+		{func() { r.Freeze(false) }, false},
+	} {
+		step.do()
+		if got := r.Quiet(at(8)); got != step.want {
+			t.Errorf("step %d: quiet %v", i, got)
+		}
+	}
+	if err := r.Writable(at(8)); err != nil {
+		t.Errorf("a reign that was kept takes no write: %v", err)
+	}
+}
+
+// A member on a node that stops leaves the in-sync set where that is large enough without it, and does not come back.
+func TestAStoppingMemberLeavesAboveTheFloor(t *testing.T) {
+	for _, c := range []struct {
+		isr  []themis.NodeID
+		want bool
+	}{{[]themis.NodeID{"a", "b", "c"}, true}, {[]themis.NodeID{"a", "c"}, false}} {
+		r := NewReign(shardOf(themis.Sync, 3, c.isr...), 0, 1, at(0), DefaultRules())
+		r.Durable(1, at(1))
+		heard(r, "b", 1, 0, 2)
+		heard(r, "c", 1, 0, 2)
+		stops := map[themis.NodeID]bool{"c": true}
+		if len(c.isr) == 2 {
+			stops["b"] = true
+		}
+		r.Stopping(stops)
+		p := r.Next(at(4))
+		if got := p != nil && !p.Add && p.Member == member("c"); got != c.want || !c.want && p != nil {
+			t.Errorf("in-sync set %v: proposed %+v", c.isr, p)
+		}
+	}
+}
+
 func TestVote(t *testing.T) {
 	s := Standing{Promised: 5, Last: themis.Position{Seq: 9, Epoch: 4}, Booted: at(0), Leased: at(9000), EverPromised: true}
-	if _, _, no := Vote(s, 6, at(1999)); no == "" {
+	if _, no := Vote(s, 6, at(1999)); no == "" {
 		t.Fatal("a ballot less than one lease after a restart")
 	}
-	last, lease, no := Vote(s, 6, at(8000))
-	if no != "" || last != s.Last || lease != time.Second {
-		t.Fatalf("%v %v %q", last, lease, no)
+	b, no := Vote(s, 6, at(8000))
+	if no != "" || b.Last != s.Last || b.LeaseRemaining != time.Second || b.Epoch != 6 {
+		t.Fatalf("%+v %q", b, no)
 	}
-	if _, _, no := Vote(s, 4, at(8000)); no == "" {
+	if _, no := Vote(s, 4, at(8000)); no == "" {
 		t.Fatal("a ballot below the promise")
 	}
 	s.Blank = "torn"
-	if _, _, no := Vote(s, 6, at(8000)); no == "" {
+	if _, no := Vote(s, 6, at(8000)); no == "" {
 		t.Fatal("a blank copy voted")
 	}
 }

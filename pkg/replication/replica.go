@@ -96,17 +96,19 @@ type Replica struct {
 	storeMu sync.RWMutex // held for writing only while an install exchanges the store
 	store   *store.Store
 
-	mu      sync.Mutex // of what follows: who this replica listens to
-	promise promiseFile
-	leased  time.Time
-	reign   *reigning    // not nil while it leads
-	follow  *following   // not nil while it follows
-	last    themis.Epoch // the newest reign of its own
-	record  cluster.Shard
-	failed  map[themis.NodeID]bool
-	full    map[themis.NodeID]bool
-	fault   error
-	learned chan struct{} // a newer record, or a verdict
+	mu       sync.Mutex // of what follows: who this replica listens to
+	promise  promiseFile
+	leased   time.Time
+	reign    *reigning    // not nil while it leads
+	follow   *following   // not nil while it follows
+	last     themis.Epoch // the newest reign of its own
+	resigned themis.Epoch // the newest one that has ended and had committed its first entry
+	record   cluster.Shard
+	failed   map[themis.NodeID]bool
+	full     map[themis.NodeID]bool
+	stopping map[themis.NodeID]bool
+	fault    error
+	learned  chan struct{} // a newer record, or a verdict
 
 	leading atomic.Pointer[reigning] // reign, for those who must not wait for mu
 	commit  atomic.Uint64            // highest seq known to be committed
@@ -299,6 +301,13 @@ func (r *Replica) openStore() *store.Store {
 	return r.store
 }
 
+// Stopping shows the replica which nodes are on their way out.
+func (r *Replica) Stopping(nodes map[themis.NodeID]bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.stopping = nodes
+}
+
 // Learn shows the replica the newest record and verdicts: on which nodes this shard's copy is lost, and whose disks are full.
 func (r *Replica) Learn(record cluster.Shard, failed, full map[themis.NodeID]bool) {
 	r.mu.Lock()
@@ -397,7 +406,7 @@ func (r *Replica) standing() Standing {
 	return Standing{
 		Cluster: r.o.Cluster, Shard: r.o.Shard, Self: r.o.Self, Promised: r.promise.Promised, Blank: blank, Filled: r.promise.Filled,
 		Last: r.log.Last(), Base: r.log.Base().Seq, Applied: r.openStore().Applied().Seq, Lineage: r.log.Lineage(),
-		Booted: r.booted, Leased: r.leased, EverPromised: r.aged,
+		Booted: r.booted, Leased: r.leased, EverPromised: r.aged, Resigned: r.resigned,
 	}
 }
 
@@ -423,11 +432,12 @@ func (r *Replica) Vote(e themis.Epoch) (election.Ballot, error) {
 		return election.Ballot{}, fmt.Errorf("no ballot: %w", r.fault)
 	}
 	now := time.Now()
-	if _, _, no := Vote(r.standing(), e, now); no != "" {
+	standing := r.standing()
+	if _, no := Vote(standing, e, now); no != "" {
 		return election.Ballot{}, themis.Errorf(themis.RefusedUnsafe, "%s", no).In(r.o.Shard)
 	}
 	if r.reign != nil && r.reign.epoch < e {
-		r.reign.end(fmt.Errorf("a ballot was given for epoch %d", e))
+		r.resigned = max(r.resigned, r.reign.resign(fmt.Errorf("a ballot was given for epoch %d", e)))
 	}
 	if r.follow != nil && r.follow.epoch < e {
 		r.follow.cancel(fmt.Errorf("a ballot was given for epoch %d", e))
@@ -436,10 +446,10 @@ func (r *Replica) Vote(e themis.Epoch) (election.Ballot, error) {
 	if err := r.promiseEpoch(e); err != nil {
 		return election.Ballot{}, err
 	}
-	last, lease, _ := Vote(r.standing(), e, now)
-	return election.Ballot{
-		Cluster: r.o.Cluster, Shard: r.o.Shard, Voter: r.o.Self, Boot: r.o.Boot, Epoch: e, Last: last, LeaseRemaining: lease,
-	}, nil
+	standing.Promised, standing.Last, standing.Resigned = e, r.log.Last(), r.resigned
+	b, _ := Vote(standing, e, now)
+	b.Boot = r.o.Boot
+	return b, nil
 }
 
 // keepLoop keeps the log's mark durable, the store flushed and the log short.

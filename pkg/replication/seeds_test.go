@@ -2,6 +2,7 @@ package replication
 
 import (
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"slices"
@@ -69,6 +70,9 @@ type simNode struct {
 	seenRecord cluster.Shard
 	streams    map[themis.NodeID]*simStream // of its reign
 	proposal   *Proposal
+	handing    bool         // it stops: its reigns are to be handed over
+	ready      themis.Epoch // of its reign that was seen quiet
+	resigned   themis.Epoch
 }
 
 // simDisk is what survives a crash.
@@ -87,6 +91,8 @@ type world struct {
 	nodes   []*simNode
 	record  cluster.Shard
 	failed  map[themis.NodeID]bool
+	stops   map[themis.NodeID]bool
+	handed  int      // reigns that went to another node while theirs still ran
 	pending []func() // transactions on their way to the control plane
 	ballots []election.Ballot
 	asked   themis.Epoch
@@ -144,7 +150,7 @@ func (n *simNode) lineage() (l []themis.EpochStart) {
 func (n *simNode) standing() Standing {
 	s := Standing{
 		Cluster: "c", Shard: "shard-1", Self: n.self(), Promised: n.disk.promised, Blank: n.disk.blank, Applied: n.applied,
-		Lineage: n.lineage(), Booted: n.bootedAt, Leased: n.leased, EverPromised: n.boot > 1,
+		Lineage: n.lineage(), Booted: n.bootedAt, Leased: n.leased, EverPromised: n.boot > 1, Resigned: n.resigned,
 	}
 	s.Last.Seq = n.last()
 	if s.Last.Seq > 0 {
@@ -155,7 +161,7 @@ func (n *simNode) standing() Standing {
 
 func newWorld(seed uint64) *world {
 	rng := rand.New(rand.NewPCG(seed, 1))
-	w := &world{rng: rng, failed: map[themis.NodeID]bool{}, waiting: map[int]bool{}, acked: map[int]bool{}}
+	w := &world{rng: rng, failed: map[themis.NodeID]bool{}, stops: map[themis.NodeID]bool{}, waiting: map[int]bool{}, acked: map[int]bool{}}
 	w.likely = draw(rng)
 	for _, l := range w.likely {
 		w.total += l
@@ -190,6 +196,8 @@ func (n *simNode) start() {
 	n.up, n.boot = true, n.boot+1
 	n.bootedAt = n.clock()
 	n.unsynced, n.reign, n.proposal, n.leased = nil, nil, nil, time.Time{}
+	n.resigned = 0
+	n.hand(false)
 	n.commit, n.applied = n.disk.applied, n.disk.applied
 	n.streams = map[themis.NodeID]*simStream{}
 	n.seenRecord = cluster.Shard{}
@@ -206,7 +214,10 @@ func (n *simNode) crash() {
 }
 
 func (n *simNode) endReign() {
-	n.reign, n.proposal = nil, nil
+	if n.reign != nil {
+		n.resigned = max(n.resigned, n.reign.Resigned())
+	}
+	n.reign, n.proposal, n.ready = nil, nil, 0
 	for _, s := range n.streams {
 		s.closed = true
 	}
@@ -227,6 +238,7 @@ func (n *simNode) learn() {
 	r := n.w.record
 	n.seenRecord = r
 	if n.reign != nil {
+		n.reign.Stopping(n.w.stops)
 		if err := n.reign.Learn(r, n.w.failed, n.clock()); err != nil {
 			n.w.logf("%s ends its reign: %v", n.id, err)
 			n.endReign()
@@ -242,7 +254,8 @@ func (n *simNode) learn() {
 		n.disk.promised = r.Epoch
 		n.unsynced = append(n.unsynced, simEntry{epoch: r.Epoch})
 		n.reign = NewReign(r, n.commit, n.last(), n.clock(), DefaultRules())
-		n.reign.failed = n.w.failed
+		n.reign.failed, n.reign.stopping = n.w.failed, n.w.stops
+		n.reign.Freeze(n.handing)
 		n.w.logf("%s begins epoch %d, barrier %d", n.id, r.Epoch, n.last())
 	}
 }
@@ -402,7 +415,7 @@ func (st *simStream) receive() {
 	if !guard.On(guard.CommitOnly) {
 		n.applied = n.last()
 	}
-	st.up = append(st.up, simAck{ack: Ack{Durable: themis.Seq(len(n.disk.log)), Applied: n.applied, Sent: m.sent}})
+	st.up = append(st.up, simAck{ack: Ack{Durable: themis.Seq(len(n.disk.log)), Applied: n.applied, Sent: m.sent, Mute: n.disk.blank != "" || mute(n.boot > 1, n.bootedAt, n.clock())}})
 }
 
 func (st *simStream) hello(h *Hello) {
@@ -513,6 +526,59 @@ func (n *simNode) propose() {
 	n.w.pending = append(n.w.pending, answered)
 }
 
+// hand begins or ends that the node stops: others do without it, and what it leads is held still.
+func (n *simNode) hand(on bool) {
+	if n.handing == on {
+		return
+	}
+	n.handing, n.ready = on, 0
+	n.w.stops = with(n.w.stops, n.id, on)
+	n.w.logf("%s stops: %v", n.id, on)
+	if n.reign != nil {
+		n.reign.Freeze(on)
+	}
+}
+
+// rolling stops the node and lets all others stay, as a rolling restart does; sometimes several stop at once.
+func (w *world) rolling(n *simNode) {
+	if w.rng.IntN(3) > 0 && !w.record.Primary.IsZero() {
+		n = w.node(w.record.Primary.Node)
+	}
+	for _, o := range w.nodes {
+		if o != n && w.rng.IntN(4) > 0 {
+			o.hand(false)
+		}
+	}
+	n.hand(n.up && w.rng.IntN(4) > 0)
+}
+
+// quiet takes note of a reign that could go to another node now.
+func (n *simNode) quiet() {
+	if n.handing && n.reign != nil && n.ready == 0 && n.reign.Quiet(n.clock()) {
+		n.ready = n.reign.Shard().Epoch
+		n.w.logf("%s is ready to hand epoch %d over", n.id, n.ready)
+	}
+}
+
+// checkOpen: a reign that was ready to be handed over leaves no write of its own without an answer.
+func (n *simNode) checkOpen() {
+	if n.reign == nil || n.ready == 0 {
+		return
+	}
+	n.w.handed++
+	for s := n.reign.barrier; s <= n.last(); s++ {
+		if e := n.entry(s); n.w.waiting[e.value] {
+			n.w.fail("%s handed epoch %d over and left the write %d without an outcome", n.id, n.ready, e.value)
+		}
+	}
+}
+
+func with(m map[themis.NodeID]bool, id themis.NodeID, v bool) map[themis.NodeID]bool {
+	next := maps.Clone(m)
+	next[id] = v
+	return next
+}
+
 // elect is the controller: it asks for ballots at any moment it likes, whatever the truth about the primary.
 func (w *world) elect() {
 	next := w.record.Epoch + 1
@@ -521,29 +587,33 @@ func (w *world) elect() {
 	}
 	voters := w.record.Voters()
 	voter := voters[w.rng.IntN(len(voters))]
+	if p := w.record.Primary; !p.IsZero() && w.node(p.Node).handing && w.rng.IntN(4) > 0 {
+		if w.node(p.Node).ready == 0 {
+			return // the controller waits for its word
+		}
+		voter = p
+	}
 	v := w.node(voter.Node)
 	if v.awake() && v.disk.storage == voter.Storage {
 		if !v.disk.exists {
 			v.create(next)
 		}
-		st := v.standing()
-		_, lease, no := Vote(st, next, v.clock())
-		if no == "" {
+		if _, no := Vote(v.standing(), next, v.clock()); no == "" {
 			v.sync()
+			v.checkOpen()
 			if guard.On(guard.Promise) {
 				v.disk.promised = max(v.disk.promised, next)
-				if v.reign != nil {
-					v.endReign()
-				}
+				v.endReign()
 			}
-			last := v.standing().Last
+			b, _ := Vote(v.standing(), next, v.clock())
+			b.Boot = themis.BootID(strconv.Itoa(v.boot))
 			w.ballots = slices.DeleteFunc(w.ballots, func(b election.Ballot) bool { return b.Voter.Node == v.id })
-			w.ballots = append(w.ballots, election.Ballot{Cluster: "c", Shard: "shard-1", Voter: v.self(), Boot: themis.BootID(strconv.Itoa(v.boot)), Epoch: next, Last: last, LeaseRemaining: lease})
-			w.logf("%s gives its ballot for %d: %v lease %v", v.id, next, last, lease)
+			w.ballots = append(w.ballots, b)
+			w.logf("%s gives its ballot for %d: %v lease %v resigned %d", v.id, next, b.Last, b.LeaseRemaining, b.Resigned)
 		}
 	}
 	seen := w.record
-	res := election.Count(election.Request{Shard: seen, Epoch: next, Ballots: w.ballots})
+	res := election.Count(election.Request{Shard: seen, Epoch: next, Ballots: w.ballots, Stopping: w.stops})
 	if res.Winner == nil || w.rng.IntN(3) == 0 {
 		return
 	}
@@ -611,12 +681,7 @@ func (w *world) mend() {
 }
 
 func (w *world) setFailed(id themis.NodeID, v bool) {
-	next := map[themis.NodeID]bool{}
-	for k, x := range w.failed {
-		next[k] = x
-	}
-	next[id] = v
-	w.failed = next
+	w.failed = with(w.failed, id, v)
 	w.logf("%s declared failed: %v", id, v)
 }
 
@@ -638,6 +703,7 @@ const (
 	evWipe
 	evLeap
 	evCut
+	evHand
 	evMend
 	evElect
 	evLand
@@ -651,7 +717,7 @@ const (
 )
 
 func draw(rng *rand.Rand) (likely [events]int) {
-	faults := [events]int{evCrash: 12, evPause: 8, evWipe: 3, evLeap: 6, evCut: 12, evMend: 30, evElect: 40}
+	faults := [events]int{evCrash: 12, evPause: 8, evWipe: 3, evLeap: 6, evCut: 12, evHand: 40, evMend: 30, evElect: 40}
 	work := [events]int{evLand: 60, evLearn: 80, evWrite: 60, evSync: 60, evShip: 80, evPropose: 40, evDeliver: 160}
 	for i := range likely {
 		likely[i] = 1 + work[i] + rng.IntN(work[i]+1)
@@ -672,7 +738,7 @@ func (w *world) step(quiet bool) {
 	for ; x >= w.likely[kind]; kind++ {
 		x -= w.likely[kind]
 	}
-	if quiet && kind <= evCut {
+	if quiet && kind <= evHand {
 		kind = evDeliver
 	}
 	switch kind {
@@ -695,6 +761,8 @@ func (w *world) step(quiet bool) {
 				st.closed = true
 			}
 		}
+	case evHand:
+		w.rolling(n)
 	case evMend:
 		w.mend()
 	case evElect:
@@ -712,6 +780,7 @@ func (w *world) step(quiet bool) {
 		if n.awake() && n.reign != nil {
 			n.reign.Tick(n.clock())
 			n.acknowledge()
+			n.quiet()
 			n.read()
 		}
 	}
@@ -813,6 +882,7 @@ func (w *world) run(steps int) {
 func (w *world) heal() {
 	for _, n := range w.nodes {
 		n.paused = 0
+		n.hand(false)
 		if !n.up {
 			n.start()
 		}
@@ -882,18 +952,19 @@ func TestSeeds(t *testing.T) {
 		}
 		return
 	}
-	acked, epochs := 0, 0
+	acked, epochs, handed := 0, 0, 0
 	for seed := range uint64(seeds(t)) {
 		w := simulate(seed, false)
 		acked += len(w.acked)
 		epochs += int(w.record.Epoch)
+		handed += w.handed
 		if w.fault != "" {
 			w = simulate(seed, true)
 			t.Fatalf("seed %d: %s\n%s", seed, w.fault, strings.Join(w.trace, "\n"))
 		}
 	}
-	if n := seeds(t); acked < n || epochs < 2*n {
-		t.Fatalf("the simulation does too little to show anything: %d writes acknowledged, %d epochs in %d runs", acked, epochs, n)
+	if n := seeds(t); acked < n || epochs < 2*n || handed < n/25 {
+		t.Fatalf("the simulation does too little to show anything: %d writes acknowledged, %d epochs, %d of them handed over, in %d runs", acked, epochs, handed, n)
 	}
-	t.Logf("%d writes acknowledged, %d epochs", acked, epochs)
+	t.Logf("%d writes acknowledged, %d epochs, %d handed over", acked, epochs, handed)
 }

@@ -194,7 +194,7 @@ func (s *shipper) receive(stream Outgoing, heard chan<- struct{}) error {
 			return fmt.Errorf("%s ended the stream: %s", s.to.Node, m.Refused)
 		}
 		s.rg.mu.Lock()
-		s.rg.core.Heard(s.to, Ack{Durable: m.Durable, Applied: m.Applied, LSN: m.LSN, Sent: s.rg.began.Add(m.Echo)}, time.Now())
+		s.rg.core.Heard(s.to, Ack{Durable: m.Durable, Applied: m.Applied, LSN: m.LSN, Mute: m.Mute, Sent: s.rg.began.Add(m.Echo)}, time.Now())
 		s.rg.mu.Unlock()
 		s.rg.progress()
 	}

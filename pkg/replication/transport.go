@@ -22,6 +22,7 @@ type Reply struct {
 	Durable, Applied themis.Seq
 	LSN              themis.LSN    // behind the last durable entry
 	Echo             time.Duration // Sent of the newest message that this answers
+	Mute             bool          // it would give no ballot now
 	Promised         themis.Epoch  // above the stream's epoch: the primary must step down
 	Refused          string        // the stream ends, for this reason
 }

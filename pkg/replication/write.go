@@ -86,6 +86,7 @@ func (r *Replica) Write(ctx context.Context, w Write) (Written, error) {
 		return Written{Seq: known.Seq, HLC: known.HLC, Ops: known.Ops, Concern: effective}, nil
 	}
 	if mine {
+		defer rg.answered()
 		switch led, err := p.append.Commit(); {
 		case err != nil:
 			r.failIfPoisoned(err)
@@ -123,6 +124,13 @@ func (r *Replica) gather() {
 			return
 		}
 	}
+}
+
+// answered tells that the caller of a write that was appended has its answer.
+func (rg *reigning) answered() {
+	rg.mu.Lock()
+	rg.open--
+	rg.mu.Unlock()
 }
 
 func payloadSize(ops []themis.Op) int {
@@ -309,6 +317,9 @@ func (rg *reigning) append(w Write, p *pending, payload []byte, names []string) 
 	if err := context.Cause(rg.ctx); err != nil {
 		return themis.Entry{}, themis.Errorf(themis.NoPrimary, "%s: the reign of epoch %d ended: %v", rg.r.o.Shard, rg.epoch, err).In(rg.r.o.Shard)
 	}
+	if rg.core.Frozen() {
+		return themis.Entry{}, rg.core.Writable(time.Now())
+	}
 	a, err := rg.r.log.Begin(themis.KindWrite, themis.Tags{RequestID: w.RequestID, BodyDigest: p.digest}, payload, len(w.Changes))
 	if err != nil {
 		return themis.Entry{}, err
@@ -316,6 +327,7 @@ func (rg *reigning) append(w Write, p *pending, payload []byte, names []string) 
 	e := a.Entry()
 	p.append, p.seq, p.hlc, p.keys = a, e.Seq, e.HLC, names
 	rg.waiting[e.Seq] = p
+	rg.open++
 	return e, nil
 }
 

@@ -24,6 +24,8 @@ const (
 	CommitOnly    Rule = "commit-only"   // followers apply no further than the commit seq
 	Lineage       Rule = "lineage"       // a divergent tail is cut by epoch lineage
 	FirstReign    Rule = "first-reign"   // the first reign needs every voter
+	Freeze        Rule = "freeze"        // a reign that is to be handed over lets no new write in
+	ReadyResign   Rule = "ready-resign"  // only a reign that had committed its first entry frees its successor from waiting out leases
 	BootCheck     Rule = "boot"          // a primary that restarted is crowned anew
 
 	ControllerLease Rule = "controller-lease" // a controller that is cut off from the control plane stops, its heartbeat too

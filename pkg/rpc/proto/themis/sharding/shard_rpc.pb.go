@@ -1514,6 +1514,7 @@ type VoteResponse struct {
 	StorageId        string                 `protobuf:"bytes,10,opt,name=storage_id,json=storageId,proto3" json:"storage_id,omitempty"`
 	BootId           string                 `protobuf:"bytes,11,opt,name=boot_id,json=bootId,proto3" json:"boot_id,omitempty"`
 	LeaseRemainingMs uint64                 `protobuf:"varint,12,opt,name=lease_remaining_ms,json=leaseRemainingMs,proto3" json:"lease_remaining_ms,omitempty"` // of the read lease it still promises to the old primary
+	ResignedEpoch    uint64                 `protobuf:"varint,13,opt,name=resigned_epoch,json=resignedEpoch,proto3" json:"resigned_epoch,omitempty"`            // of the reign that this ballot ended, which had committed its first entry; 0: none
 	unknownFields    protoimpl.UnknownFields
 	sizeCache        protoimpl.SizeCache
 }
@@ -1628,6 +1629,13 @@ func (x *VoteResponse) GetBootId() string {
 func (x *VoteResponse) GetLeaseRemainingMs() uint64 {
 	if x != nil {
 		return x.LeaseRemainingMs
+	}
+	return 0
+}
+
+func (x *VoteResponse) GetResignedEpoch() uint64 {
+	if x != nil {
+		return x.ResignedEpoch
 	}
 	return 0
 }
@@ -1948,7 +1956,7 @@ const file_themis_sharding_shard_rpc_proto_rawDesc = "" +
 	"\n" +
 	"cluster_id\x18\t \x01(\tR\tclusterId\x12'\n" +
 	"\x0fcontroller_term\x18\n" +
-	" \x01(\x04R\x0econtrollerTerm\"\xe7\x02\n" +
+	" \x01(\x04R\x0econtrollerTerm\"\x8e\x03\n" +
 	"\fVoteResponse\x12\x12\n" +
 	"\x04term\x18\x01 \x01(\x04R\x04term\x12!\n" +
 	"\fvote_granted\x18\x02 \x01(\bR\vvoteGranted\x12\x19\n" +
@@ -1964,7 +1972,8 @@ const file_themis_sharding_shard_rpc_proto_rawDesc = "" +
 	"storage_id\x18\n" +
 	" \x01(\tR\tstorageId\x12\x17\n" +
 	"\aboot_id\x18\v \x01(\tR\x06bootId\x12,\n" +
-	"\x12lease_remaining_ms\x18\f \x01(\x04R\x10leaseRemainingMs\"\xcc\x02\n" +
+	"\x12lease_remaining_ms\x18\f \x01(\x04R\x10leaseRemainingMs\x12%\n" +
+	"\x0eresigned_epoch\x18\r \x01(\x04R\rresignedEpoch\"\xcc\x02\n" +
 	"\x14AppendEntriesRequest\x12\x12\n" +
 	"\x04term\x18\x01 \x01(\x04R\x04term\x12\x1b\n" +
 	"\tleader_id\x18\x02 \x01(\tR\bleaderId\x12$\n" +

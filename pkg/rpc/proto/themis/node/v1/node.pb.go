@@ -378,6 +378,7 @@ type ReplicateResponse struct {
 	PromisedEpoch uint64 `protobuf:"varint,7,opt,name=promised_epoch,json=promisedEpoch,proto3" json:"promised_epoch,omitempty"` // above the stream's epoch: the primary must step down
 	Refused       string `protobuf:"bytes,8,opt,name=refused,proto3" json:"refused,omitempty"`                                   // why the stream ends
 	DurableLsn    uint64 `protobuf:"varint,9,opt,name=durable_lsn,json=durableLsn,proto3" json:"durable_lsn,omitempty"`          // behind the last entry on disk
+	Mute          bool   `protobuf:"varint,10,opt,name=mute,proto3" json:"mute,omitempty"`                                       // it would give no ballot now: it is blank, or an earlier run of it may have promised a read lease
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -473,6 +474,13 @@ func (x *ReplicateResponse) GetDurableLsn() uint64 {
 		return x.DurableLsn
 	}
 	return 0
+}
+
+func (x *ReplicateResponse) GetMute() bool {
+	if x != nil {
+		return x.Mute
+	}
+	return false
 }
 
 // InstallRequest is one part of a checkpoint.
@@ -2660,7 +2668,7 @@ const file_themis_node_v1_node_proto_rawDesc = "" +
 	"\n" +
 	"commit_seq\x18\x03 \x01(\x04R\tcommitSeq\x12\x17\n" +
 	"\asent_ns\x18\x04 \x01(\x04R\x06sentNs\x12\x14\n" +
-	"\x05whole\x18\x05 \x01(\bR\x05whole\"\xb0\x02\n" +
+	"\x05whole\x18\x05 \x01(\bR\x05whole\"\xc4\x02\n" +
 	"\x11ReplicateResponse\x12\x1d\n" +
 	"\n" +
 	"common_seq\x18\x01 \x01(\x04R\tcommonSeq\x12#\n" +
@@ -2674,7 +2682,9 @@ const file_themis_node_v1_node_proto_rawDesc = "" +
 	"\x0epromised_epoch\x18\a \x01(\x04R\rpromisedEpoch\x12\x18\n" +
 	"\arefused\x18\b \x01(\tR\arefused\x12\x1f\n" +
 	"\vdurable_lsn\x18\t \x01(\x04R\n" +
-	"durableLsn\"\xf9\x01\n" +
+	"durableLsn\x12\x12\n" +
+	"\x04mute\x18\n" +
+	" \x01(\bR\x04mute\"\xf9\x01\n" +
 	"\x0eInstallRequest\x12+\n" +
 	"\x05hello\x18\x01 \x01(\v2\x15.themis.node.v1.HelloR\x05hello\x12\x12\n" +
 	"\x04file\x18\x02 \x01(\tR\x04file\x12\x16\n" +
