@@ -325,13 +325,12 @@ func (r *Reign) Writable(now time.Time) error {
 		if full := r.onFullDisks(s.ISR); len(s.ISR)-len(full) < 1+s.Have.K && len(full) > 0 && guard.On(guard.FullMember) {
 			return needsRoom(s, full)
 		}
-	case themis.SemiSync:
-		var near []cluster.Member
-		for _, m := range s.Voters() {
-			if f := r.peers[m]; m != r.self && f != nil && now.Sub(f.heard) < r.rules.HeardFor {
-				near = append(near, m)
-			}
+		// Who is silent may leave only while 1 + k remain: with fewer answering, an appended write would have no known outcome.
+		if near := r.near(s.ISR, now); len(near) < s.Have.K && guard.On(guard.NearFloor) {
+			return themis.Errorf(themis.NotEnoughReplicas, "%s: %d of %d in-sync followers answer", s.ID, len(near), s.Have.K).In(s.ID)
 		}
+	case themis.SemiSync:
+		near := r.near(s.Voters(), now)
 		full := r.onFullDisks(near)
 		if len(near) >= s.Have.K && len(near)-len(full) < s.Have.K && guard.On(guard.FullMember) {
 			return needsRoom(s, full)
@@ -341,6 +340,16 @@ func (r *Reign) Writable(now time.Time) error {
 		}
 	}
 	return nil
+}
+
+// near are the followers among the members that were heard a moment ago.
+func (r *Reign) near(members []cluster.Member, now time.Time) (out []cluster.Member) {
+	for _, m := range members {
+		if f := r.peers[m]; m != r.self && f != nil && now.Sub(f.heard) < r.rules.HeardFor {
+			out = append(out, m)
+		}
+	}
+	return out
 }
 
 // onFullDisks are the followers among the members whose disks are full.

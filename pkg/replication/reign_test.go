@@ -67,6 +67,28 @@ func TestSyncWaitsForEveryMember(t *testing.T) {
 	}
 }
 
+// A SYNC primary that hears too few of its in-sync set takes no writes: they would end with an unknown outcome.
+func TestNoWriteIsAppendedWithoutFollowersThatAnswer(t *testing.T) {
+	r := NewReign(shardOf(themis.Sync, 3, "a", "b", "c"), 0, 1, at(0), DefaultRules())
+	r.Durable(1, at(1))
+	heard(r, "b", 1, 0, 10)
+	heard(r, "c", 1, 0, 10)
+	if err := r.Writable(at(100)); err != nil {
+		t.Fatalf("both answer: %v", err)
+	}
+	heard(r, "b", 1, 2000, 2010)
+	if err := r.Writable(at(4000)); err != nil {
+		t.Fatalf("one answers, and the other may leave: %v", err)
+	}
+	if err := r.Writable(at(6000)); themis.CodeOf(err) != themis.NotEnoughReplicas {
+		t.Fatalf("nobody answers: %v", err)
+	}
+	heard(r, "c", 1, 6000, 6010)
+	if err := r.Writable(at(6020)); err != nil {
+		t.Fatalf("one answers again: %v", err)
+	}
+}
+
 // From the proposal of an addition until its outcome is known the newcomer is waited for.
 func TestAProposedMemberIsWaitedFor(t *testing.T) {
 	r := NewReign(shardOf(themis.Sync, 3, "a", "b"), 0, 1, at(0), DefaultRules())

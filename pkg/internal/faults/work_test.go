@@ -42,6 +42,7 @@ type answer struct {
 	node, key string
 	call      time.Duration
 	ok        bool // done, or read
+	unknown   bool // it may have been done
 }
 
 type operation struct {
@@ -114,18 +115,18 @@ func (w *work) limit() string {
 	return "?timeout_ms=8000"
 }
 
-// answered keeps what a node said. shard is the document's, where the answer told.
-func (w *work) answered(node, key string, call time.Duration, ok bool, shard themis.ShardID) {
+// said keeps what a node answered. shard is the document's, where the answer told.
+func (w *work) said(a answer, shard themis.ShardID) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.answers = append(w.answers, answer{node, key, call, ok})
+	w.answers = append(w.answers, a)
 	if shard != "" {
-		w.shards[key] = shard
+		w.shards[a.key] = shard
 	}
 }
 
-// since counts a node's answers about documents of some shards to what it was asked after that moment.
-func (w *work) since(node string, of []themis.ShardID, moment time.Time) (ok, refused int) {
+// since are a node's answers about documents of some shards to what it was asked after that moment.
+func (w *work) since(node string, of []themis.ShardID, moment time.Time) (ok, unknown, refused int) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for _, a := range w.answers {
@@ -133,11 +134,13 @@ func (w *work) since(node string, of []themis.ShardID, moment time.Time) (ok, re
 		case a.node != node || w.began.Add(a.call).Before(moment) || !slices.Contains(of, w.shards[a.key]):
 		case a.ok:
 			ok++
+		case a.unknown:
+			unknown++
 		default:
 			refused++
 		}
 	}
-	return ok, refused
+	return ok, unknown, refused
 }
 
 func (w *work) put(id int, node string, op operation, call time.Duration) {
@@ -147,7 +150,7 @@ func (w *work) put(id int, node string, op operation, call time.Duration) {
 	case status == http.StatusOK:
 		var d struct{ Shard themis.ShardID }
 		_ = json.Unmarshal([]byte(body), &d) // only what the test counts by rests on it
-		w.answered(node, op.key, call, true, d.Shard)
+		w.said(answer{node: node, key: op.key, call: call, ok: true}, d.Shard)
 		w.writes.Add(1)
 		w.add(id, op, call, time.Since(w.began))
 		w.mu.Lock()
@@ -156,9 +159,9 @@ func (w *work) put(id int, node string, op operation, call time.Duration) {
 		w.mu.Unlock()
 	case status == 0 || strings.Contains(body, "OUTCOME_UNKNOWN"):
 		w.add(id, op, call, -1)
-		w.answered(node, op.key, call, false, "")
+		w.said(answer{node: node, key: op.key, call: call, unknown: true}, "")
 	default:
-		w.answered(node, op.key, call, false, "")
+		w.said(answer{node: node, key: op.key, call: call}, "")
 	}
 	if status != http.StatusOK {
 		<-time.After(5 * time.Millisecond)
@@ -178,12 +181,12 @@ func (w *work) get(id int, node string, op operation, call time.Duration) {
 	case http.StatusNotFound:
 	default:
 		if status != 0 {
-			w.answered(node, op.key, call, false, "")
+			w.said(answer{node: node, key: op.key, call: call}, "")
 		}
 		<-time.After(5 * time.Millisecond)
 		return
 	}
-	w.answered(node, op.key, call, true, "")
+	w.said(answer{node: node, key: op.key, call: call, ok: true}, "")
 	w.add(id, op, call, time.Since(w.began))
 }
 

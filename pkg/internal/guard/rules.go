@@ -28,6 +28,7 @@ const (
 	ReadyResign   Rule = "ready-resign"  // only a reign that had committed its first entry frees its successor from waiting out leases
 	BootCheck     Rule = "boot"          // a primary that restarted is crowned anew
 
+	NearFloor       Rule = "near-floor"       // a SYNC primary that hears fewer than k of its in-sync set appends no client's write
 	ControllerLease Rule = "controller-lease" // a controller that is cut off from the control plane stops, its heartbeat too
 	ControllerHeard Rule = "controller-heard" // nobody takes over from a controller that others hear
 
