@@ -23,10 +23,10 @@ func (v View) Duties(node themis.NodeID, boot themis.BootID) (d Duties) {
 		switch {
 		case s.Epoch == 0:
 		case s.Primary.Node == node:
-			if s.Boot == boot && slices.ContainsFunc(s.Successors(), func(m Member) bool { return v.stays(m.Node) }) {
+			if s.Boot == boot && slices.ContainsFunc(s.Successors(), func(m Member) bool { return v.Stays(m.Node) }) {
 				d.Lead = append(d.Lead, id)
 			}
-		case s.Have.Mode == themis.Sync && v.stays(s.Primary.Node):
+		case s.Have.Mode == themis.Sync && v.Stays(s.Primary.Node):
 			if r, _ := s.Replica(node); s.InSync(r.Member) && len(s.ISR)-1 >= 1+s.Have.K {
 				d.Count = append(d.Count, id)
 			}
@@ -35,8 +35,8 @@ func (v View) Duties(node themis.NodeID, boot themis.BootID) (d Duties) {
 	return d
 }
 
-// stays says whether the node is up, as the records tell it, and not on its way out.
-func (v View) stays(node themis.NodeID) bool {
+// Stays says whether the node is up, as the records tell it, and not on its way out.
+func (v View) Stays(node themis.NodeID) bool {
 	a, alive := v.Alive[node]
 	_, failed := v.Failed[node]
 	return alive && !failed && a.Stopping == nil

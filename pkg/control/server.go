@@ -46,6 +46,8 @@ type ServerOptions struct {
 	Logger  *slog.Logger
 	OnFatal func(reason string) // told before etcd ends the process; must return soon
 
+	Stays func(name string) bool // whether another member is thought to run on, and may be given the leadership at Stop; nil: all are
+
 	noFsync bool // for tests, which lose nothing with the power
 }
 
@@ -195,11 +197,34 @@ func (s *Server) Stop() error {
 		s.stop()
 		s.waiting.Wait()
 		s.closeAdmin()
-		s.etcd.Server.Stop() // before Close, which would wait for ever for a member that never served
+		s.handOn()
+		s.etcd.Server.HardStop() // before Close, which would wait for ever for a member that never served
 		s.etcd.Close()
 		s.stopErr = s.release()
 	})
 	return s.stopErr
+}
+
+// handOn gives leadership to a member that stays, where this one has it. etcd's own way waits for seven seconds for a member that
+// is stopping too; here it is tried for a moment, and then the others elect.
+func (s *Server) handOn() {
+	e := s.etcd.Server
+	if e.Leader() != e.MemberID() {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), s.o.Election/2)
+	defer cancel()
+	for _, m := range e.Cluster().Members() {
+		if m.ID == e.MemberID() || m.IsLearner || s.o.Stays != nil && !s.o.Stays(m.Name) {
+			continue
+		}
+		try, cancel := context.WithTimeout(ctx, s.o.Election/4)
+		err := e.MoveLeader(try, uint64(e.MemberID()), uint64(m.ID))
+		cancel()
+		if err == nil || ctx.Err() != nil {
+			return
+		}
+	}
 }
 
 func (s *Server) release() error {

@@ -271,6 +271,39 @@ func older(c *tls.Config) *tls.Config {
 
 // TestGrow: one member becomes three, one at a time; a wiped one is refused, with its marker and without, and replaced; one
 // that runs is removed.
+// TestStopTogether: members that stop at the same time don't wait for each other; of one that stops alone another leads at once.
+func TestStopTogether(t *testing.T) {
+	e := newEnsemble(t)
+	names := []string{"node-1", "node-2", "node-3"}
+	for _, n := range names {
+		e.add(n)
+	}
+	for _, n := range names { // time enough for etcd's own way to be seen
+		o := e.opts[n]
+		o.Tick, o.Election = 100*time.Millisecond, time.Second
+		e.opts[n] = o
+	}
+	e.start(names...)
+	was := e.leader()
+	s := e.running[was]
+	s.handOn()
+	until(t, "another leader", func() bool { return s.Status(t.Context()).Leader != s.Status(t.Context()).ID })
+	began := time.Now()
+	var stopping sync.WaitGroup
+	for _, s := range e.running {
+		stopping.Go(func() {
+			if err := s.Stop(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	stopping.Wait()
+	if took := time.Since(began); took > 5*time.Second { // about 1.5 s; seven and more by etcd's own way
+		t.Errorf("three members took %s to stop together", took)
+	}
+	t.Logf("stopped together in %s", time.Since(began).Round(time.Millisecond))
+}
+
 func TestGrow(t *testing.T) {
 	t.Parallel()
 	e := newEnsemble(t)

@@ -104,6 +104,10 @@ func (n *Node) startControl(ctx context.Context, j *joined) (*control.Server, er
 		InitialCluster: j.InitialCluster, Existing: j.Existing,
 		CertFile: n.cfg.PKI.Cert, KeyFile: n.cfg.PKI.Key, CAFile: n.cfg.PKI.CA, AllowedHostname: pki.NodeName(j.Name),
 		Tick: c.Tick, Election: c.Election, QuotaBytes: int64(c.QuotaBytes), Logger: n.log,
+		Stays: func(name string) bool {
+			v, ok := n.latest()
+			return ok && v.Stays(themis.NodeID(name))
+		},
 		OnFatal: func(reason string) { n.log.Error("control plane is out", "reason", reason) },
 	})
 }
