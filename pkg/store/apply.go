@@ -217,6 +217,9 @@ func (w *writer) held(key []byte) (held, error) {
 	if h, ok := w.docs[string(key)]; ok {
 		return h, nil
 	}
+	if w.s.absent.surely(key) {
+		return held{}, nil
+	}
 	v, ok, err := w.find(key)
 	if err != nil || !ok {
 		return held{}, err
@@ -292,6 +295,7 @@ func (w *writer) write(e themis.Entry, o themis.Op, version themis.HLC) (existed
 		}
 	}
 	w.val = appendRecord(w.val[:0], key, r, document)
+	w.s.absent.add(key, !was.present && !was.tombstone)
 	if err := w.batch.Set(key, w.val, nil); err != nil {
 		return false, w.s.failed("apply", err)
 	}
@@ -306,7 +310,7 @@ func (w *writer) remember(e themis.Entry, ops []OpResult) (repeated bool, err er
 	key := requestKey(w.key[:0], id)
 	w.key = key
 	old, known := w.ids[id]
-	if !known {
+	if !known && !w.s.absentRequests.surely(key) {
 		v, ok, err := w.find(key)
 		if err != nil {
 			return false, err
@@ -326,6 +330,7 @@ func (w *writer) remember(e themis.Entry, ops []OpResult) (repeated bool, err er
 		w.s.aging.drop(old.seq)
 	}
 	w.val = appendRequest(w.val[:0], key, RequestRecord{Digest: e.Tags.BodyDigest, Seq: e.Seq, HLC: e.HLC, Ops: ops})
+	w.s.absentRequests.add(key, old.seq == 0)
 	g := aged{seq: e.Seq, hlc: e.HLC, size: themis.Bytes(len(w.val)), id: id}
 	if err := w.batch.Set(key, w.val, nil); err != nil {
 		return false, w.s.failed("apply", err)

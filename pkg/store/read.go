@@ -76,6 +76,9 @@ func (s *Store) Request(id string) (RequestRecord, bool, error) {
 	}
 	defer s.users.leave()
 	k := requestKey(nil, id)
+	if s.absentRequests.surely(k) {
+		return RequestRecord{}, false, nil
+	}
 	v, closer, err := s.db.Get(k)
 	if errors.Is(err, pebble.ErrNotFound) {
 		return RequestRecord{}, false, nil

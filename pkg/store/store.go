@@ -129,6 +129,8 @@ type Store struct {
 	durable atomic.Uint64 // highest seq seen on disk; never falls
 
 	users users
+
+	absent, absentRequests *absent
 }
 
 // Open opens the store in dir and makes an empty one where there is none. A replacement that a crash interrupted is finished
@@ -158,7 +160,10 @@ func absolute(fs vfs.FS, dir string) (string, error) {
 }
 
 func open(dir string, o Options, readOnly bool) (_ *Store, err error) {
-	s := &Store{faulty: make(chan struct{}), dir: dir, fs: o.FS, log: o.Logger, window: o.window, batch: o.batch}
+	s := &Store{
+		faulty: make(chan struct{}), dir: dir, fs: o.FS, log: o.Logger, window: o.window, batch: o.batch,
+		absent: newAbsentDocuments(), absentRequests: newAbsentRequests(o.window),
+	}
 	s.users.init()
 	defer func() {
 		if err != nil {
@@ -187,6 +192,16 @@ func open(dir string, o Options, readOnly bool) (_ *Store, err error) {
 	if a := s.Applied(); a.Seq > 0 {
 		o.Logger.Info("store opened", "dir", dir, "seq", a.Seq, "epoch", a.Epoch, "lsn", a.LSN, "documents", s.Stats().Documents)
 	}
+	if readOnly {
+		return s, nil
+	}
+	if s.Applied().Seq == 0 {
+		s.absent.filled()
+		s.absentRequests.filled()
+		return s, nil
+	}
+	s.users.inside++ // nobody else has the store yet
+	go s.learnKeys()
 	return s, nil
 }
 
@@ -357,6 +372,13 @@ func (u *users) leave() {
 	if u.inside--; u.inside == 0 {
 		u.none.Broadcast()
 	}
+}
+
+// closing says whether somebody waits for those inside to leave.
+func (u *users) closing() bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.closed
 }
 
 // close lets nobody in any more and waits for those inside; false when it was closed before.
