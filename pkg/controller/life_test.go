@@ -87,7 +87,7 @@ func (l *life) probe(id themis.NodeID) {
 		return
 	}
 	a := l.w.View.Alive[id]
-	p := Probe{Node: id, Boot: a.Boot, Storage: a.Storage, LastOK: l.now}
+	p := Probe{Node: id, Boot: a.Boot, Storage: a.Storage, LastOK: l.now, Unfit: a.Broken}
 	l.w.Probes[id], l.next[id] = p, l.c.NextProbe(p, l.now)
 }
 
@@ -162,7 +162,16 @@ func (l *life) copies() {
 		for _, r := range s.Replicas {
 			next, err := s, error(nil)
 			_, failed := l.w.View.Failed[r.Node]
+			broken := l.w.View.Broken(id, r.Member) != ""
+			full := l.w.View.Alive[r.Node].DiskFull
 			switch {
+			case broken && s.InSync(r.Member):
+				next, err = s.RemoveFromISR(r.Member, true)
+			case full && s.InSync(r.Member) && r.Member != s.Primary:
+				if next, err = s.RemoveFromISR(r.Member, false); err != nil {
+					next, err = s, nil // the floor holds
+				}
+			case broken, full:
 			case failed && s.InSync(r.Member):
 				next, err = s.RemoveFromISR(r.Member, true)
 			case r.Replaces != nil && *r.Replaces == s.Primary:
@@ -205,7 +214,7 @@ func (l *life) start(id themis.NodeID) {
 	l.sick[id] = well
 	l.boots++
 	a := l.w.View.Alive[id]
-	a.Boot = themis.BootID(fmt.Sprintf("boot-%d", l.boots))
+	a.Boot, a.Broken = themis.BootID(fmt.Sprintf("boot-%d", l.boots)), nil
 	l.w.View.Alive[id] = a
 }
 
@@ -318,6 +327,82 @@ func TestARestartIsNoReplacement(t *testing.T) {
 	}
 	if after := l.w.View.Shards["shard-1"].Epoch; after != before+1 {
 		t.Errorf("epoch %d became %d: want one election for one restart", before, after)
+	}
+}
+
+// breaks stops the node's copy of the shard for good.
+func (l *life) breaks(id themis.NodeID, shard themis.ShardID) {
+	a := l.w.View.Alive[id]
+	a.Broken = map[themis.ShardID]string{shard: "fsync: input/output error"}
+	l.w.View.Alive[id] = a
+}
+
+// TestABrokenCopyIsMadeAnewElsewhere: primary or follower, a copy that stopped for good is replaced while its node lives; without a
+// free node it stays out until its process begins anew.
+func TestABrokenCopyIsMadeAnewElsewhere(t *testing.T) {
+	for _, primary := range []bool{true, false} {
+		l := newLife(t, four)
+		l.run(3 * time.Second)
+		s := l.w.View.Shards["shard-1"]
+		victim := s.Primary.Node
+		if !primary {
+			victim = s.ISR[slices.IndexFunc(s.ISR, func(m cluster.Member) bool { return m != s.Primary })].Node
+		}
+		l.breaks(victim, "shard-1")
+		l.run(10 * time.Second)
+		if err := l.whole(); err != nil {
+			t.Errorf("primary %v: %v", primary, err)
+		}
+		if _, there := l.w.View.Shards["shard-1"].Replica(victim); there || count[DeclareFailed](l) > 0 || count[Join](l) != 1 {
+			t.Errorf("primary %v: %v, by %v", primary, l.w.View.Shards["shard-1"].Replicas, l.log)
+		}
+	}
+	l := newLife(t, four+"shard shard-4 epoch=0 rf=3 voters=node-1,node-2,node-3\n")
+	l.run(3 * time.Second)
+	victim := l.w.View.Shards["shard-4"].Primary.Node
+	l.breaks(victim, "shard-4")
+	l.run(10 * time.Second)
+	if s := l.w.View.Shards["shard-4"]; s.Primary.Node == victim || len(s.ISR) != 2 || len(s.Voters()) != 3 {
+		t.Errorf("no node is free: primary %s, in sync %v, replicas %v", s.Primary, s.ISR, s.Replicas)
+	}
+	l.start(victim)
+	l.run(5 * time.Second)
+	if err := l.whole(); err != nil {
+		t.Errorf("its process began anew: %v", err)
+	}
+}
+
+// TestAFullPrimaryGivesWay: where 1 + k others have room, and only there.
+func TestAFullPrimaryGivesWay(t *testing.T) {
+	l := newLife(t, four+"shard shard-4 epoch=0 rf=3 voters=node-1,node-2,node-3\nshard shard-5 epoch=0 mode=async k=0 rf=3 voters=node-1,node-2,node-3\n")
+	l.run(3 * time.Second)
+	full := func(id themis.NodeID, is bool) {
+		a := l.w.View.Alive[id]
+		a.DiskFull = is
+		l.w.View.Alive[id] = a
+	}
+	victim, before := l.w.View.Shards["shard-4"].Primary.Node, maps.Clone(l.w.View.Shards)
+	full(victim, true)
+	l.run(10 * time.Second)
+	for id, s := range l.w.View.Shards {
+		if gives := s.Primary != before[id].Primary; gives != (id == "shard-4") {
+			t.Errorf("%s went from %s to %s with the disk of %s full", id, before[id].Primary, s.Primary, victim)
+		}
+	}
+	full("node-1", true)
+	full("node-2", true)
+	full("node-3", true)
+	quiet := len(l.log)
+	l.run(10 * time.Second)
+	if len(l.log) != quiet {
+		t.Errorf("with all disks full: %v", l.log[quiet:])
+	}
+	for _, id := range []themis.NodeID{"node-1", "node-2", "node-3"} {
+		full(id, false)
+	}
+	l.run(10 * time.Second)
+	if err := l.whole(); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -101,10 +101,10 @@ func apply(t seeded, w *World, a Action) (themis.ShardID, *cluster.Shard) {
 func reigns(w World, s cluster.Shard) bool {
 	n, member := w.View.Nodes[s.Primary.Node]
 	_, failed := w.View.Failed[s.Primary.Node]
-	_, alive := w.View.Alive[s.Primary.Node]
+	a, alive := w.View.Alive[s.Primary.Node]
 	p := w.Probes[s.Primary.Node]
 	return s.Epoch > 0 && member && !failed && alive && n.Storage == s.Primary.Storage &&
-		p.Boot == s.Boot && p.FailingSince.IsZero() && len(p.Unfit) == 0 && len(p.Resigned) == 0
+		p.Boot == s.Boot && p.FailingSince.IsZero() && len(p.Unfit) == 0 && len(p.Resigned) == 0 && !a.DiskFull
 }
 
 func drawWorld(rng *rand.Rand) World {
@@ -145,7 +145,11 @@ func drawWorld(rng *rand.Rand) World {
 		if dice(10) {
 			w.AliveGone[id] = ago(9000)
 		} else {
-			w.View.Alive[id] = cluster.Alive{Node: id, Storage: n.Storage, Boot: p.Boot}
+			w.View.Alive[id] = cluster.Alive{Node: id, Storage: n.Storage, Boot: p.Boot, DiskFull: dice(6)}
+			if a := w.View.Alive[id]; dice(6) {
+				a.Broken = map[themis.ShardID]string{"shard-1": "fsync failed"}
+				w.View.Alive[id] = a
+			}
 		}
 		if dice(4) {
 			w.View.Failed[id] = cluster.Failed{Node: id, Since: ago(9000), Why: "silent"}

@@ -32,6 +32,7 @@ type trio struct {
 	failed map[themis.NodeID]bool
 	nodes  map[themis.NodeID]*trioNode
 	cut    map[themis.NodeID]bool // no stream reaches it
+	room   map[themis.NodeID]Room // default: enough
 	boots  int
 }
 
@@ -43,7 +44,7 @@ type trioNode struct {
 }
 
 func newTrio(t *testing.T, p cluster.Policy, nodes ...themis.NodeID) *trio {
-	c := &trio{t: t, dir: t.TempDir(), nodes: map[themis.NodeID]*trioNode{}, failed: map[themis.NodeID]bool{}, cut: map[themis.NodeID]bool{}}
+	c := &trio{t: t, dir: t.TempDir(), nodes: map[themis.NodeID]*trioNode{}, failed: map[themis.NodeID]bool{}, cut: map[themis.NodeID]bool{}, room: map[themis.NodeID]Room{}}
 	c.record = cluster.Shard{Format: 1, ID: "shard-1", Have: p, Want: p, Revision: 1}
 	for _, id := range nodes {
 		m := cluster.Member{Node: id, Storage: themis.StorageID("disk-" + id)}
@@ -65,12 +66,13 @@ func (c *trio) start(id themis.NodeID) {
 	c.t.Helper()
 	c.boots++
 	c.mu.Lock()
-	fresh := c.record.Epoch == 0
+	fresh, epoch := c.record.Epoch == 0, c.record.Epoch
 	c.mu.Unlock()
 	boot := themis.BootID(fmt.Sprint("boot-", c.boots))
 	o := Options{
-		Dir: filepath.Join(c.dir, string(id)), Cluster: "c", Shard: "shard-1", Boot: boot, Fresh: fresh,
+		Dir: filepath.Join(c.dir, string(id)), Cluster: "c", Shard: "shard-1", Boot: boot, Fresh: fresh, Epoch: epoch,
 		Self: cluster.Member{Node: id, Storage: themis.StorageID("disk-" + id)}, Transport: trioTransport{c, id}, Registry: c,
+		Room:   func() Room { c.mu.Lock(); defer c.mu.Unlock(); return c.room[id] },
 		Reigns: func(time.Time) bool { return true }, Logger: slog.New(slog.DiscardHandler), Heartbeat: 50 * time.Millisecond,
 	}
 	if testing.Verbose() {
