@@ -48,7 +48,8 @@ type Link struct {
 
 const (
 	netMTU   = 9000
-	lineHold = 1024 // packets that a line holds; more are lost, as in a router
+	lineHold = 1024                   // packets that a line holds; more are lost, as in a router
+	backlog  = 500 * time.Millisecond // what waits for a line of limited rate; more is lost
 )
 
 // NewNet makes a network for the test's duration. The hosts' addresses are those of Addr.
@@ -258,6 +259,9 @@ func (l *line) arrival(p []byte, now time.Time) (time.Time, bool) {
 	if k.Rate > 0 {
 		if l.free.Before(now) {
 			l.free = now
+		}
+		if l.free.Sub(now) > backlog {
+			return now, false
 		}
 		l.free = l.free.Add(time.Duration(len(p)) * time.Second / time.Duration(k.Rate))
 		at = l.free

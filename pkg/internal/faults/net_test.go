@@ -45,8 +45,9 @@ func TestLine(t *testing.T) {
 		{"all lost", Link{Loss: 1}, small, "lost"},
 		{"delayed", Link{Delay: 50 * time.Millisecond}, small, "50ms"},
 		{"behind the one that was delayed", Link{}, small, "50ms"},
-		{"1000 bytes at 1000 bytes a second", Link{Rate: 1000}, ack(1, 2, 1000), "1s"},
-		{"100 more wait for them", Link{Rate: 1000}, ack(1, 2, 100), "1.1s"},
+		{"1000 bytes at 2000 bytes a second", Link{Rate: 2000}, ack(1, 2, 1000), "500ms"},
+		{"200 more wait for them", Link{Rate: 2000}, ack(1, 2, 200), "600ms"},
+		{"there is no room for further ones", Link{Rate: 2000}, ack(1, 2, 100), "lost"},
 	} {
 		if got := at(c.link, c.p); got != c.want {
 			t.Errorf("%s: %s, want %s", c.what, got, c.want)

@@ -159,39 +159,6 @@ func (c cut) cutFromEtcd(t *testing.T) {
 	c.healed(t, 350)
 }
 
-// Row 16, a bridge: two nodes can't reach each other, the third reaches both, and leads etcd. The controller is one of the two.
-func TestBridge(t *testing.T) {
-	Long(t)
-	c := newCut(t, setup{}, func(h *hosts) string {
-		one := h.allOnOne(t)
-		h.leadEtcd(t, "node-3")
-		return one
-	})
-	before, err := c.report()
-	if err != nil {
-		t.Fatal(err)
-	}
-	terms := c.said("action=take_controller", c.names...)
-	c.net.Cut([]string{"node-1"}, []string{"node-2"})
-	c.w.more(t, 100, rto)
-	<-time.After(15 * time.Second)
-	c.w.more(t, 50, rto)
-	c.ask = []string{"node-3"}
-	after, err := c.report()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, s := range after.Shards {
-		if old, _ := before.Shard(s.ID); s.Epoch > old.Epoch+1 {
-			t.Errorf("%s went from epoch %d to %d", s.ID, old.Epoch, s.Epoch)
-		}
-	}
-	if n := c.said("action=take_controller", c.names...) - terms; n > 0 {
-		t.Errorf("the controller changed %d times, though the third node hears it", n)
-	}
-	c.healed(t, 350)
-}
-
 // A follower is cut off for a while: writes go on without it, and afterwards it gets what it lacks from the log.
 func TestFollowerCutOffCatchesUp(t *testing.T) {
 	c := newCut(t, setup{shards: 1}, follower)
