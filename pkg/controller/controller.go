@@ -43,6 +43,9 @@ type Probe struct {
 	Refused      bool             // the newest failure was a refused connection: the machine answers, the process doesn't
 	ControlCut   bool             // its last answer said that it can't reach the control plane
 	Why          string           // of the newest failure, in words
+	// The node was the controller before this one, whose heartbeats this node heard and which is silent since then: to LastOK it
+	// listened though it didn't probe. Zero: it did not, or has stood still since.
+	Watched time.Time
 
 	// Of the last answer, by shard: the epoch of a reign that the node had and has ended (it lost its lease), and why a copy of
 	// its can't lead at all (blank, or stopped after a failed fsync).

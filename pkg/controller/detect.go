@@ -125,17 +125,21 @@ func (t *step) verdicts() []Action {
 }
 
 // gone says why the probed node must be declared FAILED now, or nothing. A node is silent since its last answer, or
-// since its first failure where it never answered, but not longer than this controller has been listening.
+// since its first failure where it never answered, but not longer than this controller has been listening: to the one before
+// it, longer than to the others.
 func (t *step) gone(p Probe) string {
 	if p.FailingSince.IsZero() {
 		return ""
 	}
-	from := p.LastOK
+	from, listening := p.LastOK, t.Since
 	if from.IsZero() {
 		from = p.FailingSince
 	}
-	if from.Before(t.Since) {
-		from = t.Since
+	if !p.Watched.IsZero() && p.Watched.Before(listening) {
+		listening = p.Watched
+	}
+	if from.Before(listening) {
+		from = listening
 	}
 	silent := t.now.Sub(from)
 	words := fmt.Sprintf("silent for %.1f s", silent.Seconds())

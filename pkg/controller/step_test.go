@@ -71,7 +71,8 @@ func apply(t seeded, w *World, a Action) (themis.ShardID, *cluster.Shard) {
 	switch a := a.(type) {
 	case DeclareFailed:
 		p := w.Probes[a.Node]
-		if p.FailingSince.IsZero() || noon.Sub(p.LastOK) < time.Second || noon.Sub(w.Since) < time.Second {
+		unwatched := p.Watched.IsZero() || noon.Sub(p.Watched) < time.Second
+		if p.FailingSince.IsZero() || noon.Sub(p.LastOK) < time.Second || noon.Sub(w.Since) < time.Second && unwatched {
 			t.Fatalf("%s too early: %+v", a, p)
 		}
 	case Elect:
@@ -136,6 +137,9 @@ func drawWorld(rng *rand.Rand) World {
 		p := Probe{Node: id, Boot: boot(name), Storage: n.Storage, LastOK: ago(3000)}
 		if dice(3) {
 			p.LastOK, p.FailingSince, p.Failures, p.Refused = ago(9000), ago(3000), between(1, 5), dice(2)
+			if dice(4) {
+				p.Watched = p.LastOK
+			}
 		}
 		if dice(10) {
 			p.Boot = "other"

@@ -172,6 +172,7 @@ func parseLine(w *World, l line) {
 		p.Boot = themis.BootID(l.str("boot", string(p.Boot)))
 		p.Failures, p.Refused, p.ControlCut, p.Why = l.num("failures", 0), l.has("refused"), l.has("cut"), l.str("why", "")
 		p.FailingSince = l.age("failing", "never")
+		p.Watched = l.age("watched", "never")
 		for _, id := range list(l.str("unfit", "")) {
 			p.Unfit = map[themis.ShardID]string{themis.ShardID(id): "fsync failed"}
 		}

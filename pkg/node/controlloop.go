@@ -57,8 +57,10 @@ type controlLoop struct {
 	as     cluster.Controller // the record that makes this one the controller
 	cfg    controller.Config
 	mu     sync.Mutex
+	before controller.Probe // of the controller before; zero: nothing is known of it
 	probes map[themis.NodeID]controller.Probe
-	since  time.Time
+	began  time.Time
+	since  time.Time // began, or when this process last stood still
 	last   time.Time
 	gone   map[themis.NodeID]time.Time
 	tries  map[themis.ShardID]controller.Attempt
@@ -87,7 +89,7 @@ func (c *controlLoop) run(ctx context.Context) error {
 			as, err := c.m.TakeController(ctx, v.Controller, c.n.id.Node, c.n.boot)
 			if err == nil {
 				c.n.event(cluster.Event{Actor: cluster.Actor{Kind: "controller", ID: string(c.n.id.Node)}, Action: "take_controller", Subject: string(c.n.id.Node), Outcome: "done", Reason: fmt.Sprintf("term %d", as.Term)})
-				err = c.reign(ctx, as)
+				err = c.reign(ctx, as, c.predecessor(v, started))
 			}
 			if ctx.Err() != nil {
 				return ctx.Err()
@@ -176,14 +178,24 @@ func (c *controlLoop) missing(v cluster.View, now time.Time) {
 	}
 }
 
-// reign decides and carries out until another takes over.
-func (c *controlLoop) reign(ctx context.Context, as cluster.Controller) error {
+// predecessor is the controller that falls silent, as this node knows it without having probed it: its heartbeats are as good as
+// answers. Only those that came, and only while this process has not stood still since.
+func (c *controlLoop) predecessor(v cluster.View, started time.Time) controller.Probe {
+	term, heard := c.n.heard.last()
+	if term == 0 || term != v.Controller.Term || v.Controller.Node == c.n.id.Node || heard.Before(started) {
+		return controller.Probe{}
+	}
+	return controller.Probe{Node: v.Controller.Node, Boot: v.Controller.Boot, LastOK: heard, Watched: heard}
+}
+
+// reign decides and carries out until another takes over. before is what is known of the controller before.
+func (c *controlLoop) reign(ctx context.Context, as cluster.Controller, before controller.Probe) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	g, ctx := errgroup.WithContext(ctx)
 	now := time.Now()
 	*c = controlLoop{
-		n: c.n, m: c.m, as: as, cfg: c.config(), probes: map[themis.NodeID]controller.Probe{}, since: now, last: now,
+		n: c.n, m: c.m, as: as, before: before, cfg: c.config(), probes: map[themis.NodeID]controller.Probe{}, began: now, since: now, last: now,
 		gone: c.gone, tries: map[themis.ShardID]controller.Attempt{}, told: map[string]bool{}, stuck: map[string]string{}, nudge: make(chan struct{}, 1), wg: g,
 	}
 	c.n.log.Info("controller", "term", as.Term)
@@ -256,6 +268,9 @@ func (c *controlLoop) staff(ctx context.Context, v cluster.View, probing map[the
 // probe asks one node again and again; each question is this controller's heartbeat.
 func (c *controlLoop) probe(ctx context.Context, id themis.NodeID) error {
 	p := controller.Probe{Node: id}
+	if c.before.Node == id {
+		p = c.before
+	}
 	for {
 		v, _ := c.n.latest()
 		try, cancel := context.WithTimeout(ctx, c.cfg.ProbeTimeout)
@@ -346,6 +361,9 @@ func (c *controlLoop) world(v cluster.View, now time.Time) controller.World {
 		Elections: map[themis.ShardID]controller.Attempt{},
 	}
 	for k, x := range c.probes {
+		if c.since != c.began {
+			x.Watched = time.Time{}
+		}
 		w.Probes[k] = x
 	}
 	w.Probes[c.n.id.Node] = c.ownProbe(now)
