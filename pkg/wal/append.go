@@ -172,8 +172,8 @@ func (l *Log) lead(b *batch) {
 	}
 }
 
-// linger gives writers that were seen around the last commit the time to join b, but no longer than that commit took. It
-// yields the processor: a timer can't be set this fine.
+// linger gives writers that were seen around the last commit the time to join b, but no longer than that commit took, and not
+// when none has come for a while: who is far away comes with the next batch. It yields the processor: a timer can't be set this fine.
 func (l *Log) linger(b *batch) {
 	bound := min(l.o.Linger, l.lastSync)
 	if bound <= 0 {
@@ -182,10 +182,18 @@ func (l *Log) linger(b *batch) {
 	l.mu.Lock()
 	expect, open := l.expect, len(l.queue) == 1 && l.queue[0] == b
 	l.mu.Unlock()
-	if !open || int(b.n.Load()) >= expect {
+	if !open {
 		return
 	}
-	for start := time.Now(); int(b.n.Load()) < expect && time.Since(start) < bound && !b.finished(); {
+	begin := time.Now()
+	for now, last, seen := begin, begin, b.n.Load(); now.Sub(begin) < bound && now.Sub(last) < lingerAlone; now = time.Now() {
+		n := b.n.Load()
+		if int(n) >= expect || b.finished() {
+			return
+		}
+		if n > seen {
+			seen, last = n, now
+		}
 		runtime.Gosched()
 	}
 }
