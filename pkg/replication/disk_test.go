@@ -65,11 +65,7 @@ func TestRoomOfPrimaryAndFollower(t *testing.T) {
 	c := newTrio(t, cluster.Policy{Mode: themis.Sync, K: 1, RF: 2}, "a", "b")
 	primary := c.elect()
 	follower := map[themis.NodeID]themis.NodeID{"a": "b", "b": "a"}[primary]
-	set := func(id themis.NodeID, room Room) {
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		c.room[id] = room
-	}
+	set := func(id themis.NodeID, room Room) { c.room.Store(id, room) }
 	c.mustWrite(primary, put("k", "1"))
 	set(primary, Little)
 	began := time.Now()

@@ -203,7 +203,10 @@ func Open(o Options) (_ *Replica, err error) {
 	if err := r.reconcile(rec); err != nil {
 		return nil, err
 	}
-	r.commit.Store(uint64(max(rec.MaxCommit, r.store.Applied().Seq)))
+	r.commit.Store(uint64(r.store.Applied().Seq))
+	if r.store.Applied().Seq >= r.log.Base().Seq { // else what follows the store is no longer in the log: a primary's state comes first
+		r.commit.Store(uint64(max(rec.MaxCommit, r.store.Applied().Seq)))
+	}
 	return r, nil
 }
 

@@ -32,7 +32,7 @@ type trio struct {
 	failed map[themis.NodeID]bool
 	nodes  map[themis.NodeID]*trioNode
 	cut    map[themis.NodeID]bool // no stream reaches it
-	room   map[themis.NodeID]Room // default: enough
+	room   sync.Map               // NodeID: Room; default: enough
 	boots  int
 }
 
@@ -44,7 +44,7 @@ type trioNode struct {
 }
 
 func newTrio(t *testing.T, p cluster.Policy, nodes ...themis.NodeID) *trio {
-	c := &trio{t: t, dir: t.TempDir(), nodes: map[themis.NodeID]*trioNode{}, failed: map[themis.NodeID]bool{}, cut: map[themis.NodeID]bool{}, room: map[themis.NodeID]Room{}}
+	c := &trio{t: t, dir: t.TempDir(), nodes: map[themis.NodeID]*trioNode{}, failed: map[themis.NodeID]bool{}, cut: map[themis.NodeID]bool{}}
 	c.record = cluster.Shard{Format: 1, ID: "shard-1", Have: p, Want: p, Revision: 1}
 	for _, id := range nodes {
 		m := cluster.Member{Node: id, Storage: themis.StorageID("disk-" + id)}
@@ -72,7 +72,7 @@ func (c *trio) start(id themis.NodeID) {
 	o := Options{
 		Dir: filepath.Join(c.dir, string(id)), Cluster: "c", Shard: "shard-1", Boot: boot, Fresh: fresh, Epoch: epoch,
 		Self: cluster.Member{Node: id, Storage: themis.StorageID("disk-" + id)}, Transport: trioTransport{c, id}, Registry: c,
-		Room:   func() Room { c.mu.Lock(); defer c.mu.Unlock(); return c.room[id] },
+		Room:   func() Room { room, _ := c.room.Load(id); r, _ := room.(Room); return r },
 		Reigns: func(time.Time) bool { return true }, Logger: slog.New(slog.DiscardHandler), Heartbeat: 50 * time.Millisecond,
 	}
 	if testing.Verbose() {
