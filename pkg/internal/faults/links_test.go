@@ -192,3 +192,14 @@ func TestPauseControllerAndEtcdLeader(t *testing.T) {
 	w.more(t, 50, rto)
 	w.end(t, 500)
 }
+
+// A node that leads shards is cut off for longer than any connection's patience: it is back soon after its links are.
+func TestCutForLong(t *testing.T) {
+	Long(t)
+	c := newCut(t, setup{}, nil)
+	c.ask = c.others
+	c.net.Cut([]string{c.victim}, c.others)
+	c.until("the others lead every shard", rto, leadsNone(c.victim))
+	<-time.After(75 * time.Second)
+	c.healed(t, 350)
+}
