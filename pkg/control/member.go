@@ -120,6 +120,10 @@ func (s *Server) AddLearner(ctx context.Context, name, peerURL string) (id uint6
 			return nil
 		}
 		added, err := c.MemberAddAsLearner(ctx, []string{peerURL})
+		if errors.Is(err, rpctypes.ErrMemberNotFound) {
+			// A member's id is made of its address and the second: in the second in which one was removed it is known as removed.
+			return errors.New("a member with this peer url was removed a moment ago")
+		}
 		if err != nil {
 			return err
 		}

@@ -620,3 +620,19 @@ func TestClusterID(t *testing.T) {
 		}
 	}
 }
+
+// A learner that was taken back can be prepared again under the same address.
+func TestALearnerThatWasTakenBackIsPreparedAgain(t *testing.T) {
+	t.Parallel()
+	s := single(t, nil)
+	peer := loopback(t, "http")
+	for range 3 {
+		id, initial, err := s.AddLearner(t.Context(), "node-2", peer)
+		if err != nil || len(initial) != 2 {
+			t.Fatal(initial, err)
+		}
+		if err := s.RemoveMember(t.Context(), id); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
