@@ -82,7 +82,7 @@ func (w *worker) serve(ctx context.Context, a serveArgs) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	node.ServeReplication(server, w.get, func(themis.ShardID) string { return w.dir })
+	node.ServeReplication(server, w.get, func(themis.ShardID) string { return w.dir }, nil)
 	lis, err := rpc.Listen("127.0.0.1:0")
 	if err != nil {
 		return nil, err

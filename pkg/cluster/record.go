@@ -72,7 +72,8 @@ type Node struct {
 	Format     int              `json:"format"`
 	ID         themis.NodeID    `json:"id"`
 	Storage    themis.StorageID `json:"storage_id"`
-	Keys       [][]byte         `json:"keys"` // public keys (PKIX DER), current and next; they verify ballots
+	Keys       [][]byte         `json:"keys"` // public keys (PKIX DER) that verify ballots: for a while the one before, then the newest
+	KeyChanged time.Time        `json:"key_changed,omitzero"`
 	GRPC       string           `json:"grpc_addr"`
 	HTTP       string           `json:"http_addr"`
 	Metrics    string           `json:"metrics_addr"`
@@ -113,6 +114,7 @@ type Alive struct {
 	Boot     themis.BootID    `json:"boot_id"`
 	Version  string           `json:"version"`
 	DiskUsed *float64         `json:"disk_used_ratio"` // null when it can't be read
+	Key      string           `json:"key,omitempty"`   // fingerprint of the key it signs with; a hint, proven by a handshake
 
 	DiskFull bool                      `json:"disk_full,omitempty"`     // it takes no client writes, and should get no copies
 	Broken   map[themis.ShardID]string `json:"broken_copies,omitempty"` // copies that this process has stopped for good, and why

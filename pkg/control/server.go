@@ -24,6 +24,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/themisdb/themis/pkg/internal/guard"
 	"github.com/themisdb/themis/pkg/themis"
 )
 
@@ -45,6 +46,8 @@ type ServerOptions struct {
 
 	Logger  *slog.Logger
 	OnFatal func(reason string) // told before etcd ends the process; must return soon
+	// OnRefuse hears of every handshake that failed on a port, control_peer or control_client; must return soon.
+	OnRefuse func(port string, err error)
 
 	Stays func(name string) bool // whether another member is thought to run on, and may be given the leadership at Stop; nil: all are
 
@@ -110,7 +113,7 @@ func StartEmbedded(ctx context.Context, o ServerOptions) (*Server, error) {
 func (s *Server) start(ctx context.Context) error {
 	if len(s.o.CertFile) > 0 {
 		s.tls = transport.TLSInfo{CertFile: s.o.CertFile, KeyFile: s.o.KeyFile, TrustedCAFile: s.o.CAFile, ClientCertAuth: true, Logger: zap.NewNop()}
-		if s.o.AllowedHostname != "" {
+		if s.o.AllowedHostname != "" && guard.On(guard.ControlName) {
 			s.tls.AllowedHostnames = []string{s.o.AllowedHostname}
 		}
 	}
@@ -299,7 +302,7 @@ func (s *Server) config() (*embed.Config, error) {
 		return nil, fmt.Errorf("set etcd features: %w", err)
 	}
 	cfg.GRPCAdditionalServerOptions = []grpc.ServerOption{grpc.ChainStreamInterceptor(endStreams(s.running))}
-	cfg.ZapLoggerBuilder = embed.NewZapLoggerBuilder(newZap(s.o.Logger, s.o.OnFatal))
+	cfg.ZapLoggerBuilder = embed.NewZapLoggerBuilder(newZap(s.o.Logger, s.o.OnFatal, s.o.OnRefuse))
 	return cfg, nil
 }
 

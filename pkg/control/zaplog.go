@@ -16,8 +16,9 @@ import (
 
 // bridge makes etcd's warnings and errors lines of ours. Info and below are dropped: 260 lines at a start.
 type bridge struct {
-	to     *slog.Logger
-	fields []zapcore.Field
+	to       *slog.Logger
+	fields   []zapcore.Field
+	onRefuse func(port string, err error) // hears of connections that were refused for their certificate
 }
 
 var _ zapcore.Core = bridge{}
@@ -25,7 +26,7 @@ var _ zapcore.Core = bridge{}
 func (bridge) Enabled(l zapcore.Level) bool { return l >= zapcore.WarnLevel }
 
 func (b bridge) With(fields []zapcore.Field) zapcore.Core {
-	return bridge{b.to, slices.Concat(b.fields, fields)}
+	return bridge{b.to, slices.Concat(b.fields, fields), b.onRefuse}
 }
 
 // byDesign are warnings of each start about what is meant so: the probes' unix socket has no TLS since only this user can open it, and no
@@ -52,6 +53,9 @@ func (b bridge) Write(e zapcore.Entry, fields []zapcore.Field) error {
 	for _, f := range slices.Concat(b.fields, fields) {
 		f.AddTo(values)
 	}
+	if port, refused := refusedOn[e.Message]; refused && b.onRefuse != nil {
+		b.onRefuse(port, errorIn(fields))
+	}
 	args := []any{"part", "etcd"}
 	for _, k := range slices.Sorted(maps.Keys(values.Fields)) {
 		args = append(args, k, values.Fields[k])
@@ -61,6 +65,18 @@ func (b bridge) Write(e zapcore.Entry, fields []zapcore.Field) error {
 }
 
 func (bridge) Sync() error { return nil }
+
+// refusedOn are the words of etcd for a failed handshake, by port.
+var refusedOn = map[string]string{"rejected connection on peer endpoint": "control_peer", "rejected connection on client endpoint": "control_client"}
+
+func errorIn(fields []zapcore.Field) error {
+	for _, f := range fields {
+		if err, ok := f.Interface.(error); ok && f.Type == zapcore.ErrorType {
+			return err
+		}
+	}
+	return nil
+}
 
 // lastWords runs before etcd ends the process: it does so when its disk is full or its files are damaged.
 type lastWords struct {
@@ -72,10 +88,8 @@ type lastWords struct {
 // OnWrite implements zapcore.CheckWriteHook; it must not return.
 func (l lastWords) OnWrite(e *zapcore.CheckedEntry, fields []zapcore.Field) {
 	reason := e.Message
-	for _, f := range fields {
-		if err, ok := f.Interface.(error); ok && f.Type == zapcore.ErrorType {
-			reason += ": " + err.Error()
-		}
+	if err := errorIn(fields); err != nil {
+		reason += ": " + err.Error()
 	}
 	if l.say != nil {
 		l.once.Do(func() { l.say(reason) })
@@ -83,6 +97,6 @@ func (l lastWords) OnWrite(e *zapcore.CheckedEntry, fields []zapcore.Field) {
 	l.exit(themis.ExitFailed)
 }
 
-func newZap(to *slog.Logger, onFatal func(reason string)) *zap.Logger {
-	return zap.New(bridge{to: to}, zap.WithFatalHook(lastWords{onFatal, os.Exit, &sync.Once{}}))
+func newZap(to *slog.Logger, onFatal func(reason string), onRefuse func(port string, err error)) *zap.Logger {
+	return zap.New(bridge{to: to, onRefuse: onRefuse}, zap.WithFatalHook(lastWords{onFatal, os.Exit, &sync.Once{}}))
 }

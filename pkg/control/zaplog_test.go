@@ -12,7 +12,7 @@ import (
 // TestEtcdsWarningsByDesignAreNotTold: what etcd says at each start about what is meant so is left out; all else it warns of is told.
 func TestEtcdsWarningsByDesignAreNotTold(t *testing.T) {
 	var out bytes.Buffer
-	z := newZap(slog.New(slog.NewTextHandler(&out, nil)), nil)
+	z := newZap(slog.New(slog.NewTextHandler(&out, nil)), nil, nil)
 	for _, m := range byDesign {
 		z.Warn(m, zap.String("client-url", "unix:///x/http.sock"))
 	}

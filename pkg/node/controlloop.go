@@ -16,7 +16,6 @@ import (
 	"github.com/themisdb/themis/pkg/control"
 	"github.com/themisdb/themis/pkg/controller"
 	"github.com/themisdb/themis/pkg/election"
-	"github.com/themisdb/themis/pkg/pki"
 	"github.com/themisdb/themis/pkg/rpc"
 	"github.com/themisdb/themis/pkg/rpc/proto/themis/sharding"
 	"github.com/themisdb/themis/pkg/themis"
@@ -221,7 +220,7 @@ func (c *controlLoop) config() controller.Config {
 func (c *controlLoop) steps(ctx context.Context) error {
 	tick := time.NewTicker(stepEvery)
 	defer tick.Stop()
-	probing := map[themis.NodeID]context.CancelFunc{}
+	probing, keysTried := map[themis.NodeID]context.CancelFunc{}, map[themis.NodeID]time.Time{}
 	for {
 		v, ok := c.n.latest()
 		if ok && v.Controller.Term > c.as.Term {
@@ -229,6 +228,7 @@ func (c *controlLoop) steps(ctx context.Context) error {
 		}
 		if ok && v.Controller.Term == c.as.Term {
 			c.staff(ctx, v, probing)
+			c.keepKeys(ctx, v, keysTried)
 			if err := c.step(ctx, v); err != nil {
 				return err
 			}
@@ -619,16 +619,11 @@ func (c *controlLoop) oneBallot(ctx context.Context, v cluster.View, s cluster.S
 	if !m.GetVoteGranted() {
 		return election.Ballot{}, errors.New(m.GetReason())
 	}
-	b := ballotOf(v.Meta.ID, s.ID, m)
-	if string(m.GetNonce()) != string(nonce) || b.Voter.Node != node.ID {
-		c.n.metrics.votesRejected.WithLabelValues("replayed").Inc()
-		return b, errors.New("a ballot for another question")
+	b, r := readBallot(v, voter, req, m)
+	if r != nil {
+		c.n.metrics.votesRejected.WithLabelValues(r.reason).Inc()
+		c.n.log.Warn("ballot not counted", "peer", node.ID, "shard", s.ID, "epoch", e, "reason", r.reason, "why", r.text)
+		return b, errors.New(r.text)
 	}
-	for _, key := range node.Keys {
-		if err = pki.Verify(key, b.Signed(), m.GetSignature()); err == nil {
-			return b, nil
-		}
-	}
-	c.n.metrics.votesRejected.WithLabelValues("signature").Inc()
-	return b, fmt.Errorf("its signature is not by the key that %s registered: %w", node.ID, err)
+	return b, nil
 }

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -275,4 +276,77 @@ func TestAMemberThatRunsIsPromoted(t *testing.T) {
 	f.until("node-3", "two voters decide", func(r health.Report) bool {
 		return r.Control.Quorum != nil && *r.Control.Quorum && r.Control.Controller != "node-1" && r.Control.Controller != ""
 	})
+}
+
+// Every node gets a new key, one by one, under writes: each record comes to carry it, and when the primary dies the others' ballots
+// count. The keys before count for a while and no longer.
+func TestRenewedKeysElect(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t, "node-1", "node-2", "node-3")
+	f.found(initArgs{Name: "demo", Shards: 1, RF: 3, K: 1, Redundancy: "MIRROR", Mode: themis.SemiSync})
+	f.until("node-1", "HEALTHY", isHealthy)
+	halt, wrote := make(chan struct{}), make(chan error, 1)
+	go func() {
+		for i := 0; ; i++ {
+			select {
+			case <-halt:
+				wrote <- nil
+				return
+			default:
+			}
+			if err := f.put("node-2", fmt.Sprint("k", i%20), fmt.Sprintf(`{"i":%d}`, i)); err != nil {
+				wrote <- err
+				return
+			}
+		}
+	}()
+	for _, name := range []string{"node-1", "node-2", "node-3"} {
+		f.issue(f.ca, pki.Request{Node: themis.NodeID(name), Datacenter: "dc1", Capabilities: []string{pki.Read, pki.Write, pki.Replicate, pki.Admin}, Loopback: true}, name)
+		src, err := pki.Open(pki.FilesIn(f.path("pki"), name), pki.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		f.until("node-1", name+"'s new key in its record", func(health.Report) bool {
+			keys := f.record("node-1", name).Keys
+			return len(keys) == 2 && bytes.Equal(keys[1], src.PublicKey())
+		})
+	}
+	close(halt)
+	if err := <-wrote; err != nil {
+		t.Errorf("writes meanwhile: %v", err)
+	}
+	f.untilEvent("node-1", "the audit trail has the keys", func(e cluster.Event) bool {
+		return e.Action == "register_key" && e.Subject == "node-3" && e.Outcome == "done"
+	})
+	r := f.until("node-1", "HEALTHY", isHealthy)
+	victim := string(r.Shards[0].Primary)
+	f.stop(victim)
+	var via string
+	for via = range f.nodes {
+		break
+	}
+	f.until(via, "elected by ballots of new keys", func(r health.Report) bool {
+		return len(r.Shards) == 1 && r.Shards[0].Primary != "" && string(r.Shards[0].Primary) != victim
+	})
+	if err := f.put(via, "after", `{}`); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// record is a member's record, as a node's map has it.
+func (f *fleet) record(via, name string) (out cluster.Node) {
+	m, err := f.admin(via).GetMap(f.t.Context(), &nodev1.GetMapRequest{})
+	var cm ClientMap
+	if err == nil {
+		err = json.Unmarshal(m.GetMapJson(), &cm)
+	}
+	if err != nil {
+		f.t.Log(err)
+	}
+	for _, x := range cm.Members {
+		if string(x.ID) == name {
+			out = x
+		}
+	}
+	return out
 }

@@ -108,7 +108,8 @@ func (n *Node) startControl(ctx context.Context, j *joined) (*control.Server, er
 			v, ok := n.latest()
 			return ok && v.Stays(themis.NodeID(name))
 		},
-		OnFatal: func(reason string) { n.log.Error("control plane is out", "reason", reason) },
+		OnRefuse: n.refusedByControl,
+		OnFatal:  func(reason string) { n.log.Error("control plane is out", "reason", reason) },
 	})
 }
 
@@ -151,7 +152,9 @@ func (n *Node) announce(ctx context.Context, m *control.Map) (*control.Lease, er
 
 func (n *Node) alive() cluster.Alive {
 	used, _ := diskUsed(n.cfg.Node.DataDir)
-	return cluster.Alive{Format: cluster.Format, Node: n.id.Node, Storage: n.id.Storage, Boot: n.boot, Version: n.o.Version, DiskUsed: used, DiskFull: n.disk.full(), Broken: n.shards.broken(), Stopping: n.stopping.Load()}
+	return cluster.Alive{Format: cluster.Format, Node: n.id.Node, Storage: n.id.Storage, Boot: n.boot, Version: n.o.Version, DiskUsed: used, DiskFull: n.disk.full(), Broken: n.shards.broken(), Stopping: n.stopping.Load(),
+		Key: pki.FingerprintKey(n.source.PublicKey()),
+	}
 }
 
 // beat keeps what the heartbeat says current: its figures now and then, a full disk and a copy that stopped for good at once.
@@ -161,6 +164,7 @@ func (n *Node) beat(ctx context.Context, lease *control.Lease) error {
 	defer t.Stop()
 	for {
 		full, broken := n.disk.changed.next(), n.shards.broke.next()
+		renewed := n.renewed.next()
 		wait := often
 		if err := lease.PutAlive(ctx, n.alive()); err != nil && ctx.Err() == nil {
 			n.log.Debug("heartbeat figures not written", "err", err)
@@ -173,6 +177,7 @@ func (n *Node) beat(ctx context.Context, lease *control.Lease) error {
 		case <-t.C:
 		case <-full:
 		case <-broken:
+		case <-renewed:
 		}
 	}
 }

@@ -22,6 +22,10 @@ type metrics struct {
 	eventsDropped prometheus.Counter
 	crossShard    prometheus.Counter
 	doubles       prometheus.Counter
+
+	streamsRefused *prometheus.CounterVec
+	beatsRefused   *prometheus.CounterVec
+	peersRefused   *prometheus.CounterVec
 }
 
 var (
@@ -36,15 +40,20 @@ var (
 func newMetrics(n *Node) *metrics {
 	m := &metrics{
 		n: n, registry: prometheus.NewRegistry(),
-		shardOps:      prometheus.NewCounterVec(prometheus.CounterOpts{Name: "themis_shard_ops_total", Help: "Reads and writes served by a shard's copy on this node."}, []string{"shard_id"}),
-		votesRejected: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "themis_votes_rejected_total", Help: "Ballots not given or not counted."}, []string{"reason"}),
-		walSyncs:      prometheus.NewCounter(prometheus.CounterOpts{Name: "themis_wal_sync_operations_total", Help: "Fsyncs of logs."}),
-		walSync:       prometheus.NewHistogram(prometheus.HistogramOpts{Name: "themis_wal_sync_duration_seconds", Help: "Time of one write and fsync of a log.", Buckets: prometheus.ExponentialBuckets(50e-6, 2, 16)}),
-		eventsDropped: prometheus.NewCounter(prometheus.CounterOpts{Name: "themis_events_dropped_total", Help: "Events that did not reach the audit trail because the control plane was away too long."}),
-		crossShard:    prometheus.NewCounter(prometheus.CounterOpts{Name: "themis_cross_shard_queries", Help: "Requests that needed more than one shard."}),
-		doubles:       prometheus.NewCounter(prometheus.CounterOpts{Name: "themis_second_processes_total", Help: "Processes that asked under this node's own identity."}),
+		shardOps:       prometheus.NewCounterVec(prometheus.CounterOpts{Name: "themis_shard_ops_total", Help: "Reads and writes served by a shard's copy on this node."}, []string{"shard_id"}),
+		votesRejected:  prometheus.NewCounterVec(prometheus.CounterOpts{Name: "themis_votes_rejected_total", Help: "Ballots not given or not counted."}, []string{"reason"}),
+		walSyncs:       prometheus.NewCounter(prometheus.CounterOpts{Name: "themis_wal_sync_operations_total", Help: "Fsyncs of logs."}),
+		walSync:        prometheus.NewHistogram(prometheus.HistogramOpts{Name: "themis_wal_sync_duration_seconds", Help: "Time of one write and fsync of a log.", Buckets: prometheus.ExponentialBuckets(50e-6, 2, 16)}),
+		eventsDropped:  prometheus.NewCounter(prometheus.CounterOpts{Name: "themis_events_dropped_total", Help: "Events that did not reach the audit trail because the control plane was away too long."}),
+		crossShard:     prometheus.NewCounter(prometheus.CounterOpts{Name: "themis_cross_shard_queries", Help: "Requests that needed more than one shard."}),
+		streamsRefused: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "themis_streams_refused_total", Help: "Streams of primaries that were not taken."}, []string{"reason"}),
+		beatsRefused:   prometheus.NewCounterVec(prometheus.CounterOpts{Name: "themis_controller_heartbeats_refused_total", Help: "Heartbeats of those who are not the controller."}, []string{"reason"}),
+		peersRefused: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "themis_peers_refused_total", Help: "Handshakes refused on either side, on every port, because of the other side's certificate.",
+		}, []string{"port", "side", "reason"}),
+		doubles: prometheus.NewCounter(prometheus.CounterOpts{Name: "themis_second_processes_total", Help: "Processes that asked under this node's own identity."}),
 	}
-	m.registry.MustRegister(m, m.shardOps, m.votesRejected, m.walSyncs, m.walSync, m.eventsDropped, m.crossShard, m.doubles)
+	m.registry.MustRegister(m, m.shardOps, m.votesRejected, m.walSyncs, m.walSync, m.eventsDropped, m.crossShard, m.doubles, m.streamsRefused, m.beatsRefused, m.peersRefused)
 	return m
 }
 

@@ -73,6 +73,7 @@ type Node struct {
 
 	view     atomic.Pointer[cluster.View]
 	changed  broadcast // a newer view
+	renewed  broadcast // the certificates were read anew
 	m        atomic.Pointer[control.Map]
 	lease    atomic.Pointer[control.Lease]
 	etcd     atomic.Pointer[control.Server]
@@ -138,7 +139,10 @@ func (n *Node) openPKI() (*pki.Source, error) {
 	p := n.cfg.PKI
 	src, err := pki.Open(pki.Files{Cert: p.Cert, Key: p.Key, CA: p.CA, CRL: p.CRL}, pki.Options{
 		SkipHostname: !p.VerifyHostname, SkipPeer: !p.VerifyPeer,
-		OnRefuse: func(r *pki.Refusal) { n.log.Warn("certificate refused", "err", r) },
+		OnRefuse: func(r *pki.Refusal) {
+			n.metrics.peersRefused.WithLabelValues("node", string(r.Side), string(r.Reason)).Inc()
+			n.log.Warn("certificate refused", "side", r.Side, "reason", r.Reason, "err", r)
+		},
 		OnReload: func(st pki.Status) {
 			if st.Problem != "" {
 				n.log.Warn("certificates could not be read anew, the last good ones stay in use", "err", st.Problem)
@@ -185,7 +189,7 @@ func (n *Node) serve(ctx context.Context, rm *rpc.Metrics) error {
 	}
 	r := &router{n: n}
 	sharding.RegisterShardServiceServer(server, &shardService{n: n})
-	ServeReplication(server, n.shards.get, func(id themis.ShardID) string { return n.dir("shards", string(id)) })
+	ServeReplication(server, n.shards.get, func(id themis.ShardID) string { return n.dir("shards", string(id)) }, n.checkStream)
 	nodev1.RegisterDocumentServiceServer(server, &documentService{router: r})
 	nodev1.RegisterAdminServiceServer(server, &adminService{n: n})
 	n.log.Info("RPC Shard Server listening on "+grpcLis.Addr().String()+" with mTLS", "grpc", n.addr.GRPC, "http", n.addr.HTTP, "metrics", n.addr.Metrics)
@@ -206,7 +210,9 @@ func (n *Node) serve(ctx context.Context, rm *rpc.Metrics) error {
 			select {
 			case <-ctx.Done():
 				return ctx.Err()
-			case <-n.rechecks: // open connections of peers that are no longer trusted end
+			case <-n.rechecks:
+				n.renewed.wake()
+				// open connections of peers that are no longer trusted end
 				if cut := server.Recheck() + n.pool.Recheck(); cut > 0 {
 					n.log.Warn("connections closed: their certificates are no longer accepted", "connections", cut)
 				}

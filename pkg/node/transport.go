@@ -222,19 +222,22 @@ type replicationService struct {
 	nodev1.UnimplementedReplicationServiceServer
 	get func(themis.ShardID) (*replication.Replica, error)
 	dir func(themis.ShardID) string
+	may func(context.Context, replication.Hello) error
 }
 
 // ServeReplication answers primaries for the copies that get finds. dir is a copy's own directory: what a primary installs is
-// received there.
-func ServeReplication(on grpc.ServiceRegistrar, get func(themis.ShardID) (*replication.Replica, error), dir func(themis.ShardID) string) {
-	nodev1.RegisterReplicationServiceServer(on, &replicationService{get: get, dir: dir})
+// received there. may says why a stream is not taken; without it, it must come under the certificate of the node it speaks for.
+func ServeReplication(on grpc.ServiceRegistrar, get func(themis.ShardID) (*replication.Replica, error), dir func(themis.ShardID) string, may func(context.Context, replication.Hello) error) {
+	if may == nil {
+		may = ownCertificate
+	}
+	nodev1.RegisterReplicationServiceServer(on, &replicationService{get: get, dir: dir, may: may})
 }
 
-// peerIs refuses a stream whose certificate is not that of the node it speaks for.
-func peerIs(ctx context.Context, node themis.NodeID) error {
-	p, ok := rpc.Peer(ctx)
-	if !ok || p.Node != node {
-		return themis.Errorf(themis.PermissionDenied, "a certificate of %s can't speak for %s", p.Name(), node)
+func ownCertificate(ctx context.Context, h replication.Hello) error {
+	who, _ := rpc.Peer(ctx)
+	if r := speaksFor(who, h); r != nil {
+		return themis.Errorf(themis.PermissionDenied, "%s", r.text)
 	}
 	return nil
 }
@@ -249,7 +252,7 @@ func (s *replicationService) Replicate(stream grpc.BidiStreamingServer[nodev1.Re
 		return themis.Errorf(themis.InvalidArgument, "hello: missing in the first message")
 	}
 	h := helloIn(first.GetHello())
-	if err := peerIs(stream.Context(), h.Primary.Node); err != nil {
+	if err := s.may(stream.Context(), h); err != nil {
 		return err
 	}
 	r, err := s.get(h.Shard)
@@ -279,7 +282,7 @@ func (s *replicationService) Install(stream grpc.ClientStreamingServer[nodev1.In
 		return themis.Errorf(themis.InvalidArgument, "hello: missing in the first message")
 	}
 	h := helloIn(first.GetHello())
-	if err := peerIs(stream.Context(), h.Primary.Node); err != nil {
+	if err := s.may(stream.Context(), h); err != nil {
 		return err
 	}
 	r, err := s.get(h.Shard)

@@ -26,8 +26,13 @@ const (
 func (s *shardService) HealthCheck(ctx context.Context, req *sharding.HealthRequest) (*sharding.HealthResponse, error) {
 	n := s.n
 	if t := themis.Term(req.GetControllerTerm()); t > 0 {
-		if p, ok := rpc.Peer(ctx); ok && p.Node == themis.NodeID(req.GetControllerId()) {
+		v, _ := n.latest()
+		p, _ := rpc.Peer(ctx)
+		if r := controllerIs(v, n.embedded(), p, themis.NodeID(req.GetControllerId()), t); r == nil {
 			n.heard.from(t, time.Now())
+		} else {
+			n.metrics.beatsRefused.WithLabelValues(r.reason).Inc()
+			n.log.Warn("controller's heartbeat refused", "peer", p.Name(), "serial", p.Serial, "reason", r.reason, "why", r.text)
 		}
 	}
 	out := &sharding.HealthResponse{Healthy: true, State: stateUp, NodeId: string(n.id.Node), StorageId: string(n.id.Storage), BootId: string(n.boot)}
@@ -81,29 +86,26 @@ func (s *shardService) GetShardStatus(_ context.Context, req *sharding.StatusReq
 // RequestVote implements the service: a ballot, durable before it is sent, signed with the node's key.
 func (s *shardService) RequestVote(ctx context.Context, req *sharding.VoteRequest) (*sharding.VoteResponse, error) {
 	n := s.n
-	no := func(reason string) (*sharding.VoteResponse, error) {
-		n.metrics.votesRejected.WithLabelValues("not_given").Inc()
-		return &sharding.VoteResponse{Term: req.GetTerm(), VoterId: string(n.id.Node), Reason: reason, Nonce: req.GetNonce()}, nil
+	p, _ := rpc.Peer(ctx)
+	no := func(r *refusal) (*sharding.VoteResponse, error) {
+		n.metrics.votesRejected.WithLabelValues(r.reason).Inc()
+		n.log.Warn("ballot not given", "peer", p.Name(), "serial", p.Serial, "shard", req.GetShardId(), "epoch", req.GetTerm(), "reason", r.reason, "why", r.text)
+		return &sharding.VoteResponse{Term: req.GetTerm(), VoterId: string(n.id.Node), Reason: r.text, Nonce: req.GetNonce()}, nil
 	}
-	j := n.joined()
-	v, _ := n.latest()
-	switch p, ok := rpc.Peer(ctx); {
-	case themis.Term(req.GetControllerTerm()) < v.Controller.Term:
-		return no("a controller of a term that is over")
-	case j == nil || themis.ClusterID(req.GetClusterId()) != j.ID:
-		return no("another cluster")
-	case !ok || p.Node != themis.NodeID(req.GetCandidateId()):
-		return no("the certificate is not that of the controller that asks")
-	case len(req.GetNonce()) < 16:
-		return no("nonce: want at least 16 bytes")
+	v, ok := n.latest()
+	if !ok {
+		return no(refuseFor("no_map", "%s knows no cluster map yet", n.id.Node))
+	}
+	if r := mayAskBallot(v, n.embedded(), v.Meta.ID, p, req); r != nil {
+		return no(r)
 	}
 	r, err := n.shards.get(themis.ShardID(req.GetShardId()))
 	if err != nil {
-		return no(err.Error())
+		return no(refuseFor("no_copy", "%v", err))
 	}
 	b, err := r.Vote(themis.Epoch(req.GetTerm()))
 	if err != nil {
-		return no(err.Error())
+		return no(refuseFor("not_given", "%v", err))
 	}
 	b.Nonce = req.GetNonce()
 	// The lease is signed in whole milliseconds, rounded up: a voter never promises less than it gave.

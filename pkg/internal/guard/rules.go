@@ -49,4 +49,17 @@ const (
 const (
 	OneIdentity Rule = "one-identity" // of two processes with one identity the second is refused
 	OwnCluster  Rule = "own-cluster"  // a data directory of another cluster is refused
+	RenewedKey  Rule = "renewed-key"  // a node's record comes to carry its new key
+
+	BallotAsker       Rule = "ballot-asker"       // a ballot is given to the controller alone, under its own certificate
+	BallotNonce       Rule = "ballot-nonce"       // a ballot answers the very question that was asked
+	BallotEpoch       Rule = "ballot-epoch"       // and is for the epoch that was asked for
+	BallotSignature   Rule = "ballot-signature"   // and is signed by a key that the voter registered
+	StreamCertificate Rule = "stream-certificate" // a primary's stream comes under the primary's certificate
+	StreamPrimary     Rule = "stream-primary"     // and from the primary that the map names
+	PeerNode          Rule = "peer-node"          // a node that is expected is known by its certificate
+	PeerChain         Rule = "peer-chain"         // a peer's certificate is of the cluster's CA and valid now
+	PeerCluster       Rule = "peer-cluster"       // and of this cluster
+	Capability        Rule = "capability"         // and grants what is asked
+	ControlName       Rule = "control-name"       // etcd admits nodes alone
 )
