@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/themisdb/themis/pkg/node"
+	"github.com/themisdb/themis/pkg/playground"
 	"github.com/themisdb/themis/pkg/themis"
 )
 
@@ -172,14 +173,42 @@ func TestWorkerDies(t *testing.T) {
 	}
 }
 
+// The benchmarks of `themis-cli bench` with one round each: ratios, not times an operation.
+func BenchmarkWAL(b *testing.B) {
+	ratios(b, func() (Comparison, error) { return WAL(b.Context(), Options{Dir: b.TempDir(), Rounds: 1}) })
+}
+
 func BenchmarkReplication(b *testing.B) {
+	ratios(b, func() (Comparison, error) {
+		return Replication(b.Context(), testHost(b), Options{Dir: b.TempDir(), Rounds: 1})
+	})
+}
+
+func BenchmarkClient(b *testing.B) {
+	nodes := playground.Host{Environ: append(os.Environ(), beNode+"=1")}
+	ratios(b, func() (Comparison, error) {
+		return Client(b.Context(), nodes, testHost(b), Options{Dir: b.TempDir(), Rounds: 1})
+	})
+}
+
+func ratios(b *testing.B, run func() (Comparison, error)) {
 	for b.Loop() {
-		c, err := Replication(b.Context(), testHost(b), Options{Dir: b.TempDir(), Rounds: 1})
+		c, err := run()
 		if err != nil {
 			b.Fatal(err)
 		}
 		for _, r := range c.Rows {
-			b.ReportMetric(r.Ratio, fmt.Sprint("ratio@", r.AtOnce))
+			b.ReportMetric(r.Ratio, fmt.Sprint(r.Op, "-ratio@", r.AtOnce))
 		}
+	}
+}
+
+func BenchmarkRestart(b *testing.B) {
+	for b.Loop() {
+		r, err := Restarts(b.Context(), testHost(b), RestartOptions{Dir: b.TempDir(), Rounds: 1})
+		if err != nil {
+			b.Fatal(err)
+		}
+		b.ReportMetric(r.Rows[0].ServingMs, "ms-to-serve")
 	}
 }
