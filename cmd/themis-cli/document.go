@@ -125,6 +125,14 @@ func withID(err error, id string) error {
 	return err
 }
 
+// withList says how to see what there is, where something isn't.
+func withList(err error, collection string) error {
+	if e, ok := errors.AsType[*themis.Error](err); ok && e.Code == themis.NotFound && e.Fix == "" {
+		return e.Do("themis-cli doc scan %s --limit 10", collection)
+	}
+	return err
+}
+
 // value is the document that the arguments name.
 func (a *app) value(args []string) ([]byte, error) {
 	from := "-"
@@ -201,7 +209,7 @@ func docGet(a *app) *cobra.Command {
 			return a.withClient(cmd.Context(), requestTime, func(ctx context.Context, c *client.Client) error {
 				d, err := c.Get(ctx, args[0], args[1], client.Consistency(level), client.InSession(session), client.ReadShardKey(shardKey))
 				if err != nil {
-					return err
+					return withList(err, args[0])
 				}
 				return a.print(answerOf(d), func(w io.Writer, wide bool) {
 					_, _ = w.Write(d.Value)
@@ -233,7 +241,7 @@ func docDelete(a *app) *cobra.Command {
 			return a.withClient(cmd.Context(), requestTime, func(ctx context.Context, c *client.Client) error {
 				w, err := c.Delete(ctx, args[0], args[1], opts...)
 				if err != nil {
-					return withID(err, w.RequestID)
+					return withList(withID(err, w.RequestID), args[0])
 				}
 				return a.printWritten(args[0], args[1], w, "removed")
 			})

@@ -21,7 +21,7 @@ const (
 	examplePatience = time.Minute
 )
 
-// example runs the scripts of docs/examples as an operator would, with this test binary as their themis-cli.
+// example runs the scripts of docs/examples as an operator would, with the program as users have it.
 type example struct {
 	dir string
 	env []string
@@ -29,10 +29,7 @@ type example struct {
 
 func newExample(t *testing.T) *example {
 	t.Helper()
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
+	self := built(t)
 	dir := t.TempDir()
 	x := &example{dir: dir}
 	for _, v := range os.Environ() {
@@ -40,7 +37,7 @@ func newExample(t *testing.T) *example {
 			x.env = append(x.env, v)
 		}
 	}
-	x.env = append(x.env, beMain+"=1", "CLI="+self, "HOME="+dir, "XDG_CONFIG_HOME=", "XDG_CACHE_HOME=")
+	x.env = append(x.env, "CLI="+self, "HOME="+dir, "XDG_CONFIG_HOME=", "XDG_CACHE_HOME=")
 	return x
 }
 
@@ -115,6 +112,7 @@ func endDeployed(t *testing.T, dir string) {
 
 // TestExampleDeploy: a cluster out of nothing, the drill on it, and everything again.
 func TestExampleDeploy(t *testing.T) {
+	t.Parallel()
 	x := newExample(t)
 	dir := filepath.Join(x.dir, "it's a cluster") // a blank and a quote are nothing special
 	t.Cleanup(func() { endDeployed(t, dir) })
@@ -146,12 +144,13 @@ func TestExampleDeploy(t *testing.T) {
 
 // TestExampleLoadVerify: real documents, a package list, every process killed, and a difference that must be found.
 func TestExampleLoadVerify(t *testing.T) {
+	t.Parallel()
 	x := newExample(t)
 	pg := filepath.Join(x.dir, "pg")
 	t.Cleanup(func() { endPlaygrounds(t, x.dir) })
 	cli := func(args ...string) {
 		t.Helper()
-		cmd := exec.CommandContext(t.Context(), os.Args[0], args...)
+		cmd := exec.CommandContext(t.Context(), built(t), args...)
 		cmd.Env, cmd.Dir, cmd.WaitDelay = x.env, x.dir, time.Second
 		if out, err := cmd.CombinedOutput(); err != nil {
 			t.Fatalf("themis-cli %s: %v\n%s", strings.Join(args, " "), err, out)
@@ -163,7 +162,7 @@ func TestExampleLoadVerify(t *testing.T) {
 		t.Fatal(err)
 	}
 	x.exits(t, 0, packageList, "load-verify.sh", []string{"--debian", "--collection", "packages", pg, "-"}, "after the load: 2 documents equal")
-	cmd := exec.CommandContext(t.Context(), os.Args[0], "--playground", pg, "doc", "get", "packages", "a_1_all")
+	cmd := exec.CommandContext(t.Context(), built(t), "--playground", pg, "doc", "get", "packages", "a_1_all")
 	cmd.Env = x.env
 	out, err := cmd.Output()
 	if want := `{"_key":"a_1_all","Package":"a","Version":"1","Architecture":"all","Description":"a \"b\" \\ c\nd\te"}`; err != nil || string(out) != want {

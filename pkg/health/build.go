@@ -292,7 +292,7 @@ func (b *builder) disks() {
 }
 
 func (b *builder) diskName(node themis.NodeID) string {
-	if st := b.fresh(node); st != nil {
+	if st := b.states[node].State; st != nil {
 		return st.Disk
 	}
 	return ""

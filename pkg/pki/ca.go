@@ -119,7 +119,7 @@ func (c *CA) Save(dir string) error {
 	path := filepath.Join(dir, CAKeyFile)
 	switch err := createFile(path, key, 0o600); {
 	case errors.Is(err, fs.ErrExist):
-		return themis.Errorf(themis.RefusedUnsafe, "%s is there already: a CA key is never overwritten: %w", path, err).
+		return themis.Errorf(themis.RefusedUnsafe, "%s is there already: a CA key is never overwritten", path).
 			Do("choose another directory, or move the old CA away")
 	case err != nil:
 		return err

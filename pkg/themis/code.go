@@ -64,7 +64,7 @@ type CodeInfo struct {
 var codes = []CodeInfo{
 	{InvalidArgument, 400, ExitUsage, false, "The request is not valid", "correct the field that the detail names"},
 	{Unauthenticated, 401, ExitDenied, false, "No valid identity was presented", "present a certificate of this cluster's CA: --cacert, --cert, --key"},
-	{PermissionDenied, 403, ExitDenied, false, "The certificate lacks a capability", "themis-cli pki show CERT"},
+	{PermissionDenied, 403, ExitDenied, false, "That is not permitted", "themis-cli pki show CERT"},
 	{NotFound, 404, ExitFailed, false, "There is no such thing", ""},
 	{VersionMismatch, 412, ExitFailed, false, "The document is not at the version that was asked for", "read the document and decide again"},
 	{TooLarge, 413, ExitFailed, false, "The request is too large", "a document is at most 16 MiB"},

@@ -14,7 +14,7 @@ var (
 // CheckCollection says why name can't be a user's collection, or nil.
 func CheckCollection(name string) error {
 	if strings.HasPrefix(name, "_") {
-		return Errorf(PermissionDenied, "collection %q: names that begin with _ belong to the system", name)
+		return Errorf(PermissionDenied, "collection %q: names that begin with _ belong to the system", name).Do("choose a name that begins with a letter")
 	}
 	if !collectionName.MatchString(name) {
 		return Errorf(InvalidArgument, "collection %q: want a letter, then up to 127 letters, digits, dots, dashes or underscores", name)

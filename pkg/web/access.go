@@ -90,7 +90,8 @@ func (s *server) allowedPlain(r *http.Request) error {
 		return themis.Errorf(themis.PermissionDenied, "plain HTTP is off (http.plain_loopback: off)").Do("use https:// with a client certificate: --cacert, --cert, --key")
 	}
 	if !ownHost(r.Host) {
-		return themis.Errorf(themis.PermissionDenied, "Host %.100q: plain HTTP is for the hosts 127.0.0.1, [::1] and localhost", r.Host)
+		return themis.Errorf(themis.PermissionDenied, "Host %.100q: plain HTTP is for the hosts 127.0.0.1, [::1] and localhost", r.Host).
+			Do("ask by one of these names, or use https:// with a client certificate")
 	}
 	if s.PlainLoopback == PlainStatus && !isStatus(r) {
 		return themis.Errorf(themis.PermissionDenied, "%s %.100s: without TLS only GET of /cluster/*, /healthz, /readyz and /metrics is served (http.plain_loopback: status)", r.Method, r.URL.Path).
@@ -132,7 +133,7 @@ func sameOrigin(r *http.Request) error {
 	}
 	for _, origin := range r.Header.Values("Origin") {
 		if !strings.EqualFold(origin, scheme+r.Host) {
-			return themis.Errorf(themis.PermissionDenied, "Origin %.100q is not %s: pages of other sites may not ask", origin, scheme+r.Host)
+			return themis.Errorf(themis.PermissionDenied, "Origin %.100q is not %s: pages of other sites may not ask", origin, scheme+r.Host).Do("ask without an Origin, or from a page of this node")
 		}
 	}
 	var browsers http.CrossOriginProtection // knows Sec-Fetch-Site, too

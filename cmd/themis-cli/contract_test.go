@@ -1,0 +1,439 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/themisdb/themis/pkg/client"
+	"github.com/themisdb/themis/pkg/themis"
+)
+
+var rewrite = flag.Bool("rewrite", false, "write testdata/contract anew")
+
+const contractDir = "testdata/contract"
+
+// contractCase is one promise of the contract: what scripts may rely on. Its golden has the command or the request, the exit code or the status, and
+// all that was answered.
+type contractCase struct {
+	line   string // of the contract
+	golden string // file in testdata/contract
+	run    func(*contract) string
+}
+
+func cli(args ...string) func(*contract) string {
+	return func(c *contract) string { return c.cli(args...) }
+}
+
+func with(env, stdin string, args ...string) func(*contract) string {
+	return func(c *contract) string { return c.exec([]string{env}, stdin, args...) }
+}
+
+func get(path string, header ...string) func(*contract) string {
+	return func(c *contract) string { return c.http("GET", path, "", header...) }
+}
+
+func send(method, path, body string, header ...string) func(*contract) string {
+	return func(c *contract) string { return c.http(method, path, body, header...) }
+}
+
+const (
+	docs      = "/api/v1/collections/notes/documents"
+	theErrors = "errors, the same on HTTP, gRPC and CLI: "
+)
+
+// healthy are the cases of a cluster that is well, in this order.
+var healthy = []contractCase{
+	{`DIR/playground.json {"cluster","ca_cert","client_cert","client_key","nodes":[{"id","pid",…}]}`, "playground.json.txt", func(c *contract) string { return c.file("playground.json") }},
+	{"playground status -o json", "playground-status.txt", cli("playground", "status", "-o", "json")},
+	{"playground status|stop|start: repeating a finished verb exits 0", "playground-start.txt", cli("playground", "start", "-o", "json")},
+	{"playground node … ID", "playground-node.txt", cli("playground", "node", "start", "node-1", "-o", "json")},
+
+	{"PUT /api/v1/collections/{collection}/documents/{key} 200", "http-put.txt", send("PUT", docs+"/a", `{"n": 1}`)},
+	{"If-None-Match: * 412 VERSION_MISMATCH", "http-put-exists.txt", send("PUT", docs+"/a", `{"n": 2}`, "If-None-Match: *")},
+	{"If-Match 412 VERSION_MISMATCH", "http-put-if-match.txt", send("PUT", docs+"/a", `{"n": 2}`, `If-Match: "0000000000000001"`)},
+	{"GET …/documents/{key} 200, ETag, X-Themis-Shard, X-Themis-Session; the bytes as they were sent", "http-get.txt", get(docs + "/a")},
+	{"GET ?consistency=eventual", "http-get-eventual.txt", get(docs + "/a?consistency=strong")},
+	{"GET of nothing: NOT_FOUND 404", "http-get-404.txt", get(docs + "/none")},
+	{"POST …/documents NDJSON: {written, failed, errors}", "http-post.txt", send("POST", docs+"?key_field=id", `{"id":"b","n":2}`+"\n{\n"+`{"n":3}`+"\n")},
+	{"GET …/documents?limit= NDJSON in key-token order, X-Themis-Next", "http-list.txt", get(docs + "?limit=1")},
+	{"?write_concern= weaker than the mode is raised; the answer names the effective one", "http-put-concern.txt", send("PUT", docs+"/c?write_concern=immediate", `3`)},
+	{"Idempotency-Key: the first result again", "http-idempotent-1.txt", send("PUT", docs+"/d", `1`, "Idempotency-Key: once")},
+	{"Idempotency-Key: the same answer and no second effect", "http-idempotent-2.txt", send("PUT", docs+"/d", `1`, "Idempotency-Key: once")},
+	{"Idempotency-Key: another body: REQUEST_ID_REUSED 422", "http-idempotent-3.txt", send("PUT", docs+"/d", `2`, "Idempotency-Key: once")},
+	{"DELETE …/documents/{key} 200 like PUT", "http-delete.txt", send("DELETE", docs+"/d", "")},
+	{"DELETE of nothing 404", "http-delete-404.txt", send("DELETE", docs+"/d", "")},
+	{"keys are percent-encoded in paths", "http-encoded.txt", send("PUT", docs+"/a%2Fb", `1`)},
+	{theErrors + "INVALID_ARGUMENT 400, a key", "http-bad-key.txt", send("PUT", docs+"/"+strings.Repeat("k", 1025), `1`)},
+	{theErrors + "INVALID_ARGUMENT 400, a collection", "http-bad-collection.txt", send("PUT", "/api/v1/collections/1st/documents/a", `1`)},
+	{"names beginning with _ are the system's", "http-system.txt", send("PUT", "/api/v1/collections/_system/documents/a", `1`)},
+	{theErrors + "INVALID_ARGUMENT 400, JSON", "http-bad-json.txt", send("PUT", docs+"/a", `{"n":`)},
+	{theErrors + "INVALID_ARGUMENT 400, a parameter", "http-bad-parameter.txt", get(docs + "/a?consistency=perhaps")},
+	{"Idempotency-Key: at most 64 bytes", "http-bad-id.txt", send("PUT", docs+"/a", `1`, "Idempotency-Key: "+strings.Repeat("i", 65))},
+	{theErrors + "TOO_LARGE 413", "http-too-large.txt", send("PUT", docs+"/a", `"`+strings.Repeat("x", themis.MaxDocumentBytes)+`"`)},
+	{"any foreign Origin is 403: PERMISSION_DENIED", "http-origin.txt", get(docs+"/a", "Origin: http://evil.example")},
+	{"plain requests need a Host of 127.0.0.1, [::1] or localhost", "http-host.txt", get(docs+"/a", "Host: evil.example")},
+	{"GET /healthz", "http-healthz.txt", get("/healthz")},
+	{"GET /readyz", "http-readyz.txt", get("/readyz")},
+	{"GET of no path: NOT_FOUND", "http-no-path.txt", get("/nothing")},
+}
+
+// reports are those of the report, once it has seen all that was written.
+var reports = []contractCase{
+	{"cluster health -o json", "health-json.txt", cli("cluster", "health", "-o", "json")},
+	{"GET /cluster/health: the JSON of the CLI's -o json", "http-health.txt", get("/cluster/health")},
+	{"GET /cluster/status: the JSON of the CLI's -o json", "http-status.txt", get("/cluster/status")},
+	{"cluster status -o json", "status-json.txt", cli("cluster", "status", "-o", "json")},
+	{"-o yaml: the same fields in the same order", "status-yaml.txt", cli("cluster", "status", "-o", "yaml")},
+	{"-o table", "status-table.txt", cli("cluster", "status")},
+	{"-o wide", "health-wide.txt", cli("cluster", "health", "-o", "wide")},
+	{"cluster health: not a terminal: ASCII, no colour", "health-table.txt", cli("cluster", "health")},
+	{"shard show", "shard-show.txt", cli("shard", "show", "1")},
+	{"shard list -o json", "shard-list.txt", cli("shard", "list", "-o", "json")},
+	{"node list", "node-list.txt", cli("node", "list")},
+	{"cluster events -o ndjson", "events.txt", cli("cluster", "events", "-o", "ndjson")},
+	{"cluster rebalance-status -o json: not served", "rebalance-status.txt", cli("cluster", "rebalance-status", "-o", "json")},
+	{"doc put -o json", "doc-put.txt", cli("doc", "put", "notes", "e", `{"n":5}`, "-o", "json", "--request-id", "r5")},
+	{"doc get -o json", "doc-get.txt", cli("doc", "get", "notes", "e", "-o", "json")},
+	{"doc get: the bytes", "doc-get-bytes.txt", cli("doc", "get", "notes", "e")},
+	{"doc scan of nothing says so on stderr", "doc-scan-nothing.txt", cli("doc", "scan", "nothing")},
+	{"--quiet: nothing on stderr but errors", "quiet.txt", cli("doc", "scan", "nothing", "--quiet")},
+	{"stdout is for the answer, stderr for everything else", "doc-scan-limit.txt", cli("doc", "scan", "notes", "--limit", "1")},
+	{"load: {written, failed, errors}", "load.txt", func(c *contract) string {
+		return c.exec(nil, `{"_key":"x"}`+"\n"+`{"_key":"y"}`+"\n", "load", "-", "--collection", "loaded", "-o", "json")
+	}},
+
+	{"exit code 1, VERSION_MISMATCH on stderr as JSON", "exit-1-json.txt", cli("doc", "put", "notes", "e", "{}", "--if-none-match", "-o", "json")},
+	{"exit code 1, NOT_FOUND for people", "exit-1.txt", cli("doc", "get", "notes", "none")},
+	{"exit code 2: wrong usage", "exit-2.txt", cli("cluster", "health", "--nope")},
+	{"exit code 4: not permitted", "exit-4.txt", func(c *contract) string {
+		return c.cli("doc", "put", "notes", "e", "{}", "--cacert", c.dir("pki", "ca.crt"), "--cert", c.dir("pki", "reader.crt"), "--key", c.dir("pki", "reader.key"))
+	}},
+	{"exit code 7: partly done, says what", "exit-7.txt", with("", `{"_key":"x"}`+"\n{\n", "load", "-", "--collection", "loaded", "-o", "json")},
+	{"exit code 8: refused for safety", "exit-8.txt", func(c *contract) string {
+		return c.cli("pki", "init", "--cluster", "other", "--dir", c.dir("pki"))
+	}},
+	{"exit code 10: changes pending, only with --exit-code", "exit-10.txt", func(c *contract) string {
+		return c.cli("cluster", "apply-config", c.write("settings.yaml", "rebalance:\n  skew_threshold: 0.2\n"), "--dry-run", "--exit-code")
+	}},
+	{"exit code 10 only with --exit-code", "exit-10-not.txt", func(c *contract) string {
+		return c.cli("cluster", "apply-config", c.home("settings.yaml"), "--dry-run", "-o", "json")
+	}},
+	{"THEMIS_* variables stand for flags", "env.txt", with("THEMIS_OUTPUT=json", "", "context", "list")},
+	{"--exit-style nagios: 0", "nagios-0.txt", cli("cluster", "health", "--exit-style", "nagios", "-o", "json", "--fail-on", "critical")},
+}
+
+// hurt are those of a cluster whose second node was killed.
+var hurt = []contractCase{
+	{"exit code 1: DEGRADED or worse; the word DEAD only in the drawn box", "degraded-table.txt", cli("cluster", "health")},
+	{"cluster health -o json: state FAILED", "degraded-json.txt", cli("cluster", "health", "-o", "json")},
+	{"--fail-on critical", "degraded-fail-on.txt", cli("cluster", "status")},
+	{"nagios 2: CRITICAL", "nagios-2.txt", cli("cluster", "health", "--exit-style", "nagios")},
+	{"NOT_ENOUGH_REPLICAS 503 within timeout_ms; nothing was done", "http-not-enough.txt", send("PUT", docs+"/f?timeout_ms=300", `1`)},
+	{"exit code 9: gave up waiting", "exit-9.txt", cli("cluster", "health", "--wait", "HEALTHY", "--timeout", "2s", "-o", "json", "--quiet")},
+	{"GET /readyz of a node that serves", "http-readyz-hurt.txt", get("/readyz")},
+}
+
+// gone are those of a cluster that does not run.
+var gone = []contractCase{
+	{"exit code 5: no endpoint answers", "exit-5.txt", cli("cluster", "health")},
+	{"exit code 5, UNREACHABLE as JSON", "exit-5-json.txt", cli("doc", "get", "notes", "a", "-o", "json")},
+	{"--exit-style nagios 3: UNKNOWN", "nagios-3.txt", cli("cluster", "health", "--exit-style", "nagios")},
+	{"config show does not fail over a dead context", "config-show.txt", cli("config", "show", "--set")},
+	{"playground status: STOPPED", "playground-stopped.txt", cli("playground", "status", "-o", "json")},
+}
+
+// contract is one playground of two nodes, one of them the only control member, so that who leads is no chance.
+type contract struct {
+	t     *testing.T
+	bin   string
+	root  string
+	nodes client.Playground
+}
+
+// TestContract holds every shape that scripts may rely on, against a cluster of real processes.
+func TestContract(t *testing.T) {
+	t.Parallel()
+	c := &contract{t: t, bin: built(t), root: t.TempDir()}
+	t.Cleanup(func() { endPlaygrounds(t, c.root) })
+	c.must("playground", "--data-dir", c.dir(), "--nodes", "2", "--shards", "1", "--control-nodes", "1", "--no-load", "--detach")
+	c.must("pki", "issue", "--client", "reader", "--capabilities", "read", "--dir", c.dir("pki"))
+	p, err := client.LoadPlayground(c.dir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.nodes = p
+	c.all(healthy)
+	c.until(func() bool {
+		_, out := c.plain("cluster", "health", "-o", "json")
+		return strings.Count(out, `"seq": 7`) == 2 && strings.Contains(out, `"documents": 4`) && strings.Count(out, `"applied": 7`) == 2
+	})
+	c.all(reports)
+	t.Run("terminal.txt", func(t *testing.T) {
+		goldenFile(t, "terminal.txt", "# NO_COLOR, a dumb terminal, and one that does not write UTF-8\n"+c.normal(c.onTerminals()))
+	})
+	c.must("playground", "node", "kill", "node-2")
+	c.until(func() bool {
+		_, out := c.plain("cluster", "health", "-o", "json")
+		return strings.Contains(out, `"NODE_FAILED"`) && strings.Contains(out, "they wait for") && strings.Contains(out, "no new copy is being built: ")
+	})
+	c.all(hurt)
+	c.must("playground", "stop")
+	c.all(gone)
+	c.complete()
+}
+
+// complete finds goldens that no case holds any more.
+func (c *contract) complete() {
+	held := map[string]bool{"codes.txt": true, "terminal.txt": true}
+	for _, k := range slices.Concat(healthy, reports, hurt, gone) {
+		if held[k.golden] {
+			c.t.Errorf("%s is held twice", k.golden)
+		}
+		held[k.golden] = true
+	}
+	entries, err := os.ReadDir(contractDir)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	for _, e := range entries {
+		if !held[e.Name()] {
+			c.t.Errorf("%s: no case holds it", e.Name())
+		}
+	}
+}
+
+func (c *contract) all(cases []contractCase) {
+	for _, k := range cases {
+		c.t.Run(k.golden, func(t *testing.T) { goldenFile(t, k.golden, "# "+k.line+"\n"+c.normal(k.run(c))) })
+	}
+}
+
+// goldenFile compares with a file of testdata/contract, or writes it.
+func goldenFile(t *testing.T, name, got string) {
+	t.Helper()
+	file := filepath.Join(contractDir, name)
+	if *rewrite {
+		if err := errors.Join(os.MkdirAll(contractDir, 0o750), os.WriteFile(file, []byte(got), 0o600)); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	want, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got != string(want) {
+		t.Errorf("got\n%s\nwant\n%s", got, want)
+	}
+}
+
+func (c *contract) dir(parts ...string) string {
+	return filepath.Join(append([]string{c.root, "pg"}, parts...)...)
+}
+
+func (c *contract) home(name string) string { return filepath.Join(c.root, name) }
+
+func (c *contract) write(name, content string) string {
+	if err := os.WriteFile(c.home(name), []byte(content), 0o600); err != nil {
+		c.t.Fatal(err)
+	}
+	return c.home(name)
+}
+
+func (c *contract) file(name string) string {
+	b, err := os.ReadFile(c.dir(name))
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return string(b)
+}
+
+func (c *contract) command(env []string, stdin string, args ...string) *exec.Cmd {
+	ctx, cancel := context.WithTimeout(c.t.Context(), playgroundPatience)
+	c.t.Cleanup(cancel)
+	cmd := exec.CommandContext(ctx, c.bin, args...)
+	cmd.Dir, cmd.Stdin = c.root, strings.NewReader(stdin)
+	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + c.root, "USER=tester", "TZ=UTC"}
+	for _, kv := range env {
+		if kv != "" {
+			cmd.Env = append(cmd.Env, kv)
+		}
+	}
+	return cmd
+}
+
+func (c *contract) cli(args ...string) string { return c.exec(nil, "", args...) }
+
+// exec runs a command and tells all of it.
+func (c *contract) exec(env []string, stdin string, args ...string) string {
+	var out, errOut bytes.Buffer
+	cmd := c.command(env, stdin, args...)
+	cmd.Stdout, cmd.Stderr = &out, &errOut
+	err := cmd.Run()
+	exit := 0
+	if e, ok := errors.AsType[*exec.ExitError](err); ok {
+		exit = e.ExitCode()
+	} else if err != nil {
+		c.t.Fatal(err)
+	}
+	text := "$ themis-cli " + strings.Join(args, " ") + "\n"
+	if len(env) > 0 && env[0] != "" {
+		text = "$ " + env[0] + " " + text[2:]
+	}
+	text += fmt.Sprintf("exit %d\n", exit)
+	for _, part := range []struct{ name, text string }{{"stdout", out.String()}, {"stderr", errOut.String()}} {
+		if part.text != "" {
+			text += "-- " + part.name + " --\n" + strings.TrimSuffix(part.text, "\n") + "\n"
+		}
+	}
+	return text
+}
+
+func (c *contract) plain(args ...string) (int, string) {
+	cmd := c.command(nil, "", args...)
+	out, _ := cmd.CombinedOutput() //nolint:errcheck // the exit code is asked for
+	return cmd.ProcessState.ExitCode(), string(out)
+}
+
+func (c *contract) must(args ...string) {
+	c.t.Helper()
+	if exit, out := c.plain(args...); exit != 0 {
+		c.t.Fatalf("%s: exit %d\n%s", strings.Join(args, " "), exit, out)
+	}
+}
+
+func (c *contract) until(ok func() bool) {
+	c.t.Helper()
+	for deadline := time.Now().Add(playgroundPatience); !ok(); {
+		if time.Now().After(deadline) {
+			c.t.Fatal("it did not come about")
+		}
+		<-time.After(50 * time.Millisecond)
+	}
+}
+
+// http sends a request to the first node and tells all of the answer.
+func (c *contract) http(method, path, body string, header ...string) string {
+	req, err := http.NewRequestWithContext(c.t.Context(), method, "http://"+c.nodes.Nodes[0].HTTP+path, strings.NewReader(body))
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	shown := method + " " + path
+	if len(shown) > 200 {
+		shown = fmt.Sprintf("%s… (%d bytes)", shown[:100], len(path))
+	}
+	for _, h := range header {
+		name, value, _ := strings.Cut(h, ": ")
+		if name == "Host" {
+			req.Host = value
+		}
+		req.Header.Set(name, value)
+		shown += "\n" + h
+	}
+	res, err := http.DefaultClient.Do(req)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	defer res.Body.Close() //nolint:errcheck // only read from
+	b, err := io.ReadAll(res.Body)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	text := fmt.Sprintf("%s\n%s\n", shown, res.Status)
+	for _, name := range []string{"Content-Type", "ETag", "X-Themis-Shard", "X-Themis-Session", "X-Themis-Next", "Retry-After"} {
+		if v := res.Header.Get(name); v != "" {
+			text += name + ": " + v + "\n"
+		}
+	}
+	var pretty bytes.Buffer
+	if strings.HasPrefix(path, "/cluster/") && json.Indent(&pretty, b, "", "  ") == nil {
+		b = pretty.Bytes()
+	}
+	return text + strings.TrimSuffix(string(b), "\n") + "\n"
+}
+
+// varying are the values that differ from run to run, and only they: addresses, paths, times, ids, versions, sizes on disk, ages.
+var varying = []struct {
+	what *regexp.Regexp
+	to   string
+}{
+	{regexp.MustCompile(`\b\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)?`), "TIME"},
+	{regexp.MustCompile(`("?(last_heartbeat_ms|age_ms|uptime_ms|disk_used_ratio|revision|pid|lag_ms|duration_ms|ms|for_ms|lag_bytes|bytes|documents_per_second|disk)"?: ?)"?[0-9][0-9.e+-]*"?`), "${1}N"},
+	{regexp.MustCompile(`\b[0-9a-f]{32}\b`), "ID"},
+	{regexp.MustCompile(`\b[0-9a-f]{16}\b`), "VERSION"},
+	{regexp.MustCompile(`\b0/[0-9A-F]{8}\b`), "LSN"},
+	{regexp.MustCompile(`("?(session_token|X-Themis-Session|X-Themis-Next)"?: ?"?)[A-Za-z0-9_-]+`), "${1}TOKEN"},
+	{regexp.MustCompile(`(--after )[A-Za-z0-9_-]+`), "${1}TOKEN"},
+	{regexp.MustCompile(`("(run|request_id)": ?")[a-z0-9-]{8,}"`), `${1}ID"`},
+	{regexp.MustCompile(`"(id|version)":"[0-9a-f]+-[a-z0-9-]+"`), `"$1":"ID"`},
+	{regexp.MustCompile(`(serial )[0-9A-Fa-f:]+`), "${1}SERIAL"},
+	{regexp.MustCompile(`\bsilent for [0-9.]+ s\b`), "silent for N s"},
+	{regexp.MustCompile(`\b(for|is|for an?) [0-9.]+ (ms|s)\b`), "$1 N s"},
+	{regexp.MustCompile(`\b\d\d:\d\d:\d\d\b`), "CLOCK"},
+	{regexp.MustCompile(`\b[0-9.]+ (KiB|MiB|B)\b`), "SIZE"},
+	{regexp.MustCompile(`\bin [0-9]+ ms\b`), "in N ms"},
+	{regexp.MustCompile(`(  )[0-9.]+m?s\b`), "${1}AGE"},
+	{regexp.MustCompile(`\b[0-9]+\.[0-9]{2} s  `), "N s  "},
+	{regexp.MustCompile(`\b[0-9.]+%`), "N%"},
+}
+
+var (
+	// disks are what is said of this machine's own disk.
+	disks = []*regexp.Regexp{
+		regexp.MustCompile(`(?s)\s*\{\s*"code": "DISK_ALMOST_FULL".*?"fix": "[^"]*"\s*\},?`),
+		regexp.MustCompile(`(?m)^  - code: DISK_ALMOST_FULL\n(    .*\n)*`),
+		regexp.MustCompile(`(?m)^\[..\] DISK_ALMOST_FULL .*\n   why:.*\n   next:.*\n`),
+	}
+	lineBreaks = regexp.MustCompile(`\n {9}(\S)`) // a text breaks elsewhere where a path is longer
+	gaps       = regexp.MustCompile(`(\S) {2,}`)  // a column is as wide as its widest value
+)
+
+// normal is a text without them.
+func (c *contract) normal(text string) string {
+	text = strings.ReplaceAll(text, c.dir(), "DIR")
+	text = strings.ReplaceAll(text, c.root, "HOME")
+	for _, n := range c.nodes.Nodes {
+		for addr, name := range map[string]string{n.GRPC: "grpc", n.HTTP: "http", n.Metrics: "metrics"} {
+			text = strings.ReplaceAll(text, addr, string(n.ID)+":"+name)
+		}
+	}
+	text = lineBreaks.ReplaceAllString(text, " $1")
+	for _, d := range disks {
+		text = d.ReplaceAllString(text, "")
+	}
+	lines := strings.Split(text, "\n")
+	for i, l := range lines {
+		if !strings.HasPrefix(l, "|") && !strings.HasPrefix(l, "+") {
+			lines[i] = gaps.ReplaceAllString(l, "$1  ")
+		}
+	}
+	text = strings.Join(lines, "\n")
+	for _, v := range varying {
+		text = v.what.ReplaceAllString(text, v.to)
+	}
+	return text
+}
+
+// TestContractCodes holds the contract's table of codes: their HTTP status, exit code and whether to retry.
+func TestContractCodes(t *testing.T) {
+	var b strings.Builder
+	b.WriteString("# errors: codes, their HTTP status and exit code\n")
+	for _, i := range themis.Codes() {
+		fmt.Fprintf(&b, "%-20s %d exit %d retryable %v\n", i.Code, i.Status, i.Exit, i.Retryable)
+	}
+	goldenFile(t, "codes.txt", b.String())
+}
