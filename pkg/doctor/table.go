@@ -164,6 +164,7 @@ var causes = map[health.Code]string{
 	health.NodeFailed:          "the process or its machine is down, or the network to it",
 	health.NodeSuspect:         "the process, its machine or the network is slow or down",
 	health.NodeCut:             "it can't reach the control plane, or its machine has stood still for longer than its lease",
+	health.NodeStopping:        "somebody, or the machine, asked its process to end",
 	health.ControlElecting:     "the member that led it has stopped a moment ago",
 	health.ControlMemberDown:   "the process or its machine is down, or the network to it",
 	health.StateUnknown:        "the node that knows did not answer",
