@@ -128,6 +128,24 @@ type Stopping struct {
 	Ready map[themis.ShardID]themis.Epoch `json:"ready,omitempty"`
 }
 
+// DiskAge is how old a node's disk is: a number that grows at every start and every few seconds, first on the disk and then here. A disk
+// that is younger than its record is an older state of itself: a backup that was put back, or a disk that forgot what it had synced.
+type DiskAge struct {
+	Format  int              `json:"format"`
+	Node    themis.NodeID    `json:"node"`
+	Storage themis.StorageID `json:"storage_id"`
+	Age     uint64           `json:"age"`
+}
+
+// Follows says why the disk can't be what it was when the record was made, or nil.
+func (a DiskAge) Follows(record DiskAge) error {
+	if a.Storage != record.Storage || a.Age >= record.Age {
+		return nil
+	}
+	return themis.Errorf(themis.RefusedUnsafe, "the disk of %s is at age %d, and it was at %d already: it is an older state of itself, such as a backup that was put back, and lacks what was acknowledged since",
+		a.Node, a.Age, record.Age)
+}
+
 // Failed is the controller's verdict that a node is gone; the record exists while the verdict stands.
 type Failed struct {
 	Format int           `json:"format"`
@@ -249,6 +267,7 @@ func (r Collection) format() int { return r.Format }
 func (r Controller) format() int { return r.Format }
 func (r Settings) format() int   { return r.Format }
 func (r JoinToken) format() int  { return r.Format }
+func (r DiskAge) format() int    { return r.Format }
 func (r Event) format() int      { return r.Format }
 
 // Actor is who did something.

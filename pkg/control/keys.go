@@ -28,6 +28,7 @@ const (
 	underNames       = "collection-names/"
 	underEvents      = "events/"
 	underTokens      = "tokens/"
+	underAges        = "ages/"
 )
 
 // keys builds the keys of one cluster; its value is the root, with the slash.
@@ -51,8 +52,9 @@ func (k keys) name(collection string) string  { return k.of(underNames + collect
 func (k keys) collection(id themis.CollectionID) string {
 	return k.of(fmt.Sprintf("%s%010d", underCollections, id))
 }
-func (k keys) event(id string) string { return k.of(underEvents + id) }
-func (k keys) token(id string) string { return k.of(underTokens + id) }
+func (k keys) event(id string) string      { return k.of(underEvents + id) }
+func (k keys) age(id themis.NodeID) string { return k.of(underAges + string(id)) }
+func (k keys) token(id string) string      { return k.of(underTokens + id) }
 
 func (k keys) routingPart(version uint64, part int) string {
 	return k.of(fmt.Sprintf("%s/%020d/%04d", keyRouting, version, part))

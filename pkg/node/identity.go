@@ -72,7 +72,12 @@ func (id identity) write(dir string) error {
 	if err != nil {
 		return fmt.Errorf("encode %s: %w", identityName, err)
 	}
-	name := filepath.Join(dir, identityName)
+	return replaceFile(dir, identityName, b)
+}
+
+// replaceFile leaves the old or the new content, whatever happens in between, and returns when the new one is on disk.
+func replaceFile(dir, file string, b []byte) error {
+	name := filepath.Join(dir, file)
 	f, err := os.OpenFile(name+".new", os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600) //nolint:gosec // the operator's own directory
 	if err != nil {
 		return fmt.Errorf("write %s: %w", name, err)

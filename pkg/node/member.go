@@ -54,17 +54,21 @@ func (n *Node) memberLife(ctx context.Context) error {
 		return err
 	}
 	n.m.Store(m)
+	if err := n.checkAge(ctx, m); err != nil {
+		return err
+	}
 	lease, err := n.announce(ctx, m)
 	if err != nil {
 		return err
 	}
 	n.lease.Store(lease)
+	n.growOlder(ctx, m)
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return lease.Run(ctx) })
 	g.Go(func() error { return n.watchMap(ctx, m, kv) })
 	g.Go(func() error { return n.shards.run(ctx) })
 	g.Go(func() error { return n.writeEvents(ctx, m) })
-	g.Go(func() error { return n.beat(ctx, lease) })
+	g.Go(func() error { return n.beat(ctx, m, lease) })
 	g.Go(func() error { return n.controlPart(ctx, m, kv) })
 	return g.Wait()
 }
@@ -158,7 +162,7 @@ func (n *Node) alive() cluster.Alive {
 }
 
 // beat keeps what the heartbeat says current: its figures now and then, a full disk and a copy that stopped for good at once.
-func (n *Node) beat(ctx context.Context, lease *control.Lease) error {
+func (n *Node) beat(ctx context.Context, m *control.Map, lease *control.Lease) error {
 	const often, retry = 10 * time.Second, time.Second
 	t := time.NewTimer(often)
 	defer t.Stop()
@@ -175,6 +179,7 @@ func (n *Node) beat(ctx context.Context, lease *control.Lease) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-t.C:
+			n.growOlder(ctx, m)
 		case <-full:
 		case <-broken:
 		case <-renewed:

@@ -416,12 +416,15 @@ func (r *Reign) MayRead(now time.Time) bool {
 
 // Next is the change of the ISR that should be proposed now, or nil. At most one is on its way at a time.
 func (r *Reign) Next(now time.Time) *Proposal {
-	if r.flying != nil || !r.Ready() {
+	if r.flying != nil {
 		return nil
 	}
 	if p := r.leaving(now); p != nil {
 		r.flying = p
 		return p
+	}
+	if !r.Ready() {
+		return nil
 	}
 	if p := r.entering(now); p != nil {
 		r.flying = p
@@ -438,6 +441,9 @@ func (r *Reign) leaving(now time.Time) *Proposal {
 		failed, full, stopping := r.failed[m.Node], r.full[m.Node], r.stopping[m.Node]
 		late := r.Missing(m, now)
 		if !failed && !full && !stopping && late <= r.rules.AckTimeout {
+			continue
+		}
+		if !failed && !r.Ready() { // the reign's first entry waits for all but those who are lost
 			continue
 		}
 		next, err := r.shard.RemoveFromISR(m, failed)

@@ -326,3 +326,24 @@ func TestInstalledReadsBack(t *testing.T) {
 		t.Fatal("nonsense was read")
 	}
 }
+
+// A primary that was crowned beside a member that is FAILED takes it out, or its first entry would wait for ever.
+func TestAFailedMemberLeavesBeforeTheBarrier(t *testing.T) {
+	r := NewReign(shardOf(themis.Sync, 3, "a", "c"), 0, 1, at(0), DefaultRules())
+	r.Durable(1, at(1))
+	if p := r.Next(at(5000)); p != nil || r.Ready() {
+		t.Fatalf("ready %v, proposal %+v: c is only late", r.Ready(), p)
+	}
+	if err := r.Learn(r.Shard(), map[themis.NodeID]bool{"c": true}, at(5000)); err != nil {
+		t.Fatal(err)
+	}
+	p := r.Next(at(5001))
+	if p == nil || p.Add || p.Member != member("c") || r.Ready() {
+		t.Fatalf("ready %v, proposal %+v", r.Ready(), p)
+	}
+	next := p.Next
+	next.Revision = 11
+	if err := r.Learn(next, nil, at(5002)); err != nil || !r.Ready() {
+		t.Fatalf("ready %v, %v", r.Ready(), err)
+	}
+}
