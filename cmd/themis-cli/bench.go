@@ -99,6 +99,7 @@ func benchReplication(a *app) *cobra.Command {
 			})
 		},
 	}
+	cmd.Flags().StringVar(&f.options.Profile, "profile", "", "`DIR` for processor profiles of the three processes, of the last round of each case")
 	f.register(cmd, "writers", 1, 16, 64, 256)
 	return cmd
 }

@@ -122,8 +122,8 @@ func TestWAL(t *testing.T) {
 
 // Three real processes: SYNC writes reach all three stores (settle fails where one lacks them), and nothing stays behind.
 func TestReplication(t *testing.T) {
-	dir := t.TempDir()
-	c, err := Replication(t.Context(), testHost(t), Options{Dir: dir, Writers: []int{1, 4}, Rounds: 2, Each: 30 * time.Millisecond, EntryBytes: 100})
+	dir, profiles := t.TempDir(), t.TempDir()
+	c, err := Replication(t.Context(), testHost(t), Options{Dir: dir, Writers: []int{1, 4}, Rounds: 2, Each: 30 * time.Millisecond, EntryBytes: 100, Profile: profiles})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -132,6 +132,9 @@ func TestReplication(t *testing.T) {
 		if r.P50 <= 0 || r.P99 < r.P50 {
 			t.Errorf("p50 %v, p99 %v", r.P50, r.P99)
 		}
+	}
+	if files, err := os.ReadDir(profiles); err != nil || len(files) != 6 {
+		t.Errorf("profiles: %v, %v; want 2 cases of 3 processes", files, err)
 	}
 	empty(t, dir)
 }

@@ -169,7 +169,15 @@ func (t *trio) measure(o Options, at, writers int) (Row, error) {
 		if err := lead.ask("raw", rawArgs{Peers: t.raws, Dir: t.home(t.ids[0]), Batch: writers, Bytes: o.EntryBytes, For: o.Each}, &base); err != nil {
 			return Row{}, err
 		}
-		if err := lead.ask("write", writeArgs{Writers: writers, Bytes: o.EntryBytes, Round: i, For: o.Each}, &ours); err != nil {
+		write := func() error {
+			return lead.ask("write", writeArgs{Writers: writers, Bytes: o.EntryBytes, Round: i, For: o.Each}, &ours)
+		}
+		if o.Profile != "" && i == o.Rounds-1 {
+			err = t.profiled(filepath.Join(o.Profile, fmt.Sprintf("replication-%d", writers)), write)
+		} else {
+			err = write()
+		}
+		if err != nil {
 			return Row{}, err
 		}
 		rounds = append(rounds, Round{Ours: ours.PerSecond, Base: base.PerSecond})
@@ -183,6 +191,18 @@ func (t *trio) measure(o Options, at, writers int) (Row, error) {
 	row := newRow("write", writers, rounds, targetOf(replicationTargets, writers))
 	row.P50, row.P99 = best.P50, best.P99
 	return row, nil
+}
+
+// profiled writes a processor profile of each process to prefix-<node>.pprof while do runs.
+func (t *trio) profiled(prefix string, do func() error) error {
+	err := t.each(func(id themis.NodeID, p *process) error {
+		return p.ask("profile", fmt.Sprintf("%s-%s.pprof", prefix, id), nil)
+	})
+	if err != nil {
+		return err
+	}
+	err = do()
+	return errors.Join(err, t.each(func(_ themis.NodeID, p *process) error { return p.ask("profile", "", nil) }))
 }
 
 func (t *trio) settle(seq themis.Seq) error {

@@ -113,6 +113,7 @@ type Options struct {
 	Each       time.Duration // length of a round; default 1 s
 	EntryBytes int           // default 1024
 	Shards     int           // of Client's cluster; default 4
+	Profile    string        // an existing directory for processor profiles of Replication's processes, in the last round of each case; empty: none
 	Step       func(string)  // told what was measured; nil: nobody is
 }
 

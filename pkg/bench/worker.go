@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"runtime/pprof"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -46,6 +47,7 @@ type worker struct {
 	copyEnd chan error
 
 	raw  *rawPeer
+	prof *os.File
 	etcd *embed.Etcd
 }
 
@@ -53,7 +55,7 @@ func (w *worker) verbs() map[string]verb {
 	return map[string]verb{
 		"serve": with(w.serve), "open": with(w.open), "shut": with(w.shut), "learn": with(w.learn), "write": with(w.write),
 		"settle": with(w.settle), "raw": with(w.rawRound),
-		"etcd": with(w.etcdMember),
+		"etcd": with(w.etcdMember), "profile": with(w.profile),
 	}
 }
 
@@ -264,6 +266,19 @@ func (w *worker) settle(ctx context.Context, a settleArgs) (any, error) {
 			return struct{}{}, nil
 		}
 	}
+}
+
+// profile begins a processor profile in that file, or ends the one under way where the name is empty.
+func (w *worker) profile(_ context.Context, name string) (any, error) {
+	if name == "" {
+		pprof.StopCPUProfile()
+		return struct{}{}, w.prof.Close()
+	}
+	var err error
+	if w.prof, err = os.Create(name); err == nil { //nolint:gosec // the operator named the directory
+		err = pprof.StartCPUProfile(w.prof)
+	}
+	return struct{}{}, err
 }
 
 // busy is the processor time that this process has used.
