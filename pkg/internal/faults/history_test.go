@@ -1,6 +1,7 @@
 package faults
 
 import (
+	"math/rand/v2"
 	"strings"
 	"testing"
 
@@ -33,5 +34,35 @@ func TestLostWritesAreNamed(t *testing.T) {
 		if (c.want == "") != (got == "") || !strings.Contains(got, c.want) {
 			t.Errorf("%s: %q, want %q", c.what, got, c.want)
 		}
+	}
+}
+
+// Whatever is settled is judged as it was before: over drawn histories, well ones and broken ones.
+func TestSettledHistoriesAreJudgedAlike(t *testing.T) {
+	verdicts := map[bool]int{}
+	for seed := range uint64(3000) {
+		rng := rand.New(rand.NewPCG(seed, 3))
+		var history []porcupine.Operation
+		for i := range 3 + rng.IntN(6) {
+			o := porcupine.Operation{ClientId: i, Call: rng.Int64N(40)}
+			o.Return = o.Call + 1 + rng.Int64N(15)
+			if rng.IntN(2) == 0 {
+				o.Input, o.Output = operation{key: "k", write: true, value: i + 1}, i+1
+				if rng.IntN(2) == 0 {
+					o.Return = open
+				}
+			} else {
+				o.Input, o.Output = operation{key: "k"}, rng.IntN(6)
+			}
+			history = append(history, o)
+		}
+		want, got := porcupine.CheckOperations(registers, history), porcupine.CheckOperations(registers, settled(history))
+		if want != got {
+			t.Fatalf("seed %d: %v before, %v after", seed, want, got)
+		}
+		verdicts[got]++
+	}
+	if verdicts[true] < 100 || verdicts[false] < 100 {
+		t.Errorf("verdicts %v: hardly any of one kind", verdicts)
 	}
 }
