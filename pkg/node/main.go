@@ -20,15 +20,15 @@ import (
 )
 
 // Main is themisd: it reads flags, files and environment, runs the node until ctx ends or a signal tells it to stop, and returns
-// the exit code. SIGTERM hands over first what the node leads; SIGINT, or another SIGTERM, ends it at once. On stdout it prints
-// one line of JSON with the addresses that were bound; logs go to stderr.
+// the exit code. SIGTERM hands over first what the node leads; SIGINT, or a second signal, does not, for those who stop all nodes;
+// another one ends it whatever it does. On stdout it prints one line of JSON with the addresses that were bound; logs go to stderr.
 func Main(ctx context.Context, name string, args, environ []string, out, errOut io.Writer) int {
 	cfg, done, err := configure(name, args, environ, out)
 	if err == nil && !done {
-		ctx, stop, release := signals(ctx)
+		ctx, stop, hurry, release := signals(ctx)
 		defer release()
 		err = Run(ctx, Options{
-			Stop: stop, Config: cfg, Version: Version(), Logger: logger(cfg.Log, errOut),
+			Stop: stop, Hurry: hurry, Config: cfg, Version: Version(), Logger: logger(cfg.Log, errOut),
 			Listening: func(a Addresses) {
 				b, _ := json.Marshal(map[string]string{"grpc_addr": a.GRPC, "http_addr": a.HTTP, "metrics_addr": a.Metrics}) // strings only
 				_, _ = fmt.Fprintf(out, "%s\n", b)
@@ -45,28 +45,33 @@ func Main(ctx context.Context, name string, args, environ []string, out, errOut 
 	return themis.Exit(err)
 }
 
-// signals makes a context that ends when the node should end at once, and a channel that closes when it should hand over first.
-func signals(ctx context.Context) (context.Context, <-chan struct{}, func()) {
+// signals makes what signals tell a node: stop closes at SIGTERM, hurry at SIGINT or the second signal, and the third ends ctx.
+func signals(ctx context.Context) (_ context.Context, stop, hurry <-chan struct{}, release func()) {
 	ctx, cancel := context.WithCancel(ctx)
-	got, stop := make(chan os.Signal, 4), make(chan struct{})
+	got, slow, fast := make(chan os.Signal, 4), make(chan struct{}), make(chan struct{})
 	signal.Notify(got, os.Interrupt, syscall.SIGTERM)
 	var waits sync.WaitGroup
 	waits.Go(func() {
-		for told := false; ; {
+		for told := 0; told < 3; told++ {
 			select {
 			case <-ctx.Done():
 				return
 			case s := <-got:
-				if told || s == os.Interrupt {
-					cancel()
-					return
+				if s == os.Interrupt && told == 0 {
+					told = 1
 				}
-				told = true
-				close(stop)
+			}
+			switch told {
+			case 0:
+				close(slow)
+			case 1:
+				close(fast)
+			default:
+				cancel()
 			}
 		}
 	})
-	return ctx, stop, func() { signal.Stop(got); cancel(); waits.Wait() }
+	return ctx, slow, fast, func() { signal.Stop(got); cancel(); waits.Wait() }
 }
 
 // configure reads the configuration; done says that only help or the version was asked for.

@@ -43,6 +43,8 @@ type Options struct {
 	Listening func(Addresses)
 	// Stop, once closed, lets the node hand over what it leads, for a few seconds at most, and then end as when ctx ends.
 	Stop <-chan struct{}
+	// Hurry, once closed, ends the node without handing anything over, or cuts that short. It still ends in order.
+	Hurry <-chan struct{}
 }
 
 // Addresses are where a node can be reached.

@@ -161,6 +161,17 @@ func (s *shards) mend(v cluster.View, now time.Time) bool {
 	return found
 }
 
+// quit prepares all copies for the end of the process.
+func (s *shards) quit(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, quitWithin)
+	defer cancel()
+	var all sync.WaitGroup
+	for _, r := range s.all() {
+		all.Go(func() { r.Quit(ctx) })
+	}
+	all.Wait()
+}
+
 // lost are the nodes whose copy of the shard is gone for its primary: they are FAILED, or said themselves that it has stopped.
 func lost(v cluster.View, record cluster.Shard) map[themis.NodeID]bool {
 	out := map[themis.NodeID]bool{}

@@ -14,34 +14,57 @@ import (
 )
 
 const (
-	stopWithin = 5 * time.Second       // after this a node ends, whatever it still leads
-	stopLook   = 10 * time.Millisecond // between two looks at what it still leads
+	stopWithin = 5 * time.Second        // after this a node ends, whatever it still leads
+	quitWithin = 400 * time.Millisecond // for primaries and followers to free each other of read leases
+	stopLook   = 10 * time.Millisecond  // between two looks at what it still leads
 )
 
 // errStopped ends a node that has left its duties.
 var errStopped = errors.New("the node was told to stop")
 
-// untilStopped waits until the node is told to stop, leaves its duties, and then ends the node by its error.
+// untilStopped waits until the node is told to stop, leaves its duties unless others stop as well, and then ends the node by its
+// error.
 func (n *Node) untilStopped(ctx context.Context) error {
+	hurry := false
 	select {
 	case <-ctx.Done():
 		return ctx.Err()
 	case <-n.o.Stop:
+	case <-n.o.Hurry:
+		hurry = true
 	}
 	n.stopping.Store(&cluster.Stopping{})
-	n.log.Info("told to stop")
+	n.log.Info("told to stop", "hand_over", !hurry)
+	if !hurry {
+		n.leaveDuties(ctx)
+	}
+	n.shards.quit(ctx)
+	return errors.Join(errStopped, ctx.Err())
+}
+
+// leaveDuties hands over what others can take.
+func (n *Node) leaveDuties(ctx context.Context) {
 	m, lease := n.m.Load(), n.lease.Load()
 	if m == nil || lease == nil || !lease.Holds(time.Now()) {
-		return errStopped // no member, or cut from the control plane: others are elected in its place
+		return // no member, or cut from the control plane: others are elected in its place
 	}
 	began := time.Now()
 	v, _ := n.latest()
 	before := v.Duties(n.id.Node, n.boot)
 	limited, cancel := context.WithTimeout(ctx, stopWithin)
+	hurry := make(chan struct{})
+	go func() { // ends with limited
+		defer close(hurry)
+		select {
+		case <-n.o.Hurry:
+			cancel()
+		case <-limited.Done():
+		}
+	}()
 	left := n.leave(limited, lease)
 	cancel()
+	<-hurry
 	n.tellStop(ctx, m, before, left, time.Since(began))
-	return errors.Join(errStopped, ctx.Err())
 }
 
 // leave says in the heartbeat that the node stops and which of its reigns are ready to go to another, until it has no duty left

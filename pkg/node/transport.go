@@ -109,7 +109,7 @@ type outgoing struct {
 
 // Send implements replication.Outgoing.
 func (o *outgoing) Send(m replication.Ship) error {
-	return o.s.Send(&nodev1.ReplicateRequest{Frames: m.Frames, CommitSeq: uint64(m.Commit), SentNs: uint64(m.Sent), Whole: m.Whole}) //nolint:gosec // never negative
+	return o.s.Send(&nodev1.ReplicateRequest{Frames: m.Frames, CommitSeq: uint64(m.Commit), SentNs: uint64(m.Sent), Whole: m.Whole, Free: m.Free}) //nolint:gosec // never negative
 }
 
 // Recv implements replication.Outgoing.
@@ -134,7 +134,7 @@ func (i *incoming) Recv() (replication.Ship, error) {
 	if err != nil {
 		return replication.Ship{}, err
 	}
-	return replication.Ship{Frames: m.GetFrames(), Commit: themis.Seq(m.GetCommitSeq()), Sent: time.Duration(m.GetSentNs()), Whole: m.GetWhole()}, nil //nolint:gosec // an opaque number
+	return replication.Ship{Frames: m.GetFrames(), Commit: themis.Seq(m.GetCommitSeq()), Sent: time.Duration(m.GetSentNs()), Whole: m.GetWhole(), Free: m.GetFree()}, nil //nolint:gosec // an opaque number
 }
 
 // Send implements replication.Incoming.

@@ -28,8 +28,11 @@ type following struct {
 func (r *Replica) Accept(ctx context.Context, h Hello) (w Welcome, f *following, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.fault != nil {
+	switch {
+	case r.fault != nil:
 		return Welcome{Refused: "this copy is out: " + r.fault.Error()}, nil, nil
+	case r.quitting:
+		return Welcome{Refused: "the node is going down"}, nil, nil
 	}
 	w = Receive(r.standing(), h)
 	if !w.Accepted {
@@ -54,6 +57,9 @@ func (r *Replica) Accept(ctx context.Context, h Hello) (w Welcome, f *following,
 		return w, nil, nil
 	}
 	if err := r.cutBack(w.Common, h); err != nil {
+		return w, nil, err
+	}
+	if err := r.noteLease(false); err != nil {
 		return w, nil, err
 	}
 	fctx, cancel := context.WithCancelCause(ctx)
@@ -132,7 +138,7 @@ func merge(m Ship, more <-chan Ship) Ship {
 				}
 				m.Frames = append(m.Frames, x.Frames...)
 			}
-			m.Commit, m.Sent, m.Whole = max(m.Commit, x.Commit), x.Sent, m.Whole || x.Whole
+			m.Commit, m.Sent, m.Whole, m.Free = max(m.Commit, x.Commit), x.Sent, m.Whole || x.Whole, m.Free || x.Free
 		default:
 			return m
 		}
@@ -172,6 +178,13 @@ func (f *following) take(m Ship) (Reply, error) {
 	now := time.Now()
 	f.heard = now
 	r.leased = now.Add(election.ReadLease)
+	if m.Free {
+		r.leased = time.Time{}
+	}
+	if m.Free && r.quitting { // promises no further one
+		f.cancel(errors.New("the node is going down"))
+		r.follow = nil
+	}
 	if m.Whole {
 		if err := r.nowWhole(); err != nil {
 			r.mu.Unlock()

@@ -14,15 +14,16 @@ import (
 
 // promiseFile is what a replica must not forget: the epoch below which it refuses everything, and whether it counts.
 type promiseFile struct {
-	Format   int                 `json:"format"`
-	Cluster  themis.ClusterID    `json:"cluster_id"`
-	Shard    themis.ShardID      `json:"shard"`
-	Storage  themis.StorageID    `json:"storage_id"`
-	Promised themis.Epoch        `json:"promised_epoch"`
-	Blank    string              `json:"blank,omitempty"`
-	Filled   bool                `json:"filled,omitempty"`          // blank, but a primary's state is here: frames may follow it
-	Lineage  []themis.EpochStart `json:"install_lineage,omitempty"` // of the state that is being installed
-	Sum      string              `json:"crc32c"`                    // of all of the above
+	Format    int                 `json:"format"`
+	Cluster   themis.ClusterID    `json:"cluster_id"`
+	Shard     themis.ShardID      `json:"shard"`
+	Storage   themis.StorageID    `json:"storage_id"`
+	Promised  themis.Epoch        `json:"promised_epoch"`
+	Blank     string              `json:"blank,omitempty"`
+	Filled    bool                `json:"filled,omitempty"`          // blank, but a primary's state is here: frames may follow it
+	LeaseFree bool                `json:"lease_free,omitempty"`      // no read lease that this disk ever promised is open
+	Lineage   []themis.EpochStart `json:"install_lineage,omitempty"` // of the state that is being installed
+	Sum       string              `json:"crc32c"`                    // of all of the above
 }
 
 const promiseName = "REPLICA.json"

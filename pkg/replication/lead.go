@@ -149,6 +149,29 @@ func (rg *reigning) resign(cause error) themis.Epoch {
 	return rg.core.Resigned()
 }
 
+// retire ends what the reign serves, and lets its followers hear that they are free.
+func (rg *reigning) retire() {
+	rg.mu.Lock()
+	if rg.core != nil {
+		rg.core.Retire()
+	}
+	rg.mu.Unlock()
+	rg.change.wake()
+	rg.wakeShippers()
+}
+
+// binds says whether a follower has not yet answered that it heard that it is free.
+func (rg *reigning) binds() bool {
+	rg.mu.Lock()
+	defer rg.mu.Unlock()
+	for _, s := range rg.shippers {
+		if s.bound && rg.core != nil && rg.core.Resigned() > 0 {
+			return true
+		}
+	}
+	return false
+}
+
 func (r *Replica) unknown(e themis.Epoch) error {
 	return themis.Errorf(themis.OutcomeUnknown, "%s: the reign of epoch %d ended before the write was confirmed", r.o.Shard, e).In(r.o.Shard)
 }

@@ -85,7 +85,7 @@ func (rg *reigning) mayRead(asked time.Time) (themis.Seq, bool) {
 		return rg.core.Commit(), true
 	}
 	at, _ := rg.core.ConfirmedSince()
-	return rg.core.Commit(), !at.IsZero() && !at.Before(asked)
+	return rg.core.Commit(), !rg.core.retired && !at.IsZero() && !at.Before(asked)
 }
 
 // waitApplied waits until seq is in the store.

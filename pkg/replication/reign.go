@@ -40,6 +40,8 @@ type follower struct {
 	heard            time.Time // when the newest ack came
 	confirmed        time.Time // the newest Sent it answered: it promises the read lease from then on
 	mute             bool      // it would give no ballot, as it said last
+	free             bool      // it was told that its promises are not needed: they confirm nothing any more
+	gone             bool      // its stream has ended
 }
 
 // Proposal is a change of the ISR on its way to the control plane. From the moment it is made until its outcome is known the
@@ -70,6 +72,7 @@ type Reign struct {
 	full     map[themis.NodeID]bool // nodes whose disk has little room
 	stopping map[themis.NodeID]bool // nodes on their way out
 	frozen   bool                   // the reign is to be handed over: no new write
+	retired  bool                   // it serves nothing any more
 
 	joining cluster.Member // counted already, though not yet proposed: it must reach target first
 	target  themis.Seq
@@ -120,7 +123,8 @@ func (r *Reign) Heard(from cluster.Member, a Ack, now time.Time) {
 	}
 	f.durable, f.applied = max(f.durable, a.Durable), max(f.applied, a.Applied)
 	f.heard, f.lsn, f.mute = now, max(f.lsn, a.LSN), a.Mute
-	if a.Sent.After(f.confirmed) {
+	f.gone = false
+	if a.Sent.After(f.confirmed) && !f.free {
 		f.confirmed = a.Sent
 	}
 	r.advance(now)
@@ -129,6 +133,31 @@ func (r *Reign) Heard(from cluster.Member, a Ack, now time.Time) {
 // Reset tells that a follower's log was cut back to seq: it starts anew from there.
 func (r *Reign) Reset(from cluster.Member, seq themis.Seq, now time.Time) {
 	r.peers[from] = &follower{durable: seq, heard: now}
+}
+
+// Lost tells that a follower's stream has ended: until it is heard again it neither joins the in-sync set nor follows this reign.
+func (r *Reign) Lost(from cluster.Member) {
+	if f := r.peers[from]; f != nil {
+		f.gone = true
+	}
+}
+
+// Retire ends what the reign serves: it reads and writes nothing any more, so that it can free its followers.
+func (r *Reign) Retire() { r.retired = true }
+
+// Free says whether a follower may be told that this reign needs none of its read leases any more, and from then on relies on none.
+// That is so where it serves nothing any more, and for a member whose node stops and that no read waits for. Leases of reigns
+// before this one are over once its first entry is committed.
+func (r *Reign) Free(m cluster.Member) bool {
+	f := r.peers[m]
+	needless := r.shard.Have.Mode == themis.Sync && r.stopping[m.Node] && !slices.Contains(r.counted(), m)
+	if f == nil || r.Resigned() == 0 || !r.retired && !needless {
+		return false
+	}
+	if guard.On(guard.FreeLease) {
+		f.free, f.confirmed = true, time.Time{}
+	}
+	return true
 }
 
 // Learn takes a newer record of the same reign, and the nodes that are declared FAILED. It settles a proposal whose outcome
@@ -203,7 +232,7 @@ func (r *Reign) HasSuccessor(now time.Time) bool {
 func (r *Reign) succeeded(now time.Time, seq themis.Seq) bool {
 	return slices.ContainsFunc(r.shard.Successors(), func(m cluster.Member) bool {
 		f := r.peers[m]
-		return f != nil && f.durable >= seq && !f.mute && now.Sub(f.heard) < r.rules.HeardFor && !r.failed[m.Node] && !r.stopping[m.Node]
+		return f != nil && f.durable >= seq && !f.mute && !f.gone && now.Sub(f.heard) < r.rules.HeardFor && !r.failed[m.Node] && !r.stopping[m.Node]
 	})
 }
 
@@ -314,6 +343,9 @@ func (r *Reign) Writable(now time.Time) error {
 	if !r.Ready() {
 		return themis.Errorf(themis.NoPrimary, "%s: the reign of epoch %d has not committed its first entry yet", s.ID, s.Epoch).In(s.ID)
 	}
+	if r.retired {
+		return themis.Errorf(themis.NoPrimary, "%s: %s stops", s.ID, s.Primary).In(s.ID)
+	}
 	if r.Frozen() {
 		return themis.Errorf(themis.NoPrimary, "%s: the reign of epoch %d is being handed over, since %s stops", s.ID, s.Epoch, s.Primary).In(s.ID)
 	}
@@ -407,7 +439,7 @@ func (r *Reign) ConfirmedSince() (at time.Time, alone bool) {
 
 // MayRead says whether a linearizable read may be answered now without asking anybody.
 func (r *Reign) MayRead(now time.Time) bool {
-	if !r.Ready() {
+	if !r.Ready() || r.retired {
 		return false
 	}
 	at, alone := r.ConfirmedSince()
@@ -484,7 +516,7 @@ func (r *Reign) entering(now time.Time) *Proposal {
 	}
 	for _, rep := range r.shard.Replicas {
 		f := r.peers[rep.Member]
-		if rep.Class == cluster.Spare || r.shard.InSync(rep.Member) || f == nil || r.failed[rep.Node] || r.full[rep.Node] || r.stopping[rep.Node] ||
+		if rep.Class == cluster.Spare || r.shard.InSync(rep.Member) || f == nil || f.gone || r.failed[rep.Node] || r.full[rep.Node] || r.stopping[rep.Node] ||
 			now.Sub(f.heard) > r.rules.AckTimeout || f.durable+r.rules.JoinWindow < r.appended || f.durable < r.commit {
 			continue
 		}

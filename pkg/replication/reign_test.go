@@ -347,3 +347,44 @@ func TestAFailedMemberLeavesBeforeTheBarrier(t *testing.T) {
 		t.Fatalf("ready %v, %v", r.Ready(), err)
 	}
 }
+
+// A primary that told a follower that it is free relies on none of its promises any more, whatever else it hears of it.
+func TestAFreedFollowerConfirmsNothing(t *testing.T) {
+	r := NewReign(shardOf(themis.Sync, 3, "a", "b", "c"), 0, 1, at(0), DefaultRules())
+	r.Durable(1, at(1))
+	heard(r, "b", 1, 1, 2)
+	heard(r, "c", 1, 1, 2)
+	if !r.MayRead(at(3)) || r.Free(member("b")) {
+		t.Fatal("a reign that serves frees nobody, and reads")
+	}
+	r.Stopping(map[themis.NodeID]bool{"c": true})
+	if r.Free(member("c")) {
+		t.Fatal("a member that reads wait for was freed")
+	}
+	s := r.Shard()
+	s.ISR, s.Revision = s.ISR[:2], s.Revision+1
+	if err := r.Learn(s, nil, at(3)); err != nil {
+		t.Fatal(err)
+	}
+	if !r.Free(member("c")) || !r.MayRead(at(4)) {
+		t.Fatal("a member whose node stops and that no read waits for is freed, and reads go on")
+	}
+	s.ISR, s.Revision = append(s.ISR, member("c")), s.Revision+1
+	if err := r.Learn(s, nil, at(4)); err != nil {
+		t.Fatal(err)
+	}
+	heard(r, "b", 1, 4, 5)
+	heard(r, "c", 1, 4, 5)
+	if r.MayRead(at(6)) {
+		t.Fatal("a read rests on the promise of a follower that was freed")
+	}
+	r.Reset(member("c"), 1, at(7)) // another stream, perhaps another process
+	heard(r, "c", 1, 7, 8)
+	if !r.MayRead(at(9)) {
+		t.Fatal("a new promise does not count")
+	}
+	r.Retire()
+	if r.MayRead(at(9)) || r.Writable(at(9)) == nil || !r.Free(member("b")) {
+		t.Fatal("a retired reign serves nothing, and frees everybody")
+	}
+}

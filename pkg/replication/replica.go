@@ -108,6 +108,7 @@ type Replica struct {
 	full     map[themis.NodeID]bool
 	stopping map[themis.NodeID]bool
 	fault    error
+	quitting bool          // the node goes down
 	learned  chan struct{} // a newer record, or a verdict
 
 	leading atomic.Pointer[reigning] // reign, for those who must not wait for mu
@@ -160,10 +161,9 @@ func Open(o Options) (_ *Replica, err error) {
 	if err != nil {
 		return nil, err
 	}
-	r.aged = there
 	switch {
 	case !there || lost != "":
-		p = promiseFile{Format: 1, Cluster: o.Cluster, Shard: o.Shard, Storage: o.Self.Storage, Blank: lost}
+		p = promiseFile{LeaseFree: !there, Format: 1, Cluster: o.Cluster, Shard: o.Shard, Storage: o.Self.Storage, Blank: lost}
 		if guard.On(guard.PromiseReread) {
 			p.Promised = o.Epoch
 		}
@@ -180,7 +180,7 @@ func Open(o Options) (_ *Replica, err error) {
 		return nil, themis.Errorf(themis.InvalidArgument, "%s belongs to %s of cluster %s on storage %s, not to %s of cluster %s on storage %s",
 			o.Dir, p.Shard, p.Cluster, p.Storage, o.Shard, o.Cluster, o.Self.Storage).In(o.Shard).Do("move the directory away; the copy is rebuilt from the others")
 	}
-	r.promise = p
+	r.promise, r.aged = p, !p.LeaseFree
 	o.Log.Tap, o.Log.Gather = r.tap, r.gather
 	var rec wal.Recovery
 	defer func() {
@@ -276,8 +276,55 @@ func (r *Replica) Run(ctx context.Context) error {
 		r.follow.cancel(errors.New("the node is going down"))
 		r.follow = nil
 	}
+	r.quitting = true
+	if r.fault == nil && (!r.leased.After(time.Now()) || !guard.On(guard.LeaseNote)) {
+		err = errors.Join(err, r.noteLease(true))
+	}
 	r.mu.Unlock()
 	return errors.Join(err, r.close())
+}
+
+// noteLease makes it durable that this disk may have promised a read lease, before the first of a run, or that it has none open;
+// mu is held. Without the second a replica gives no ballot for one lease length after its next start.
+func (r *Replica) noteLease(free bool) error {
+	if r.promise.LeaseFree == free {
+		return nil
+	}
+	next := r.promise
+	next.LeaseFree = free
+	if err := next.write(r.o.Dir); err != nil {
+		return err
+	}
+	r.promise = next
+	return nil
+}
+
+// Quit prepares the replica for its end: as primary it serves nothing any more and frees its followers of their read leases; as
+// follower it waits to be freed. It returns when nothing is open, or when ctx ends. Then end the context of Run.
+func (r *Replica) Quit(ctx context.Context) {
+	r.mu.Lock()
+	r.quitting = true
+	r.mu.Unlock()
+	if rg := r.leading.Load(); rg != nil {
+		rg.retire()
+	}
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for r.leases() {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+// leases says whether a lease is open: promised by this replica, or to it by a follower that has not heard yet that it is free.
+func (r *Replica) leases() bool {
+	r.mu.Lock()
+	leased, rg := r.leased, r.reign
+	r.mu.Unlock()
+	return leased.After(time.Now()) || rg != nil && rg.binds()
 }
 
 func ignoreCanceled(err error) error {
@@ -335,7 +382,7 @@ func (r *Replica) roleLoop(ctx context.Context) error {
 		}
 		r.mu.Lock()
 		record := r.record
-		mine := record.Primary == r.o.Self && record.Boot == r.o.Boot && record.Epoch > r.last && record.Epoch >= r.promise.Promised && r.promise.Blank == ""
+		mine := record.Primary == r.o.Self && record.Boot == r.o.Boot && record.Epoch > r.last && record.Epoch >= r.promise.Promised && r.promise.Blank == "" && !r.quitting
 		r.mu.Unlock()
 		if !mine {
 			continue

@@ -45,6 +45,7 @@ type simShip struct {
 	commit  themis.Seq
 	sent    time.Time
 	whole   bool
+	free    bool
 	install []simEntry
 }
 
@@ -72,6 +73,9 @@ type simNode struct {
 	proposal   *Proposal
 	handing    bool         // it stops: its reigns are to be handed over
 	ready      themis.Epoch // of its reign that was seen quiet
+	quitting   bool         // it ends in order: it serves nothing, and follows nobody once it is free
+	deaf       bool         // it was freed, and promises no further lease
+	aged       bool         // an earlier run of it may have promised a lease
 	resigned   themis.Epoch
 }
 
@@ -82,6 +86,7 @@ type simDisk struct {
 	promised themis.Epoch
 	blank    string
 	exists   bool
+	leases   bool // a read lease of it may be open
 	applied  themis.Seq
 }
 
@@ -100,6 +105,7 @@ type world struct {
 	value   int
 	waiting map[int]bool // values appended, not acknowledged
 	acked   map[int]bool
+	burnt   map[int]bool // values that a disk had before it was lost; its ack may still be on its way
 	trace   []string
 	tracing bool
 	wipes   int
@@ -150,7 +156,7 @@ func (n *simNode) lineage() (l []themis.EpochStart) {
 func (n *simNode) standing() Standing {
 	s := Standing{
 		Cluster: "c", Shard: "shard-1", Self: n.self(), Promised: n.disk.promised, Blank: n.disk.blank, Applied: n.applied,
-		Lineage: n.lineage(), Booted: n.bootedAt, Leased: n.leased, EverPromised: n.boot > 1, Resigned: n.resigned,
+		Lineage: n.lineage(), Booted: n.bootedAt, Leased: n.leased, EverPromised: n.aged, Resigned: n.resigned,
 	}
 	s.Last.Seq = n.last()
 	if s.Last.Seq > 0 {
@@ -161,7 +167,7 @@ func (n *simNode) standing() Standing {
 
 func newWorld(seed uint64) *world {
 	rng := rand.New(rand.NewPCG(seed, 1))
-	w := &world{rng: rng, failed: map[themis.NodeID]bool{}, stops: map[themis.NodeID]bool{}, waiting: map[int]bool{}, acked: map[int]bool{}}
+	w := &world{rng: rng, failed: map[themis.NodeID]bool{}, stops: map[themis.NodeID]bool{}, waiting: map[int]bool{}, acked: map[int]bool{}, burnt: map[int]bool{}}
 	w.likely = draw(rng)
 	for _, l := range w.likely {
 		w.total += l
@@ -196,7 +202,7 @@ func (n *simNode) start() {
 	n.up, n.boot = true, n.boot+1
 	n.bootedAt = n.clock()
 	n.unsynced, n.reign, n.proposal, n.leased = nil, nil, nil, time.Time{}
-	n.resigned = 0
+	n.resigned, n.quitting, n.deaf, n.aged = 0, false, false, n.disk.leases
 	n.hand(false)
 	n.commit, n.applied = n.disk.applied, n.disk.applied
 	n.streams = map[themis.NodeID]*simStream{}
@@ -211,6 +217,25 @@ func (n *simNode) crash() {
 	n.unsynced = nil
 	n.disk.applied = themis.Seq(n.w.rng.IntN(int(n.applied) + 1))
 	n.endReign()
+}
+
+// quit ends a node in order: first it serves nothing any more and tells its followers that they are free, some time later it ends,
+// and notes that it has promised nothing if that is so.
+func (n *simNode) quit() {
+	if !n.quitting {
+		n.quitting = true
+		if n.reign != nil {
+			n.reign.Retire()
+		}
+		n.w.logf("%s quits", n.id)
+		return
+	}
+	n.sync()
+	if !n.leased.After(n.clock()) || !guard.On(guard.LeaseNote) {
+		n.disk.leases = false
+	}
+	n.w.logf("%s ends, leases may be open: %v", n.id, n.disk.leases)
+	n.crash()
 }
 
 func (n *simNode) endReign() {
@@ -296,6 +321,9 @@ func (w *world) checkCopies(s themis.Seq, e simEntry) {
 			copies++
 		}
 	}
+	if w.burnt[e.value] {
+		copies++
+	}
 	if copies < 1+w.record.Have.K {
 		w.fail("write %d was acknowledged with %d copies", e.value, copies)
 	}
@@ -363,7 +391,7 @@ func (n *simNode) ship() {
 		if !st.opened || len(st.down) > 4 {
 			continue
 		}
-		m := simShip{from: st.sent, commit: n.reign.Commit(), sent: n.clock(), whole: sh.InSync(rep.Member)}
+		m := simShip{from: st.sent, commit: n.reign.Commit(), sent: n.clock(), whole: sh.InSync(rep.Member), free: n.reign.Free(rep.Member)}
 		for s := st.sent + 1; s <= n.last() && len(m.entries) < 3; s++ {
 			m.entries = append(m.entries, n.entry(s))
 		}
@@ -379,7 +407,7 @@ func (w *world) node(id themis.NodeID) *simNode {
 // receive takes the oldest message of a stream at the follower.
 func (st *simStream) receive() {
 	n := st.to
-	if len(st.down) == 0 || !n.awake() || st.closed {
+	if len(st.down) == 0 || !n.awake() || n.deaf || st.closed {
 		return
 	}
 	m := st.down[0]
@@ -407,6 +435,9 @@ func (st *simStream) receive() {
 		return // the ack comes with the next sync
 	}
 	n.leased = n.clock().Add(election.ReadLease)
+	if m.free {
+		n.leased, n.deaf = time.Time{}, n.quitting
+	}
 	if m.whole {
 		n.disk.blank = ""
 	}
@@ -415,7 +446,7 @@ func (st *simStream) receive() {
 	if !guard.On(guard.CommitOnly) {
 		n.applied = n.last()
 	}
-	st.up = append(st.up, simAck{ack: Ack{Durable: themis.Seq(len(n.disk.log)), Applied: n.applied, Sent: m.sent, Mute: n.disk.blank != "" || mute(n.boot > 1, n.bootedAt, n.clock())}})
+	st.up = append(st.up, simAck{ack: Ack{Durable: themis.Seq(len(n.disk.log)), Applied: n.applied, Sent: m.sent, Mute: n.disk.blank != "" || mute(n.aged, n.bootedAt, n.clock())}})
 }
 
 func (st *simStream) hello(h *Hello) {
@@ -424,7 +455,11 @@ func (st *simStream) hello(h *Hello) {
 		n.create(h.Epoch)
 	}
 	wl := Receive(n.standing(), *h)
+	if n.quitting {
+		wl = Welcome{Refused: "quits"}
+	}
 	if wl.Accepted {
+		n.disk.leases = true // noted before the first is promised
 		if n.reign != nil {
 			n.endReign()
 		}
@@ -703,6 +738,7 @@ const (
 	evWipe
 	evLeap
 	evCut
+	evQuit
 	evHand
 	evMend
 	evElect
@@ -717,7 +753,7 @@ const (
 )
 
 func draw(rng *rand.Rand) (likely [events]int) {
-	faults := [events]int{evCrash: 12, evPause: 8, evWipe: 3, evLeap: 6, evCut: 12, evHand: 40, evMend: 30, evElect: 40}
+	faults := [events]int{evCrash: 12, evPause: 8, evWipe: 3, evLeap: 6, evCut: 12, evQuit: 14, evHand: 40, evMend: 30, evElect: 40}
 	work := [events]int{evLand: 60, evLearn: 80, evWrite: 60, evSync: 60, evShip: 80, evPropose: 40, evDeliver: 160}
 	for i := range likely {
 		likely[i] = 1 + work[i] + rng.IntN(work[i]+1)
@@ -760,6 +796,12 @@ func (w *world) step(quiet bool) {
 			if st := m.streams[n.id]; st != nil {
 				st.closed = true
 			}
+		}
+	case evQuit:
+		if n.awake() {
+			n.quit()
+		} else if !n.up {
+			n.start()
 		}
 	case evHand:
 		w.rolling(n)
@@ -838,6 +880,9 @@ func (w *world) wipe(n *simNode) {
 	}
 	w.ballots = slices.DeleteFunc(w.ballots, func(b election.Ballot) bool { return b.Voter.Node == n.id })
 	w.logf("%s gets an empty disk", n.id)
+	for _, e := range n.disk.log {
+		w.burnt[e.value] = true
+	}
 	n.disk = simDisk{storage: w.storage(n.id), promised: w.record.Epoch}
 	if !guard.On(guard.Incarnation) {
 		for _, r := range w.record.Replicas {
@@ -883,6 +928,9 @@ func (w *world) heal() {
 	for _, n := range w.nodes {
 		n.paused = 0
 		n.hand(false)
+		if n.quitting && n.up {
+			n.quit()
+		}
 		if !n.up {
 			n.start()
 		}
@@ -963,7 +1011,7 @@ func TestSeeds(t *testing.T) {
 			t.Fatalf("seed %d: %s\n%s", seed, w.fault, strings.Join(w.trace, "\n"))
 		}
 	}
-	if n := seeds(t); acked < n || epochs < 2*n || handed < n/25 {
+	if n := seeds(t); acked < n || epochs < 2*n || handed < n/50 {
 		t.Fatalf("the simulation does too little to show anything: %d writes acknowledged, %d epochs, %d of them handed over, in %d runs", acked, epochs, handed, n)
 	}
 	t.Logf("%d writes acknowledged, %d epochs, %d handed over", acked, epochs, handed)

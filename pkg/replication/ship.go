@@ -32,6 +32,9 @@ type shipper struct {
 	stop context.CancelCauseFunc
 	wake chan struct{}
 
+	freed time.Duration // under rg.mu: when the follower was first told in this stream that it is free; 0: not yet
+	bound bool          // under rg.mu: there is a stream, and no answer to that yet
+
 	mu      sync.Mutex
 	queue   []wal.Batch
 	held    themis.Bytes
@@ -132,7 +135,14 @@ func (s *shipper) session(ctx context.Context) error {
 	}
 	s.rg.mu.Lock()
 	s.rg.core.Reset(s.to, w.Common, time.Now())
+	s.freed, s.bound = 0, true
 	s.rg.mu.Unlock()
+	defer func() {
+		s.rg.mu.Lock()
+		defer s.rg.mu.Unlock()
+		s.rg.core.Lost(s.to)
+		s.bound = false
+	}()
 	s.say("")
 	g, ctx := errgroup.WithContext(ctx)
 	heard := make(chan struct{}, 1)
@@ -195,6 +205,9 @@ func (s *shipper) receive(stream Outgoing, heard chan<- struct{}) error {
 		}
 		s.rg.mu.Lock()
 		s.rg.core.Heard(s.to, Ack{Durable: m.Durable, Applied: m.Applied, LSN: m.LSN, Mute: m.Mute, Sent: s.rg.began.Add(m.Echo)}, time.Now())
+		if s.freed > 0 && m.Echo >= s.freed {
+			s.bound = false
+		}
 		s.rg.mu.Unlock()
 		s.rg.progress()
 	}
@@ -242,9 +255,12 @@ func (s *shipper) send(ctx context.Context, stream Outgoing, next themis.Seq) er
 		}
 		told = themis.Seq(r.commit.Load())
 		s.rg.mu.Lock()
-		whole := s.rg.core.Shard().InSync(s.to)
+		m := Ship{Frames: frames, Commit: told, Sent: time.Since(s.rg.began), Whole: s.rg.core.Shard().InSync(s.to), Free: s.rg.core.Free(s.to)}
+		if m.Free && s.freed == 0 {
+			s.freed = m.Sent
+		}
 		s.rg.mu.Unlock()
-		if err := stream.Send(Ship{Frames: frames, Commit: told, Sent: time.Since(s.rg.began), Whole: whole}); err != nil {
+		if err := stream.Send(m); err != nil {
 			return err
 		}
 		if frames != nil {

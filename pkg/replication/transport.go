@@ -15,6 +15,7 @@ type Ship struct {
 	Commit themis.Seq
 	Sent   time.Duration // on the primary's own clock; comes back in the ack
 	Whole  bool          // the record counts this follower: it is not blank any more
+	Free   bool          // the primary relies on no read lease of this follower, and will not in this stream
 }
 
 // Reply is one answer of a follower.

@@ -317,7 +317,7 @@ func (rg *reigning) append(w Write, p *pending, payload []byte, names []string) 
 	if err := context.Cause(rg.ctx); err != nil {
 		return themis.Entry{}, themis.Errorf(themis.NoPrimary, "%s: the reign of epoch %d ended: %v", rg.r.o.Shard, rg.epoch, err).In(rg.r.o.Shard)
 	}
-	if rg.core.Frozen() {
+	if rg.core.Frozen() || rg.core.retired {
 		return themis.Entry{}, rg.core.Writable(time.Now())
 	}
 	a, err := rg.r.log.Begin(themis.KindWrite, themis.Tags{RequestID: w.RequestID, BodyDigest: p.digest}, payload, len(w.Changes))

@@ -26,6 +26,8 @@ const (
 	FirstReign    Rule = "first-reign"   // the first reign needs every voter
 	Freeze        Rule = "freeze"        // a reign that is to be handed over lets no new write in
 	ReadyResign   Rule = "ready-resign"  // only a reign that had committed its first entry frees its successor from waiting out leases
+	LeaseNote     Rule = "lease-note"    // a replica notes that its read leases are over only when they are
+	FreeLease     Rule = "free-lease"    // a primary that freed a follower relies on none of its read leases any more
 	BootCheck     Rule = "boot"          // a primary that restarted is crowned anew
 
 	NearFloor       Rule = "near-floor"       // a SYNC primary that hears fewer than k of its in-sync set appends no client's write

@@ -295,6 +295,7 @@ type ReplicateRequest struct {
 	CommitSeq     uint64                 `protobuf:"varint,3,opt,name=commit_seq,json=commitSeq,proto3" json:"commit_seq,omitempty"`
 	SentNs        uint64                 `protobuf:"varint,4,opt,name=sent_ns,json=sentNs,proto3" json:"sent_ns,omitempty"` // the primary's monotonic clock; comes back in the ack
 	Whole         bool                   `protobuf:"varint,5,opt,name=whole,proto3" json:"whole,omitempty"`                 // the follower has been taken into the set that counts: from now on it is not blank
+	Free          bool                   `protobuf:"varint,6,opt,name=free,proto3" json:"free,omitempty"`                   // the primary relies on no read lease of this follower, and will not in this stream
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -360,6 +361,13 @@ func (x *ReplicateRequest) GetSentNs() uint64 {
 func (x *ReplicateRequest) GetWhole() bool {
 	if x != nil {
 		return x.Whole
+	}
+	return false
+}
+
+func (x *ReplicateRequest) GetFree() bool {
+	if x != nil {
+		return x.Free
 	}
 	return false
 }
@@ -2661,14 +2669,15 @@ const file_themis_node_v1_node_proto_rawDesc = "" +
 	"\x10acked_may_vanish\x18\n" +
 	" \x01(\bR\x0eackedMayVanish\x12\x1f\n" +
 	"\vbarrier_seq\x18\v \x01(\x04R\n" +
-	"barrierSeq\"\xa5\x01\n" +
+	"barrierSeq\"\xb9\x01\n" +
 	"\x10ReplicateRequest\x12+\n" +
 	"\x05hello\x18\x01 \x01(\v2\x15.themis.node.v1.HelloR\x05hello\x12\x16\n" +
 	"\x06frames\x18\x02 \x01(\fR\x06frames\x12\x1d\n" +
 	"\n" +
 	"commit_seq\x18\x03 \x01(\x04R\tcommitSeq\x12\x17\n" +
 	"\asent_ns\x18\x04 \x01(\x04R\x06sentNs\x12\x14\n" +
-	"\x05whole\x18\x05 \x01(\bR\x05whole\"\xc4\x02\n" +
+	"\x05whole\x18\x05 \x01(\bR\x05whole\x12\x12\n" +
+	"\x04free\x18\x06 \x01(\bR\x04free\"\xc4\x02\n" +
 	"\x11ReplicateResponse\x12\x1d\n" +
 	"\n" +
 	"common_seq\x18\x01 \x01(\x04R\tcommonSeq\x12#\n" +
