@@ -2,6 +2,7 @@ package control
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -301,7 +302,13 @@ func (s *Server) config() (*embed.Config, error) {
 	if err := gate.Set("CompactHashCheck=true"); err != nil {
 		return nil, fmt.Errorf("set etcd features: %w", err)
 	}
-	cfg.GRPCAdditionalServerOptions = []grpc.ServerOption{grpc.ChainStreamInterceptor(endStreams(s.running))}
+	info := s.tls
+	info.MinVersion = tls.VersionTLS13
+	creds, err := s.clientPort(info)
+	if err != nil {
+		return nil, fmt.Errorf("certificates of the client port: %w", err)
+	}
+	cfg.GRPCAdditionalServerOptions = append(creds, grpc.ChainStreamInterceptor(endStreams(s.running)))
 	cfg.ZapLoggerBuilder = embed.NewZapLoggerBuilder(newZap(s.o.Logger, s.o.OnFatal, s.o.OnRefuse))
 	return cfg, nil
 }

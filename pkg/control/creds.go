@@ -1,0 +1,48 @@
+package control
+
+import (
+	"log/slog"
+	"net"
+
+	"go.etcd.io/etcd/client/pkg/v3/transport"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+)
+
+// refusing are the credentials of the client port. etcd's own refuse in silence there: only its other listeners tell.
+type refusing struct {
+	credentials.TransportCredentials
+	log      *slog.Logger
+	onRefuse func(port string, err error)
+}
+
+// Clone implements credentials.TransportCredentials.
+func (r refusing) Clone() credentials.TransportCredentials {
+	r.TransportCredentials = r.TransportCredentials.Clone()
+	return r
+}
+
+// ServerHandshake implements credentials.TransportCredentials.
+func (r refusing) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthInfo, error) {
+	conn, info, err := r.TransportCredentials.ServerHandshake(raw)
+	if err != nil {
+		r.log.Warn("rejected connection on client endpoint", "part", "etcd", "remote-addr", raw.RemoteAddr(), "err", err)
+		if r.onRefuse != nil {
+			r.onRefuse("control_client", err)
+		}
+	}
+	return conn, info, err
+}
+
+// clientPort are the gRPC options of the client port: the same certificates and rules as etcd's own, and a word about each refusal.
+func (s *Server) clientPort(info transport.TLSInfo) ([]grpc.ServerOption, error) {
+	if s.o.CertFile == "" {
+		return nil, nil
+	}
+	conf, err := info.ServerConfig()
+	if err != nil {
+		return nil, err
+	}
+	conf.NextProtos = []string{"h2"}
+	return []grpc.ServerOption{grpc.Creds(refusing{credentials.NewTLS(conf), s.o.Logger, s.o.OnRefuse})}, nil
+}
