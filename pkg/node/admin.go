@@ -3,8 +3,11 @@ package node
 import (
 	"context"
 	"encoding/json"
+	"errors"
+	"fmt"
 	"os"
 	"slices"
+	"strconv"
 	"time"
 
 	"google.golang.org/grpc"
@@ -248,6 +251,9 @@ func (s *adminService) ApplyConfig(ctx context.Context, req *nodev1.ApplyConfigR
 		return nil, err
 	}
 	changes := config.Diff(before, after)
+	if err := onlyAtInit(v, changes); err != nil {
+		return nil, err
+	}
 	b, err := json.Marshal(changes)
 	if err != nil {
 		return nil, err
@@ -266,6 +272,25 @@ func (s *adminService) ApplyConfig(ctx context.Context, req *nodev1.ApplyConfigR
 	return out, nil
 }
 
+// onlyAtInit refuses changes of what was fixed when the cluster was made, each with its value; what says the same as the cluster
+// has is no change.
+func onlyAtInit(v cluster.View, changes []config.Change) error {
+	is := map[string]string{"cluster.name": v.Meta.Name, "cluster.mode": v.Meta.Redundancy, "sharding.cluster.active_shards": strconv.Itoa(len(v.Shards))}
+	var faults []error
+	for _, c := range changes {
+		if has, known := is[c.Key]; known {
+			c.Old = has
+		}
+		if c.Apply == config.AtInit && c.Old != c.New {
+			faults = append(faults, fmt.Errorf("%s: %q %s; it is %q", c.Key, c.New, c.Effect(), c.Old))
+		}
+	}
+	if len(faults) == 0 {
+		return nil
+	}
+	return themis.Errorf(themis.RefusedUnsafe, "%w", errors.Join(faults...)).Do("leave the keys out of the file, or set them to what the cluster has")
+}
+
 func peerName(ctx context.Context) string {
 	if p, ok := rpc.Peer(ctx); ok {
 		return p.Name()
@@ -281,9 +306,12 @@ func (s *adminService) Act(ctx context.Context, req *nodev1.ActRequest) (*nodev1
 		if err := json.Unmarshal(req.GetArgsJson(), &a); err != nil {
 			return nil, themis.Errorf(themis.InvalidArgument, "args: %w", err)
 		}
-		out, err := s.n.initCluster(ctx, a)
+		out, err := s.n.initCluster(ctx, a, req.GetDryRun())
 		if err != nil {
 			return nil, err
+		}
+		if req.GetDryRun() {
+			return &nodev1.ActResponse{ResultJson: asJSON(out)}, nil
 		}
 		s.n.event(cluster.Event{Actor: cluster.Actor{Kind: "operator", ID: peerName(ctx)}, Action: "cluster_init", Subject: a.Name, Outcome: "done", After: asJSON(out)})
 		return &nodev1.ActResponse{ResultJson: asJSON(out)}, nil

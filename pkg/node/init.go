@@ -44,7 +44,8 @@ type initResult struct {
 
 // initCluster makes a cluster out of nodes that run and belong to none. It is run by one of them, for an operator. What can be
 // refused is refused before anything is changed; repeated after a failure on the way it goes on, since every step may be.
-func (n *Node) initCluster(ctx context.Context, a initArgs) (*initResult, error) {
+// With dry it says what would be made, and changes nothing.
+func (n *Node) initCluster(ctx context.Context, a initArgs, dry bool) (*initResult, error) {
 	members, err := n.describeAll(ctx, a.Nodes)
 	if err != nil {
 		return nil, err
@@ -71,6 +72,10 @@ func (n *Node) initCluster(ctx context.Context, a initArgs) (*initResult, error)
 	for i := range first.Nodes {
 		first.Nodes[i].Joined = first.Meta.Created
 	}
+	out := founded(id, a, first, table)
+	if dry {
+		return out, nil
+	}
 	if err := n.bootstrapAll(ctx, first, a.Nodes); err != nil {
 		return nil, err
 	}
@@ -84,14 +89,18 @@ func (n *Node) initCluster(ctx context.Context, a initArgs) (*initResult, error)
 	if err := n.awaitAll(ctx, first.Nodes); err != nil {
 		return nil, err
 	}
-	out := &initResult{Cluster: id, Name: a.Name, Shards: first.Shards, Version: table.Version()}
-	for _, x := range first.Nodes {
+	return out, nil
+}
+
+func founded(id themis.ClusterID, a initArgs, f cluster.Founded, table *routing.Table) *initResult {
+	out := &initResult{Cluster: id, Name: a.Name, Shards: f.Shards, Version: table.Version()}
+	for _, x := range f.Nodes {
 		out.Nodes = append(out.Nodes, x.ID)
 		if x.Control != nil {
 			out.Control = append(out.Control, x.ID)
 		}
 	}
-	return out, nil
+	return out
 }
 
 // mayFound refuses a cluster that this node's certificate or its external etcd rules out.
