@@ -33,6 +33,16 @@ func (r *Replica) safe(seq themis.Seq) {
 	r.applied.wake()
 }
 
+// unsafe takes back what is known to be committed: under ASYNC a cut may fall below it.
+func (r *Replica) unsafe(above themis.Seq) {
+	for {
+		old := r.commit.Load()
+		if old <= uint64(above) || r.commit.CompareAndSwap(old, uint64(above)) {
+			return
+		}
+	}
+}
+
 // applyLoop brings committed entries from the log into the store, and nothing above the commit seq (promise 13).
 func (r *Replica) applyLoop(ctx context.Context) error {
 	var scan *wal.Scanner

@@ -80,6 +80,7 @@ func (r *Replica) cutBack(common themis.Seq, h Hello) error {
 	if err := r.log.TruncateBack(common); err != nil {
 		return fmt.Errorf("cut %s behind seq %d: %w", r.o.Shard, common, err)
 	}
+	r.unsafe(common)
 	r.o.Event("log_cut", "done", "lineage", fmt.Sprintf("%d entries behind seq %d are not in the log of epoch %d; %d writes saved to %s", last.Seq-common, common, h.Epoch, n, file), h.Epoch)
 	r.o.Logger.Warn("divergent tail cut", "seq", common, "cut", last.Seq-common, "epoch", h.Epoch, "rescued", file)
 	return nil
@@ -230,8 +231,11 @@ func (r *Replica) Takes() error {
 func (r *Replica) Install(h Hello, snap store.Snapshot, dir string) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if w := Receive(r.standing(), h); !w.Accepted {
+	switch w := Receive(r.standing(), h); {
+	case !w.Accepted:
 		return themis.Errorf(themis.RefusedUnsafe, "install: %s", w.Refused).In(r.o.Shard)
+	case !w.Install:
+		return themis.Errorf(themis.RefusedUnsafe, "install: no longer needed, the copy goes on behind seq %d", w.Common).In(r.o.Shard)
 	}
 	if r.follow != nil {
 		r.follow.cancel(errors.New("an install began"))

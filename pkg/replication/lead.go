@@ -351,11 +351,13 @@ func (r *Replica) tap(b wal.Batch) {
 	}
 }
 
-// durable tells the core how far the local disk is.
+// durable tells the core how far the local disk is. What becomes durable after this primary has given its own ballot counts for
+// nothing: the ballot does not tell of it. So the disk is looked at first, and then whether the reign still lasts.
 func (rg *reigning) durable() {
+	seq := rg.r.log.Durable()
 	rg.mu.Lock()
-	if rg.core != nil {
-		rg.core.Durable(rg.r.log.Durable(), time.Now())
+	if rg.core != nil && rg.ctx.Err() == nil {
+		rg.core.Durable(seq, time.Now())
 	}
 	rg.mu.Unlock()
 	rg.progress()

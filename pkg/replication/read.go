@@ -90,6 +90,9 @@ func (rg *reigning) mayRead(asked time.Time) (themis.Seq, bool) {
 
 // waitApplied waits until seq is in the store.
 func (r *Replica) waitApplied(ctx, reign context.Context, seq themis.Seq) error {
+	if r.openStore().Applied().Seq >= seq {
+		return nil
+	}
 	for {
 		next := r.applied.next()
 		if r.openStore().Applied().Seq >= seq {

@@ -220,6 +220,9 @@ func digestOf(payload []byte) uint64 {
 // begin gives the write its place in the log: then it is mine to see it to the disk. Or it finds that the same request was made
 // before: then p is that one, still under way, or known is its result.
 func (rg *reigning) begin(ctx context.Context, w Write, payload []byte) (p *pending, mine bool, known *store.RequestRecord, err error) {
+	if err := rg.settled(ctx); err != nil {
+		return nil, false, nil, err
+	}
 	first := &pending{id: w.RequestID, done: make(chan struct{})}
 	p = first
 	if w.RequestID != "" {
@@ -258,6 +261,17 @@ func (rg *reigning) begin(ctx context.Context, w Write, payload []byte) (p *pend
 			return nil, false, nil, err
 		}
 	}
+}
+
+// settled waits until everything that came before this reign is in the store: request ids and conditions are looked up there.
+func (rg *reigning) settled(ctx context.Context) error {
+	if !guard.On(guard.BarrierApplied) {
+		return nil
+	}
+	rg.mu.Lock()
+	barrier := rg.core.barrier
+	rg.mu.Unlock()
+	return rg.r.waitApplied(ctx, rg.ctx, barrier)
 }
 
 func reused(id string) error {

@@ -12,7 +12,7 @@ const (
 	firstLayer      = 1 << 16 // keys
 	mostDocuments   = 4 << 20 // keys of documents that are kept in mind, about 5 MB; with more, every key is looked up
 	checkEvery      = 1 << 10 // keys, between two looks at whether the store is being closed
-	layersOfRequest = 2
+	layersOfRequest = 3
 )
 
 // absent knows keys that the store surely does not hold: new documents and new request ids, which most writes bring, need no
@@ -35,7 +35,8 @@ type absent struct {
 
 func newAbsentDocuments() *absent { return &absent{size: firstLayer, most: mostDocuments, grows: true} }
 
-// newAbsentRequests keeps two layers of a window's size: what is older than the newest full window has left the store.
+// newAbsentRequests keeps three layers of a window's size. When the oldest goes, two more have been filled behind it, one of them at most
+// with ids that were there at Open: so a whole window of newer ids has come, and what was in it has left the store.
 func newAbsentRequests(w window) *absent {
 	return &absent{size: uint(max(w.requests, 1)), keep: layersOfRequest} //nolint:gosec // positive
 }

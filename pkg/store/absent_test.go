@@ -55,6 +55,29 @@ func TestAbsentForgetsWhatLeftTheWindow(t *testing.T) {
 	}
 }
 
+// New ids come while those that were there at Open are still being read.
+func TestAbsentRequestsWhileLearning(t *testing.T) {
+	for _, before := range []int{0, 50, 99, 150, 250} {
+		ids := newAbsentRequests(window{requests: 100})
+		key := func(i int) []byte { return fmt.Appendf(nil, "id-%d", i) }
+		for i := 100; i < 100+before; i++ {
+			ids.add(key(i), true)
+		}
+		for i := range 100 {
+			ids.add(key(i), true)
+		}
+		ids.filled()
+		for i := 100 + before; i <= 800; i++ {
+			ids.add(key(i), true)
+			for held := i - 99; held <= i; held++ {
+				if ids.surely(key(held)) {
+					t.Fatalf("%d came before: after id %d the id %d, %d requests old, is denied", before, i, held, i-held)
+				}
+			}
+		}
+	}
+}
+
 // A store that is opened again knows at once what it holds, and which keys it lacks once all have been read.
 func TestAbsentAfterReopening(t *testing.T) {
 	dir := t.TempDir()

@@ -5,30 +5,31 @@ type Rule string
 
 // The rules of replication and election. Each stands in docs/guards.md with the test that goes red without it.
 const (
-	ShrinkFirst   Rule = "shrink-first"  // a member leaves the ISR in the control plane before an ack counts without it
-	ISRVersion    Rule = "isr-version"   // an ISR change compares the record version the primary knew
-	MaximalISR    Rule = "maximal-isr"   // from the proposal of an addition the primary waits for the union of both sets
-	Fence         Rule = "fence"         // a follower refuses entries of an epoch lower than it has seen
-	Promise       Rule = "promise"       // a ballot makes the voter refuse older epochs from then on
-	Barrier       Rule = "barrier"       // older entries are committed only by committing an entry of the own epoch
-	Incarnation   Rule = "incarnation"   // membership belongs to a disk
-	Ballots       Rule = "ballots"       // SEMI_SYNC needs the ballots of all voters but k
-	ISRElection   Rule = "isr-election"  // SYNC: the winner is a member of the ISR
-	MostAdvanced  Rule = "most-advanced" // the most advanced ballot wins
-	BlankNoBallot Rule = "blank-ballot"  // a replica that lost anything gives no ballot
-	ISRFloor      Rule = "isr-floor"     // below 1 + k no client write is committed
-	FailedFloor   Rule = "failed-floor"  // below 1 + k only a FAILED member leaves the ISR
-	LeaseWait     Rule = "lease-wait"    // a winner waits out the read leases that voters may still have promised
-	ReadLease     Rule = "read-lease"    // no read without the lease or a confirmation round
-	RestartVote   Rule = "restart-vote"  // a voter that restarted gives no ballot for one lease length
-	CommitOnly    Rule = "commit-only"   // followers apply no further than the commit seq
-	Lineage       Rule = "lineage"       // a divergent tail is cut by epoch lineage
-	FirstReign    Rule = "first-reign"   // the first reign needs every voter
-	Freeze        Rule = "freeze"        // a reign that is to be handed over lets no new write in
-	ReadyResign   Rule = "ready-resign"  // only a reign that had committed its first entry frees its successor from waiting out leases
-	LeaseNote     Rule = "lease-note"    // a replica notes that its read leases are over only when they are
-	FreeLease     Rule = "free-lease"    // a primary that freed a follower relies on none of its read leases any more
-	BootCheck     Rule = "boot"          // a primary that restarted is crowned anew
+	ShrinkFirst    Rule = "shrink-first"    // a member leaves the ISR in the control plane before an ack counts without it
+	ISRVersion     Rule = "isr-version"     // an ISR change compares the record version the primary knew
+	MaximalISR     Rule = "maximal-isr"     // from the proposal of an addition the primary waits for the union of both sets
+	Fence          Rule = "fence"           // a follower refuses entries of an epoch lower than it has seen
+	Promise        Rule = "promise"         // a ballot makes the voter refuse older epochs from then on
+	Barrier        Rule = "barrier"         // older entries are committed only by committing an entry of the own epoch
+	Incarnation    Rule = "incarnation"     // membership belongs to a disk
+	Ballots        Rule = "ballots"         // SEMI_SYNC needs the ballots of all voters but k
+	ISRElection    Rule = "isr-election"    // SYNC: the winner is a member of the ISR
+	MostAdvanced   Rule = "most-advanced"   // the most advanced ballot wins
+	BlankNoBallot  Rule = "blank-ballot"    // a replica that lost anything gives no ballot
+	ISRFloor       Rule = "isr-floor"       // below 1 + k no client write is committed
+	FailedFloor    Rule = "failed-floor"    // below 1 + k only a FAILED member leaves the ISR
+	LeaseWait      Rule = "lease-wait"      // a winner waits out the read leases that voters may still have promised
+	ReadLease      Rule = "read-lease"      // no read without the lease or a confirmation round
+	RestartVote    Rule = "restart-vote"    // a voter that restarted gives no ballot for one lease length
+	CommitOnly     Rule = "commit-only"     // followers apply no further than the commit seq
+	Lineage        Rule = "lineage"         // a divergent tail is cut by epoch lineage
+	FirstReign     Rule = "first-reign"     // the first reign needs every voter
+	Freeze         Rule = "freeze"          // a reign that is to be handed over lets no new write in
+	ReadyResign    Rule = "ready-resign"    // only a reign that had committed its first entry frees its successor from waiting out leases
+	LeaseNote      Rule = "lease-note"      // a replica notes that its read leases are over only when they are
+	FreeLease      Rule = "free-lease"      // a primary that freed a follower relies on none of its read leases any more
+	BootCheck      Rule = "boot"            // a primary that restarted is crowned anew
+	BarrierApplied Rule = "barrier-applied" // a new reign looks at request ids and conditions only once all before it is applied
 
 	NearFloor       Rule = "near-floor"       // a SYNC primary that hears fewer than k of its in-sync set appends no client's write
 	ControllerLease Rule = "controller-lease" // a controller that is cut off from the control plane stops, its heartbeat too

@@ -1,0 +1,72 @@
+package replication
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/themisdb/themis/pkg/cluster"
+	"github.com/themisdb/themis/pkg/themis"
+)
+
+// A primary that is crowned with much still to apply answers a repeated request from what was done, and keeps conditions
+// against all that was acknowledged.
+func TestANewReignKnowsWhatWasDone(t *testing.T) {
+	const writers, each = 64, 150
+	name := func(i, n int) string { return fmt.Sprintf("k-%d-%d", i, n) }
+	for what, ask := range map[string]func(w *Write){
+		"repeated":           func(w *Write) { w.RequestID = name(7, each-1) },
+		"if none is there":   func(w *Write) { w.Changes[0].IfAbsent = true },
+		"at another version": func(w *Write) { w.Changes[0].IfVersion = 1 },
+	} {
+		t.Run(what, func(t *testing.T) {
+			c := newTrio(t, cluster.Policy{Mode: themis.Async, RF: 1}, "node-1")
+			c.elect()
+			var all sync.WaitGroup
+			last := make([]Written, writers)
+			for i := range writers {
+				all.Go(func() {
+					for n := range each {
+						w := put(name(i, n), "{}")
+						w.RequestID = name(i, n)
+						last[i] = c.mustWrite("node-1", w)
+					}
+				})
+			}
+			all.Wait()
+			c.stop("node-1")
+			c.start("node-1")
+			c.crownAgain("node-1")
+			w := put(name(7, each-1), "{}")
+			ask(&w)
+			var got Written
+			err := error(themis.Errorf(themis.NoPrimary, "not asked yet"))
+			for deadline := time.Now().Add(20 * time.Second); themis.CodeOf(err) == themis.NoPrimary && time.Now().Before(deadline); {
+				got, err = c.write("node-1", w)
+			}
+			switch {
+			case w.RequestID != "" && (err != nil || got.Seq != last[7].Seq):
+				t.Fatalf("done at seq %d, and again at seq %d: %v", last[7].Seq, got.Seq, err)
+			case w.RequestID == "" && themis.CodeOf(err) != themis.VersionMismatch:
+				t.Fatalf("the condition was not kept: %v", err)
+			}
+		})
+	}
+}
+
+// crownAgain crowns a node that restarted, without asking anybody: it has the only copy.
+func (c *trio) crownAgain(id themis.NodeID) {
+	c.t.Helper()
+	c.mu.Lock()
+	boot, record := c.nodes[id].boot, c.record
+	c.mu.Unlock()
+	next, err := record.Crown(record.Primary, boot, 0, false)
+	if err == nil {
+		_, err = c.ChangeShard(context.Background(), record, next)
+	}
+	if err != nil {
+		c.t.Fatal(err)
+	}
+}
