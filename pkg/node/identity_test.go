@@ -47,18 +47,18 @@ func copyDir(t *testing.T, from, to string) {
 }
 
 // second starts another process of the node with other settings, and returns why it ended and what it logged.
-func (f *fleet) second(name string, more map[string]string) (error, string) {
+func (f *fleet) second(name string, more map[string]string) (said string, why error) {
 	f.t.Helper()
-	first, said := f.nodes[name], f.said[name]
+	first, lines := f.nodes[name], f.said[name]
 	defer func() {
-		if f.nodes[name], f.said[name] = first, said; first == nil {
+		if f.nodes[name], f.said[name] = first, lines; first == nil {
 			delete(f.nodes, name)
 		}
 	}()
 	err := f.tryStart(name, more)
 	log := f.said[name]
 	if err != nil {
-		return err, log.String()
+		return log.String(), err
 	}
 	n := f.nodes[name]
 	select {
@@ -68,7 +68,7 @@ func (f *fleet) second(name string, more map[string]string) (error, string) {
 		<-n.done
 		err = nil
 	}
-	return err, log.String()
+	return log.String(), err
 }
 
 // metric is the sum of a metric's samples whose labels have that text.
@@ -130,7 +130,7 @@ func TestTwoProcessesOfOneIdentity(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			dir := filepath.Join(f.dir, "copy-of-"+name)
 			copyDir(t, f.path(name), dir)
-			err, said := f.second(name, map[string]string{
+			said, err := f.second(name, map[string]string{
 				"node.data_dir": dir, "node.grpc_listen": "127.0.0.1:0", "control.peer_listen": freeAddr(t), "control.client_listen": freeAddr(t),
 			})
 			refused(t, err, themis.RefusedUnsafe, "another process runs as "+name+" with the same disk")
@@ -191,7 +191,7 @@ func TestDirectoryOfAnotherCluster(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	err, _ = f.second("node-1", map[string]string{"pki.cert": files.Cert, "pki.key": files.Key, "pki.ca": files.CA})
+	_, err = f.second("node-1", map[string]string{"pki.cert": files.Cert, "pki.key": files.Key, "pki.ca": files.CA})
 	refused(t, err, themis.RefusedUnsafe, "belongs to cluster demo (")
 	if !strings.Contains(err.Error(), "the certificate is of cluster prod") {
 		t.Error(err)
