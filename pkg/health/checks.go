@@ -97,7 +97,7 @@ var checks = []Check{
 		"{node} is FAILED: {cause}; {in_sync} of {rf} copies are in sync; {repair}",
 		"themis-cli shard show {shard}"},
 	{ReplicaBlank, Warning, true, "A copy is blank",
-		"{node} holds less than it had acknowledged, so it neither votes nor counts until it is resynced: {cause}",
+		"{node} can't vouch for all that was acknowledged, so it neither votes nor counts until the primary has filled it: {cause}",
 		"themis-cli shard show {shard}"},
 	{CopyMissing, Warning, true, "The shard has too few copies",
 		"{voters} of {rf} copies are members; {repair}",
