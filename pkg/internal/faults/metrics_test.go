@@ -73,7 +73,7 @@ func TestMetricsOfAnnexC(t *testing.T) {
 		}
 	}
 	for _, moved := range []string{"themis_wal_sync_operations_total", "themis_wal_size_bytes"} {
-		if regexp.MustCompile(`(?m)^` + moved + ` [1-9]`).FindString(text) == "" {
+		if regexp.MustCompile(`(?m)^`+moved+` [1-9]`).FindString(text) == "" {
 			t.Errorf("%s stayed at 0 under writes", moved)
 		}
 	}

@@ -53,6 +53,7 @@ type operation struct {
 
 const (
 	workKeys = 12
+	repeats  = 6       // of a write whose outcome is unknown
 	closing  = 1000    // clients from here on read what is there at the end
 	open     = 1 << 60 // the end of an operation whose outcome nobody knows
 )
@@ -148,7 +149,7 @@ func (w *work) since(node string, of []themis.ShardID, moment time.Time) (ok, un
 
 func (w *work) put(id int, node string, op operation, call time.Duration) {
 	op.value = int(w.next.Add(1))
-	status, body := w.h.request(http.MethodPut, node, op.key+w.limit(), fmt.Sprintf(`{"v":%d}`, op.value))
+	status, body := w.write(id, node, op)
 	switch {
 	case status == http.StatusOK:
 		var d struct{ Shard themis.ShardID }
@@ -169,6 +170,30 @@ func (w *work) put(id int, node string, op operation, call time.Duration) {
 	if status != http.StatusOK {
 		<-time.After(5 * time.Millisecond)
 	}
+}
+
+// write asks once, or, where the client is one that repeats itself, again under the same request id for as long as the outcome
+// is unknown, any node: however often it asked, the write takes effect once.
+func (w *work) write(id int, node string, op operation) (status int, body string) {
+	document := fmt.Sprintf(`{"v":%d}`, op.value)
+	if w.near || id%2 == 0 {
+		return w.h.request(http.MethodPut, node, op.key+w.limit(), document)
+	}
+	unknown := false // one attempt may have done it, so a later refusal says nothing of the whole
+	for attempt := range repeats {
+		if status, body = w.h.request(http.MethodPut, node, op.key+w.limit(), document, "Idempotency-Key", fmt.Sprintf("write-%s-%d", w.prefix, op.value)); status == http.StatusOK {
+			return status, body
+		}
+		unknown = unknown || status == 0 || strings.Contains(body, "OUTCOME_UNKNOWN")
+		if !unknown {
+			return status, body
+		}
+		if nodes := w.h.running(); len(nodes) > 0 {
+			node = nodes[(id+attempt)%len(nodes)]
+		}
+		<-time.After(5 * time.Millisecond)
+	}
+	return 0, ""
 }
 
 func (w *work) get(id int, node string, op operation, call time.Duration) {
