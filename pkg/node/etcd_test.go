@@ -157,10 +157,10 @@ func (e *userEtcd) client(user, password string) (*clientv3.Client, error) {
 func (e *userEtcd) until(what string, do func(context.Context, *clientv3.Client) error) {
 	e.t.Helper()
 	var err error
-	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); {
+	for deadline := time.Now().Add(60 * time.Second); time.Now().Before(deadline); {
 		var c *clientv3.Client
 		if c, err = e.client("", ""); err == nil {
-			ctx, cancel := context.WithTimeout(e.t.Context(), 2*time.Second)
+			ctx, cancel := context.WithTimeout(e.t.Context(), 15*time.Second)
 			err = do(ctx, c)
 			cancel()
 			_ = c.Close()
