@@ -501,11 +501,11 @@ func TestConcurrentCompareAndSetHasOneWinner(t *testing.T) {
 			w   Written
 			err error
 		}
-		results := make(chan won, 8)
+		results, version := make(chan won, 8), at
 		for i := range 8 {
 			go func() {
 				w := put("k", fmt.Sprint(i))
-				w.Changes[0].IfVersion = at
+				w.Changes[0].IfVersion = version
 				out, err := c.write(p, w)
 				results <- won{out, err}
 			}()
