@@ -880,8 +880,10 @@ func (w *world) wipe(n *simNode) {
 	}
 	w.ballots = slices.DeleteFunc(w.ballots, func(b election.Ballot) bool { return b.Voter.Node == n.id })
 	w.logf("%s gets an empty disk", n.id)
-	for _, e := range n.disk.log {
-		w.burnt[e.value] = true
+	if guard.On(guard.Incarnation) { // else its acks are taken for those of the empty disk
+		for _, e := range n.disk.log {
+			w.burnt[e.value] = true
+		}
 	}
 	n.disk = simDisk{storage: w.storage(n.id), promised: w.record.Epoch}
 	if !guard.On(guard.Incarnation) {
