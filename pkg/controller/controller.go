@@ -47,8 +47,8 @@ type Probe struct {
 	// listened though it didn't probe. Zero: it did not, or has stood still since.
 	Watched time.Time
 
-	// Of the last answer, by shard: the epoch of a reign that the node had and has ended (it lost its lease), and why a copy of
-	// its can't lead at all (blank, or stopped after a failed fsync).
+	// Of the last answer, by shard: the epoch of a reign that the record gives to the node and that is over, or can't begin (it
+	// or a follower promised a later one), and why a copy of its can't lead at all (blank, or stopped after a failed fsync).
 	Resigned map[themis.ShardID]themis.Epoch
 	Unfit    map[themis.ShardID]string
 }

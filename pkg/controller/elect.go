@@ -131,7 +131,7 @@ func (t *step) needsElection(s cluster.Shard) (rule, why string) {
 		return "boot", fmt.Sprintf("its primary %s has restarted since it was crowned", node)
 	}
 	if p := t.Probes[node]; p.Answered() && !p.LastOK.Before(t.Elections[s.ID].Ended) {
-		if epoch, ok := p.Resigned[s.ID]; ok && epoch == s.Epoch {
+		if epoch, ok := p.Resigned[s.ID]; ok && epoch == s.Epoch && guard.On(guard.Resigned) {
 			return "resigned", fmt.Sprintf("its primary %s has ended its reign of epoch %d", node, epoch)
 		}
 		if why := p.Unfit[s.ID]; why != "" {

@@ -211,6 +211,26 @@ func TestReadableNeedsThisReign(t *testing.T) {
 	}
 }
 
+// TestAReignThatIsOver: nobody else was crowned, yet the shard has no primary, and the report says why.
+func TestAReignThatIsOver(t *testing.T) {
+	w := healthy()
+	l := w.copyOn("node-1", "shard-1")
+	l.Role, l.Resigned, l.Epoch = Replica, 3, 4
+	w.control.NotDone = map[string]string{"shard-1": "1 of 2 voters answer"}
+	r := w.build()
+	f := r.Find(ShardNoPrimary)
+	if want := "node-1 led it, and its reign is over; its copy has promised epoch 4; an election follows; held back: 1 of 2 voters answer"; len(f) != 1 || !strings.Contains(f[0].Why, want) {
+		t.Errorf("%+v, want %q", f, want)
+	}
+	if s, _ := r.Shard("shard-1"); s.State != ShardUnavailable || r.Status != Critical {
+		t.Errorf("%s, %s", s.State, r.Status)
+	}
+	l.Resigned = 2
+	if r = w.build(); r.Find(ShardNoPrimary) != nil {
+		t.Errorf("a reign before this one: %+v", r.Findings)
+	}
+}
+
 func TestWritable(t *testing.T) {
 	for name, c := range map[string]struct {
 		change func(*world)

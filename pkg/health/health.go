@@ -96,6 +96,8 @@ type LocalReplica struct {
 	Blank  string `json:"blank_reason,omitempty"`  // why it neither votes nor acknowledges until it is resynced
 	Broken string `json:"broken_reason,omitempty"` // why it stopped for good: a failed fsync, a damaged entry
 
+	Resigned themis.Epoch `json:"resigned_epoch,omitempty"` // the reign that the record gives it, where that is over or can't begin; 0: none
+
 	Followers  []Follower `json:"followers"`             // as primary: every other copy, by node
 	NotServing string     `json:"not_serving,omitempty"` // as primary: why it answers no reads yet (barrier, lease wait); empty: it does
 	ReadOnly   string     `json:"read_only,omitempty"`   // as primary: why it takes no writes although enough copies are there (disk full)

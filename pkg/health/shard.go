@@ -100,6 +100,8 @@ func (v *shardView) serving() {
 		v.find(StateUnknown, "", v.states[node].Since, values{
 			"what": "whether " + string(s.ID) + " serves", "cause": fmt.Sprintf("its primary %s gave no answer", node),
 		})
+	case v.resigned() != nil:
+		v.noPrimary(fmt.Sprintf("%s led it, and its reign is over; its copy has promised epoch %d; an election follows", node, v.resigned().Epoch), time.Time{})
 	case v.primary == nil:
 		v.notServing("it does not act as the primary yet", time.Time{})
 	case v.primary.Broken != "":
@@ -112,6 +114,14 @@ func (v *shardView) serving() {
 		v.out.Readable = ptr(true)
 		v.writable()
 	}
+}
+
+// resigned is the primary's copy where it says that its reign is over for good; nil: it does not.
+func (v *shardView) resigned() *LocalReplica {
+	if l := v.local(v.s.Primary, v.s.ID); l != nil && l.Resigned == v.s.Epoch && v.s.Epoch > 0 && l.Blank == "" && l.Broken == "" {
+		return l
+	}
+	return nil
 }
 
 func (v *shardView) noPrimary(cause string, since time.Time) {

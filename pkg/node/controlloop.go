@@ -16,6 +16,7 @@ import (
 	"github.com/themisdb/themis/pkg/control"
 	"github.com/themisdb/themis/pkg/controller"
 	"github.com/themisdb/themis/pkg/election"
+	"github.com/themisdb/themis/pkg/replication"
 	"github.com/themisdb/themis/pkg/rpc"
 	"github.com/themisdb/themis/pkg/rpc/proto/themis/sharding"
 	"github.com/themisdb/themis/pkg/themis"
@@ -280,9 +281,12 @@ func (c *controlLoop) probe(ctx context.Context, id themis.NodeID) error {
 		if err == nil {
 			p.Boot, p.Storage = themis.BootID(resp.GetBootId()), themis.StorageID(resp.GetStorageId())
 			p.LastOK, p.FailingSince, p.Failures, p.Refused, p.Why = now, time.Time{}, 0, false, ""
-			p.ControlCut, p.Unfit = resp.GetState() == stateCut, map[themis.ShardID]string{}
+			p.ControlCut, p.Unfit, p.Resigned = resp.GetState() == stateCut, map[themis.ShardID]string{}, map[themis.ShardID]themis.Epoch{}
 			for id, why := range resp.GetUnfitShards() {
 				p.Unfit[themis.ShardID(id)] = why
+			}
+			for id, e := range resp.GetResignedEpochs() {
+				p.Resigned[themis.ShardID(id)] = themis.Epoch(e)
 			}
 		} else {
 			if p.FailingSince.IsZero() {
@@ -305,12 +309,10 @@ func (c *controlLoop) probe(ctx context.Context, id themis.NodeID) error {
 	}
 }
 
-// ownProbe is what the controller's own node would answer.
+// ownProbe is what the controller's own node would answer. It waits for no disk, so that one that hangs does not hold up the steps.
 func (c *controlLoop) ownProbe(now time.Time) controller.Probe {
-	p := controller.Probe{Node: c.n.id.Node, Boot: c.n.boot, Storage: c.n.id.Storage, LastOK: now, ControlCut: !c.n.reigns(now), Unfit: map[themis.ShardID]string{}}
-	for id, why := range c.n.shards.unfit() {
-		p.Unfit[themis.ShardID(id)] = why
-	}
+	p := controller.Probe{Node: c.n.id.Node, Boot: c.n.boot, Storage: c.n.id.Storage, LastOK: now, ControlCut: !c.n.reigns(now)}
+	p.Unfit, p.Resigned = c.n.shards.fitness((*replication.Replica).LastFitness)
 	return p
 }
 

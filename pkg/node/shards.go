@@ -74,19 +74,25 @@ func (s *shards) all() map[themis.ShardID]*running {
 	return out
 }
 
-// unfit are the copies here that can't lead, and why.
-func (s *shards) unfit() map[string]string {
-	out := map[string]string{}
+// fitness is what the copies here say of themselves as leaders, by shard.
+func (s *shards) fitness(of func(*replication.Replica) replication.Fitness) (unfit map[themis.ShardID]string, resigned map[themis.ShardID]themis.Epoch) {
+	unfit, resigned = map[themis.ShardID]string{}, map[themis.ShardID]themis.Epoch{}
 	v, _ := s.n.latest()
 	all := s.all()
 	for _, id := range v.ShardsOn(s.n.id.Node) {
-		if r := all[id]; r != nil {
-			if why := r.Unfit(); why != "" {
-				out[string(id)] = why
-			}
+		r := all[id]
+		if r == nil {
+			continue
+		}
+		f := of(r.Replica)
+		if f.Unfit != "" {
+			unfit[id] = f.Unfit
+		}
+		if f.Resigned > 0 {
+			resigned[id] = f.Resigned
 		}
 	}
-	return out
+	return unfit, resigned
 }
 
 // broken are the copies here that stopped for good, and why: those that this process will not open again.

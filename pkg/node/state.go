@@ -66,6 +66,7 @@ func localReplica(st replication.Status) health.LocalReplica {
 	if st.CutTail != "" {
 		out.CutTail = &health.CutTail{Why: st.CutTail}
 	}
+	out.Resigned = st.Resigned
 	rg := st.Reign
 	if rg == nil {
 		return out

@@ -6,6 +6,7 @@ import (
 
 	"github.com/themisdb/themis/pkg/cluster"
 	"github.com/themisdb/themis/pkg/election"
+	"github.com/themisdb/themis/pkg/replication"
 	"github.com/themisdb/themis/pkg/rpc"
 	"github.com/themisdb/themis/pkg/rpc/proto/themis/sharding"
 	"github.com/themisdb/themis/pkg/themis"
@@ -39,7 +40,14 @@ func (s *shardService) HealthCheck(ctx context.Context, req *sharding.HealthRequ
 	if n.joined() != nil && !n.reigns(time.Now()) {
 		out.State, out.Reason = stateCut, "the lease in the control plane is not confirmed"
 	}
-	out.UnfitShards = n.shards.unfit()
+	out.UnfitShards, out.ResignedEpochs = map[string]string{}, map[string]uint64{}
+	unfit, resigned := n.shards.fitness((*replication.Replica).Fitness)
+	for id, why := range unfit {
+		out.UnfitShards[string(id)] = why
+	}
+	for id, e := range resigned {
+		out.ResignedEpochs[string(id)] = uint64(e)
+	}
 	if id := req.GetShardId(); id != "" {
 		r, err := n.shards.get(themis.ShardID(id))
 		if err != nil {

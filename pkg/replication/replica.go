@@ -112,6 +112,7 @@ type Replica struct {
 	learned  chan struct{} // a newer record, or a verdict
 
 	leading atomic.Pointer[reigning] // reign, for those who must not wait for mu
+	fitness atomic.Pointer[Fitness]  // what Fitness answered last
 	commit  atomic.Uint64            // highest seq known to be committed
 	applied signal                   // something was committed or applied
 	recent  recent                   // frames that are not applied yet
@@ -437,14 +438,55 @@ func (r *Replica) failIfPoisoned(err error) {
 	}
 }
 
+// Fitness is whether this copy can lead, and whether it does where the record says so.
+type Fitness struct {
+	Unfit    string       // why it can't: its disk failed, or it is blank; empty: it can
+	Resigned themis.Epoch // the record's, under which this boot of it should reign, and does not any more, or never will; 0: none
+}
+
 // Unfit says why this copy can't lead: its disk failed, or it is blank. Empty: it can.
-func (r *Replica) Unfit() string {
+func (r *Replica) Unfit() string { return r.Fitness().Unfit }
+
+// Fitness waits for a disk that a promise or a frame is being written to: one that hangs answers nothing.
+func (r *Replica) Fitness() Fitness {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.fault != nil {
-		return r.fault.Error()
+	return r.judge()
+}
+
+// LastFitness waits for no disk: it is what was known last, where one is being written to.
+func (r *Replica) LastFitness() Fitness {
+	if r.mu.TryLock() {
+		defer r.mu.Unlock()
+		return r.judge()
 	}
-	return r.promise.Blank
+	if f := r.fitness.Load(); f != nil {
+		return *f
+	}
+	return Fitness{}
+}
+
+// judge makes the Fitness; mu is held.
+func (r *Replica) judge() Fitness {
+	f := Fitness{Unfit: r.promise.Blank, Resigned: r.ended()}
+	if r.fault != nil {
+		f.Unfit = r.fault.Error()
+	}
+	r.fitness.Store(&f)
+	return f
+}
+
+// ended is the record's epoch where it names this boot of this copy as primary, whose reign is over or can't begin, since a later
+// epoch was promised. No reign begins twice, so that only another election helps; mu is held.
+func (r *Replica) ended() themis.Epoch {
+	e := r.record.Epoch
+	if r.record.Primary != r.o.Self || r.record.Boot != r.o.Boot || r.reign != nil && r.reign.epoch == e && r.reign.ctx.Err() == nil {
+		return 0
+	}
+	if e > r.last && e >= r.promise.Promised {
+		return 0 // it begins
+	}
+	return e
 }
 
 // standing is what this replica knows of itself; mu is held.

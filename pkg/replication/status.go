@@ -29,7 +29,8 @@ type Status struct {
 	Following themis.NodeID // the primary whose stream is taken; empty: none
 	HeardMs   int64         // since its newest message
 
-	Reign *ReignStatus // nil: it does not lead
+	Reign    *ReignStatus // nil: it does not lead
+	Resigned themis.Epoch // see Fitness
 }
 
 // ReignStatus is what a primary knows of its reign and its followers.
@@ -69,6 +70,7 @@ func (r *Replica) Status() Status {
 		st.Following, st.HeardMs = r.follow.from, time.Since(r.follow.heard).Milliseconds()
 	}
 	rg := r.reign
+	st.Resigned = r.ended()
 	r.mu.Unlock()
 	if rg != nil {
 		st.Reign = rg.status()

@@ -29,6 +29,7 @@ const (
 	LeaseNote      Rule = "lease-note"      // a replica notes that its read leases are over only when they are
 	FreeLease      Rule = "free-lease"      // a primary that freed a follower relies on none of its read leases any more
 	BootCheck      Rule = "boot"            // a primary that restarted is crowned anew
+	Resigned       Rule = "resigned"        // a shard whose primary's reign is over for good is given another
 	BarrierApplied Rule = "barrier-applied" // a new reign looks at request ids and conditions only once all before it is applied
 
 	NearFloor       Rule = "near-floor"       // a SYNC primary that hears fewer than k of its in-sync set appends no client's write

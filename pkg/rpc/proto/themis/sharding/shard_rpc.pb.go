@@ -1113,18 +1113,19 @@ func (x *HealthRequest) GetControllerId() string {
 
 // HealthResponse is the answer to a probe.
 type HealthResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Healthy       bool                   `protobuf:"varint,1,opt,name=healthy,proto3" json:"healthy,omitempty"`
-	State         string                 `protobuf:"bytes,2,opt,name=state,proto3" json:"state,omitempty"`
-	Epoch         uint64                 `protobuf:"varint,3,opt,name=epoch,proto3" json:"epoch,omitempty"`
-	LastSeq       uint64                 `protobuf:"varint,4,opt,name=last_seq,json=lastSeq,proto3" json:"last_seq,omitempty"`
-	Reason        string                 `protobuf:"bytes,5,opt,name=reason,proto3" json:"reason,omitempty"`
-	NodeId        string                 `protobuf:"bytes,6,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
-	StorageId     string                 `protobuf:"bytes,7,opt,name=storage_id,json=storageId,proto3" json:"storage_id,omitempty"`
-	BootId        string                 `protobuf:"bytes,8,opt,name=boot_id,json=bootId,proto3" json:"boot_id,omitempty"`
-	UnfitShards   map[string]string      `protobuf:"bytes,9,rep,name=unfit_shards,json=unfitShards,proto3" json:"unfit_shards,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"` // copies on this node that can't lead, and why
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	Healthy        bool                   `protobuf:"varint,1,opt,name=healthy,proto3" json:"healthy,omitempty"`
+	State          string                 `protobuf:"bytes,2,opt,name=state,proto3" json:"state,omitempty"`
+	Epoch          uint64                 `protobuf:"varint,3,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	LastSeq        uint64                 `protobuf:"varint,4,opt,name=last_seq,json=lastSeq,proto3" json:"last_seq,omitempty"`
+	Reason         string                 `protobuf:"bytes,5,opt,name=reason,proto3" json:"reason,omitempty"`
+	NodeId         string                 `protobuf:"bytes,6,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	StorageId      string                 `protobuf:"bytes,7,opt,name=storage_id,json=storageId,proto3" json:"storage_id,omitempty"`
+	BootId         string                 `protobuf:"bytes,8,opt,name=boot_id,json=bootId,proto3" json:"boot_id,omitempty"`
+	UnfitShards    map[string]string      `protobuf:"bytes,9,rep,name=unfit_shards,json=unfitShards,proto3" json:"unfit_shards,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`            // copies on this node that can't lead, and why
+	ResignedEpochs map[string]uint64      `protobuf:"bytes,10,rep,name=resigned_epochs,json=resignedEpochs,proto3" json:"resigned_epochs,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"` // reigns, by shard, that the record gives to this process and that are over, or can't begin
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *HealthResponse) Reset() {
@@ -1216,6 +1217,13 @@ func (x *HealthResponse) GetBootId() string {
 func (x *HealthResponse) GetUnfitShards() map[string]string {
 	if x != nil {
 		return x.UnfitShards
+	}
+	return nil
+}
+
+func (x *HealthResponse) GetResignedEpochs() map[string]uint64 {
+	if x != nil {
+		return x.ResignedEpochs
 	}
 	return nil
 }
@@ -1915,7 +1923,7 @@ const file_themis_sharding_shard_rpc_proto_rawDesc = "" +
 	"\rHealthRequest\x12\x19\n" +
 	"\bshard_id\x18\x01 \x01(\tR\ashardId\x12'\n" +
 	"\x0fcontroller_term\x18\x02 \x01(\x04R\x0econtrollerTerm\x12#\n" +
-	"\rcontroller_id\x18\x03 \x01(\tR\fcontrollerId\"\xef\x02\n" +
+	"\rcontroller_id\x18\x03 \x01(\tR\fcontrollerId\"\x90\x04\n" +
 	"\x0eHealthResponse\x12\x18\n" +
 	"\ahealthy\x18\x01 \x01(\bR\ahealthy\x12\x14\n" +
 	"\x05state\x18\x02 \x01(\tR\x05state\x12\x14\n" +
@@ -1926,10 +1934,15 @@ const file_themis_sharding_shard_rpc_proto_rawDesc = "" +
 	"\n" +
 	"storage_id\x18\a \x01(\tR\tstorageId\x12\x17\n" +
 	"\aboot_id\x18\b \x01(\tR\x06bootId\x12S\n" +
-	"\funfit_shards\x18\t \x03(\v20.themis.sharding.HealthResponse.UnfitShardsEntryR\vunfitShards\x1a>\n" +
+	"\funfit_shards\x18\t \x03(\v20.themis.sharding.HealthResponse.UnfitShardsEntryR\vunfitShards\x12\\\n" +
+	"\x0fresigned_epochs\x18\n" +
+	" \x03(\v23.themis.sharding.HealthResponse.ResignedEpochsEntryR\x0eresignedEpochs\x1a>\n" +
 	"\x10UnfitShardsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xa3\x01\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1aA\n" +
+	"\x13ResignedEpochsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\"\xa3\x01\n" +
 	"\tNodeState\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x12\n" +
@@ -2018,7 +2031,7 @@ func file_themis_sharding_shard_rpc_proto_rawDescGZIP() []byte {
 	return file_themis_sharding_shard_rpc_proto_rawDescData
 }
 
-var file_themis_sharding_shard_rpc_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
+var file_themis_sharding_shard_rpc_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
 var file_themis_sharding_shard_rpc_proto_goTypes = []any{
 	(*Entity)(nil),                // 0: themis.sharding.Entity
 	(*ReplicateRequest)(nil),      // 1: themis.sharding.ReplicateRequest
@@ -2044,39 +2057,41 @@ var file_themis_sharding_shard_rpc_proto_goTypes = []any{
 	(*AppendEntriesRequest)(nil),  // 21: themis.sharding.AppendEntriesRequest
 	(*AppendEntriesResponse)(nil), // 22: themis.sharding.AppendEntriesResponse
 	nil,                           // 23: themis.sharding.HealthResponse.UnfitShardsEntry
+	nil,                           // 24: themis.sharding.HealthResponse.ResignedEpochsEntry
 }
 var file_themis_sharding_shard_rpc_proto_depIdxs = []int32{
 	0,  // 0: themis.sharding.ReplicateRequest.entities:type_name -> themis.sharding.Entity
 	14, // 1: themis.sharding.StatusResponse.metrics:type_name -> themis.sharding.ShardMetrics
 	23, // 2: themis.sharding.HealthResponse.unfit_shards:type_name -> themis.sharding.HealthResponse.UnfitShardsEntry
-	17, // 3: themis.sharding.GossipMessage.nodes:type_name -> themis.sharding.NodeState
-	1,  // 4: themis.sharding.ShardService.ReplicateData:input_type -> themis.sharding.ReplicateRequest
-	2,  // 5: themis.sharding.ShardService.ReplicateDataStream:input_type -> themis.sharding.ReplicateChunk
-	4,  // 6: themis.sharding.ShardService.PrepareTransaction:input_type -> themis.sharding.PrepareRequest
-	6,  // 7: themis.sharding.ShardService.CommitTransaction:input_type -> themis.sharding.CommitRequest
-	8,  // 8: themis.sharding.ShardService.AbortTransaction:input_type -> themis.sharding.AbortRequest
-	10, // 9: themis.sharding.ShardService.MigrateData:input_type -> themis.sharding.MigrateRequest
-	12, // 10: themis.sharding.ShardService.GetShardStatus:input_type -> themis.sharding.StatusRequest
-	15, // 11: themis.sharding.ShardService.HealthCheck:input_type -> themis.sharding.HealthRequest
-	18, // 12: themis.sharding.ShardService.GossipExchange:input_type -> themis.sharding.GossipMessage
-	19, // 13: themis.sharding.ShardService.RequestVote:input_type -> themis.sharding.VoteRequest
-	21, // 14: themis.sharding.ShardService.AppendEntries:input_type -> themis.sharding.AppendEntriesRequest
-	3,  // 15: themis.sharding.ShardService.ReplicateData:output_type -> themis.sharding.ReplicateResponse
-	3,  // 16: themis.sharding.ShardService.ReplicateDataStream:output_type -> themis.sharding.ReplicateResponse
-	5,  // 17: themis.sharding.ShardService.PrepareTransaction:output_type -> themis.sharding.PrepareResponse
-	7,  // 18: themis.sharding.ShardService.CommitTransaction:output_type -> themis.sharding.CommitResponse
-	9,  // 19: themis.sharding.ShardService.AbortTransaction:output_type -> themis.sharding.AbortResponse
-	11, // 20: themis.sharding.ShardService.MigrateData:output_type -> themis.sharding.MigrateChunk
-	13, // 21: themis.sharding.ShardService.GetShardStatus:output_type -> themis.sharding.StatusResponse
-	16, // 22: themis.sharding.ShardService.HealthCheck:output_type -> themis.sharding.HealthResponse
-	18, // 23: themis.sharding.ShardService.GossipExchange:output_type -> themis.sharding.GossipMessage
-	20, // 24: themis.sharding.ShardService.RequestVote:output_type -> themis.sharding.VoteResponse
-	22, // 25: themis.sharding.ShardService.AppendEntries:output_type -> themis.sharding.AppendEntriesResponse
-	15, // [15:26] is the sub-list for method output_type
-	4,  // [4:15] is the sub-list for method input_type
-	4,  // [4:4] is the sub-list for extension type_name
-	4,  // [4:4] is the sub-list for extension extendee
-	0,  // [0:4] is the sub-list for field type_name
+	24, // 3: themis.sharding.HealthResponse.resigned_epochs:type_name -> themis.sharding.HealthResponse.ResignedEpochsEntry
+	17, // 4: themis.sharding.GossipMessage.nodes:type_name -> themis.sharding.NodeState
+	1,  // 5: themis.sharding.ShardService.ReplicateData:input_type -> themis.sharding.ReplicateRequest
+	2,  // 6: themis.sharding.ShardService.ReplicateDataStream:input_type -> themis.sharding.ReplicateChunk
+	4,  // 7: themis.sharding.ShardService.PrepareTransaction:input_type -> themis.sharding.PrepareRequest
+	6,  // 8: themis.sharding.ShardService.CommitTransaction:input_type -> themis.sharding.CommitRequest
+	8,  // 9: themis.sharding.ShardService.AbortTransaction:input_type -> themis.sharding.AbortRequest
+	10, // 10: themis.sharding.ShardService.MigrateData:input_type -> themis.sharding.MigrateRequest
+	12, // 11: themis.sharding.ShardService.GetShardStatus:input_type -> themis.sharding.StatusRequest
+	15, // 12: themis.sharding.ShardService.HealthCheck:input_type -> themis.sharding.HealthRequest
+	18, // 13: themis.sharding.ShardService.GossipExchange:input_type -> themis.sharding.GossipMessage
+	19, // 14: themis.sharding.ShardService.RequestVote:input_type -> themis.sharding.VoteRequest
+	21, // 15: themis.sharding.ShardService.AppendEntries:input_type -> themis.sharding.AppendEntriesRequest
+	3,  // 16: themis.sharding.ShardService.ReplicateData:output_type -> themis.sharding.ReplicateResponse
+	3,  // 17: themis.sharding.ShardService.ReplicateDataStream:output_type -> themis.sharding.ReplicateResponse
+	5,  // 18: themis.sharding.ShardService.PrepareTransaction:output_type -> themis.sharding.PrepareResponse
+	7,  // 19: themis.sharding.ShardService.CommitTransaction:output_type -> themis.sharding.CommitResponse
+	9,  // 20: themis.sharding.ShardService.AbortTransaction:output_type -> themis.sharding.AbortResponse
+	11, // 21: themis.sharding.ShardService.MigrateData:output_type -> themis.sharding.MigrateChunk
+	13, // 22: themis.sharding.ShardService.GetShardStatus:output_type -> themis.sharding.StatusResponse
+	16, // 23: themis.sharding.ShardService.HealthCheck:output_type -> themis.sharding.HealthResponse
+	18, // 24: themis.sharding.ShardService.GossipExchange:output_type -> themis.sharding.GossipMessage
+	20, // 25: themis.sharding.ShardService.RequestVote:output_type -> themis.sharding.VoteResponse
+	22, // 26: themis.sharding.ShardService.AppendEntries:output_type -> themis.sharding.AppendEntriesResponse
+	16, // [16:27] is the sub-list for method output_type
+	5,  // [5:16] is the sub-list for method input_type
+	5,  // [5:5] is the sub-list for extension type_name
+	5,  // [5:5] is the sub-list for extension extendee
+	0,  // [0:5] is the sub-list for field type_name
 }
 
 func init() { file_themis_sharding_shard_rpc_proto_init() }
@@ -2090,7 +2105,7 @@ func file_themis_sharding_shard_rpc_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_themis_sharding_shard_rpc_proto_rawDesc), len(file_themis_sharding_shard_rpc_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   24,
+			NumMessages:   25,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
