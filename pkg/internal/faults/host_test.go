@@ -481,24 +481,30 @@ func (h *hosts) until(what string, limit time.Duration, ok func(health.Report) b
 
 // request sends one document request to a node and returns status and body; status 0: no answer.
 func (h *hosts) request(method, node, key, body string, header ...string) (int, string) {
+	status, answer, _ := h.exchange(method, node, key, body, header...)
+	return status, answer
+}
+
+// exchange is request, with the version of the document that was read or written.
+func (h *hosts) exchange(method, node, key, body string, header ...string) (status int, answer, version string) {
 	req, err := http.NewRequestWithContext(context.Background(), method, h.url(node, "/api/v1/collections/things/documents/"+key), bytes.NewReader([]byte(body)))
 	if err != nil {
 		h.t.Error(err)
-		return 0, ""
+		return 0, "", ""
 	}
 	for i := 0; i+1 < len(header); i += 2 {
 		req.Header.Set(header[i], header[i+1])
 	}
 	resp, err := h.http.Do(req)
 	if err != nil {
-		return 0, err.Error()
+		return 0, err.Error(), ""
 	}
 	defer resp.Body.Close()
 	b, err := io.ReadAll(resp.Body)
 	if err != nil {
-		return 0, err.Error()
+		return 0, err.Error(), ""
 	}
-	return resp.StatusCode, string(b)
+	return resp.StatusCode, string(b), resp.Header.Get("ETag")
 }
 
 // leads is the primary of the shard, and its other voters.

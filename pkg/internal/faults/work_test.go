@@ -48,7 +48,9 @@ type answer struct {
 type operation struct {
 	key   string
 	write bool
-	value int // written, or read; 0: absent
+	value int  // written, or read; 0: absent
+	swap  bool // written only over the version that had the value from
+	from  int
 }
 
 const (
@@ -87,10 +89,13 @@ func (w *work) client(id int) {
 		}
 		op := operation{key: w.prefix + fmt.Sprint(rng.IntN(workKeys)), write: rng.IntN(3) > 0}
 		call := time.Since(w.began)
-		if op.write {
+		switch {
+		case op.write:
 			w.put(id, node, op, call)
-		} else {
-			w.get(id, node, op, call)
+		default:
+			if version, ok := w.get(id, node, &op, call); ok && op.value != 0 && rng.IntN(2) == 0 {
+				w.swap(id, node, operation{key: op.key, write: true, swap: true, from: op.value}, version)
+			}
 		}
 		if w.near { // its packets all pass through this process
 			<-time.After(3 * time.Millisecond)
@@ -172,6 +177,20 @@ func (w *work) put(id int, node string, op operation, call time.Duration) {
 	}
 }
 
+// swap writes over the version that was just read, and over no other. A refusal tells nothing that the model could hold against
+// writes of unknown outcome, and is left out.
+func (w *work) swap(id int, node string, op operation, version string) {
+	op.value = int(w.next.Add(1))
+	call := time.Since(w.began)
+	status, body := w.h.request(http.MethodPut, node, op.key+w.limit(), fmt.Sprintf(`{"v":%d}`, op.value), "If-Match", version)
+	switch {
+	case status == http.StatusOK:
+		w.add(id, op, call, time.Since(w.began))
+	case status == 0 || strings.Contains(body, "OUTCOME_UNKNOWN"):
+		w.add(id, op, call, -1)
+	}
+}
+
 // write asks once, or, where the client is one that repeats itself, again under the same request id for as long as the outcome
 // is unknown, any node: however often it asked, the write takes effect once.
 func (w *work) write(id int, node string, op operation) (status int, body string) {
@@ -196,14 +215,15 @@ func (w *work) write(id int, node string, op operation) (status int, body string
 	return 0, ""
 }
 
-func (w *work) get(id int, node string, op operation, call time.Duration) {
-	status, body := w.h.request(http.MethodGet, node, op.key+w.limit(), "")
+// get reads into op.value, and tells the document's version and whether there was an answer.
+func (w *work) get(id int, node string, op *operation, call time.Duration) (version string, ok bool) {
+	status, body, version := w.h.exchange(http.MethodGet, node, op.key+w.limit(), "")
 	switch status {
 	case http.StatusOK:
 		var d struct{ V int }
 		if err := json.Unmarshal([]byte(body), &d); err != nil {
 			w.h.t.Errorf("read of %s: %q", op.key, body)
-			return
+			return "", false
 		}
 		op.value = d.V
 	case http.StatusNotFound:
@@ -212,10 +232,11 @@ func (w *work) get(id int, node string, op operation, call time.Duration) {
 			w.said(answer{node: node, key: op.key, call: call}, "")
 		}
 		<-time.After(5 * time.Millisecond)
-		return
+		return "", false
 	}
 	w.said(answer{node: node, key: op.key, call: call, ok: true}, "")
-	w.add(id, op, call, time.Since(w.began))
+	w.add(id, *op, call, time.Since(w.began))
+	return version, true
 }
 
 // add keeps one operation; end -1 says that it may take effect at any later time.
@@ -245,7 +266,10 @@ var registers = porcupine.Model{
 	Init: func() any { return 0 },
 	Step: func(state, input, output any) (bool, any) {
 		op := input.(operation)
-		if op.write {
+		switch {
+		case op.swap:
+			return state == op.from, op.value
+		case op.write:
 			return true, op.value
 		}
 		return state == output, state
@@ -275,7 +299,7 @@ func (w *work) judge(t *testing.T) porcupine.CheckResult {
 	t.Helper()
 	for i := range workKeys { // what is there at the end belongs to the history
 		op := operation{key: w.prefix + fmt.Sprint(i)}
-		w.get(closing+i, w.h.running()[0], op, time.Since(w.began))
+		w.get(closing+i, w.h.running()[0], &op, time.Since(w.began))
 	}
 	result := porcupine.CheckOperationsTimeout(registers, settled(w.history), 60*time.Second)
 	t.Logf("%d operations, %d acknowledged writes, longest pause %s: %s", len(w.history), w.writes.Load(), w.pause.Round(time.Millisecond), result)
