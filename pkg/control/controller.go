@@ -99,6 +99,19 @@ func (m *Map) stillReigns(ctx context.Context, as cluster.Controller) error {
 	return nil
 }
 
+// Confirm makes the control plane agree once more that the controller's record is the one that was seen: by a transaction that
+// changes nothing, but that goes the way of all others. ErrDeposed where the record is another one; any other error says nothing.
+func (m *Map) Confirm(ctx context.Context, as cluster.Controller) error {
+	ok, _, err := m.kv.Txn(ctx, Txn{If: []Compare{m.reign(as)}, Delete: []string{m.keys.of(keyNothing)}})
+	if err != nil {
+		return fmt.Errorf("confirm term %d: %w", as.Term, err)
+	}
+	if !ok {
+		return deposed(as)
+	}
+	return nil
+}
+
 // ChangeRouting puts the next table in force, while the controller's record stands: if the table in force is version
 // next.Version() - 1, and every owner is a shard.
 func (m *Map) ChangeRouting(ctx context.Context, as cluster.Controller, next *routing.Table) error {

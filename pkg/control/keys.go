@@ -18,7 +18,8 @@ const (
 	keySettings   = "config/current"
 	keyRouting    = "routing" // and routing/<version>/<part> of a table too large for one value
 	keyController = "controller"
-	keyClaim      = "init" // while `cluster init` is at work
+	keyNothing    = "nothing" // never written
+	keyClaim      = "init"    // while `cluster init` is at work
 
 	underNodes       = "nodes/"
 	underAlive       = "alive/"

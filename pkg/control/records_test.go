@@ -97,8 +97,18 @@ func TestVerdicts(t *testing.T) {
 		if v := view(t, m); len(v.Failed) != 0 {
 			t.Errorf("still failed: %v", v.Failed)
 		}
+		before := view(t, m).Revision
+		if err := errors.Join(m.Confirm(t.Context(), c), m.Confirm(t.Context(), c)); err != nil {
+			t.Fatal(err)
+		}
+		if now := view(t, m).Revision; now != before {
+			t.Errorf("a confirmation changed something: revision %d, then %d", before, now)
+		}
 		if _, err := m.TakeController(t.Context(), c, "node-2", "boot-2"); err != nil {
 			t.Fatal(err)
+		}
+		if err := m.Confirm(t.Context(), c); !errors.Is(err, ErrDeposed) {
+			t.Errorf("confirmed after another took over: %v", err)
 		}
 		if err := m.DeclareFailed(t.Context(), c, f); !errors.Is(err, ErrDeposed) {
 			t.Errorf("by a deposed controller: %v", err)

@@ -15,6 +15,10 @@ const Silence = 2 * time.Second
 // control plane confirms it no longer, and then it decides nothing.
 const GoneSilence = 500 * time.Millisecond
 
+// ConfirmWithin is how long a controller goes on without a transaction of its own that the control plane has confirmed. Its lease may
+// be renewed all that time, where the disk of the control plane's member beside it hangs and the others are well.
+const ConfirmWithin = 3 * time.Second
+
 // Bid is what a control node knows when it asks itself whether to be the controller.
 type Bid struct {
 	Self      themis.NodeID
@@ -23,12 +27,18 @@ type Bid struct {
 	Gone      bool               // its node announces itself no more in the control plane
 	Stopping  bool               // this node is on its way out
 	Confirmed bool               // the control plane confirms this node's own lease
+	Undone    time.Duration      // as controller: since the control plane confirmed a transaction of its own last
 	Silent    time.Duration      // since the controller's heartbeat was heard, or could have been heard, last
 }
 
-// MayReign says whether the node may be the controller at all. One that is cut off from the control plane decides nothing, but
-// its probes would go on and keep the others from taking over.
-func (b Bid) MayReign() bool { return b.Confirmed || !guard.On(guard.ControllerLease) }
+// MayReign says whether the node may be the controller at all. One that is cut off from the control plane, or whose
+// transactions it does not confirm, decides nothing, but its probes would go on and keep the others from taking over.
+func (b Bid) MayReign() bool {
+	if !guard.On(guard.ControllerLease) {
+		return true
+	}
+	return b.Confirmed && (b.Undone <= ConfirmWithin || !guard.On(guard.ControllerDoes))
+}
 
 // Due says whether the time to bid has come, as far as this node alone can tell. Ask the others before it is made: see Unheard.
 func (b Bid) Due() bool {

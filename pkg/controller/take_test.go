@@ -22,6 +22,8 @@ func TestBid(t *testing.T) {
 		{"nobody ever was", Bid{Self: "a", Confirmed: true}, nil, true, true},
 		{"it was itself", Bid{Self: "a", Record: of("a", 3), Confirmed: true}, nil, true, true},
 		{"it was itself, and the control plane does not confirm it", Bid{Self: "a", Record: of("a", 3)}, nil, false, true},
+		{"it is, and was confirmed a moment ago", Bid{Self: "a", Record: of("a", 3), Confirmed: true, Undone: 2 * time.Second}, nil, true, true},
+		{"it is, and nothing that it asks for is done", Bid{Self: "a", Record: of("a", 3), Confirmed: true, Undone: 3100 * time.Millisecond}, nil, false, true},
 		{"heard a moment ago", Bid{Self: "b", Record: of("a", 3), Confirmed: true, Silent: time.Second}, nil, false, true},
 		{"silent", Bid{Self: "b", Record: of("a", 3), Confirmed: true, Silent: 2100 * time.Millisecond}, nil, true, true},
 		{"silent, and cut off itself", Bid{Self: "b", Record: of("a", 3), Silent: time.Minute}, nil, false, true},

@@ -62,6 +62,7 @@ type controlLoop struct {
 	began  time.Time
 	since  time.Time // began, or when this process last stood still
 	last   time.Time
+	done   time.Time // when the newest transaction of its own that was confirmed began
 	gone   map[themis.NodeID]time.Time
 	tries  map[themis.ShardID]controller.Attempt
 	told   map[string]bool   // refusals that were recorded
@@ -123,10 +124,10 @@ func (c *controlLoop) shouldTake(ctx context.Context, v cluster.View, started ti
 	if !b.Due() {
 		return false
 	}
-	if v.Controller.Term == 0 || v.Controller.Node == c.n.id.Node {
-		return true
+	if v.Controller.Term > 0 && v.Controller.Node != c.n.id.Node && !b.Unheard(c.heardElsewhere(ctx, v)) {
+		return false
 	}
-	return b.Unheard(c.heardElsewhere(ctx, v))
+	return c.confirmed(ctx, v.Controller) == nil
 }
 
 // candidates are the nodes that may become the controller.
@@ -195,7 +196,7 @@ func (c *controlLoop) reign(ctx context.Context, as cluster.Controller, before c
 	g, ctx := errgroup.WithContext(ctx)
 	now := time.Now()
 	*c = controlLoop{
-		n: c.n, m: c.m, as: as, before: before, cfg: c.config(), probes: map[themis.NodeID]controller.Probe{}, began: now, since: now, last: now,
+		n: c.n, m: c.m, as: as, before: before, cfg: c.config(), probes: map[themis.NodeID]controller.Probe{}, began: now, since: now, last: now, done: now,
 		gone: c.gone, tries: map[themis.ShardID]controller.Attempt{}, told: map[string]bool{}, stuck: map[string]string{}, nudge: make(chan struct{}, 1), wg: g,
 	}
 	c.n.log.Info("controller", "term", as.Term)
@@ -204,6 +205,7 @@ func (c *controlLoop) reign(ctx context.Context, as cluster.Controller, before c
 	}
 	g.Go(func() error { return c.steps(ctx) })
 	g.Go(func() error { return c.look(ctx) })
+	g.Go(func() error { return c.confirm(ctx) })
 	err := g.Wait()
 	c.n.holding.Store(nil)
 	c.n.log.Info("no longer controller", "term", as.Term, "err", err)
@@ -329,28 +331,6 @@ func (c *controlLoop) ask(ctx context.Context, node cluster.Node) (*sharding.Hea
 		return nil, err
 	}
 	return client.HealthCheck(ctx, &sharding.HealthRequest{ControllerTerm: uint64(c.as.Term), ControllerId: string(c.n.id.Node)})
-}
-
-// look ends the reign when this node is cut off from the control plane, and notices when this process itself stood still: then
-// the age of an answer says nothing about who gave it. It ticks apart from the steps, which may wait for a slow transaction.
-func (c *controlLoop) look(ctx context.Context) error {
-	tick := time.NewTicker(stepEvery)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-tick.C:
-		}
-		now := time.Now()
-		if b := (controller.Bid{Confirmed: c.n.reigns(now)}); !b.MayReign() {
-			return errors.New("the control plane does not confirm this node's lease any more")
-		}
-		c.mu.Lock()
-		c.since = controller.Looking(c.since, c.last, now, c.cfg)
-		c.last = now
-		c.mu.Unlock()
-	}
 }
 
 // world is what Step decides from.

@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 )
@@ -103,6 +104,15 @@ func (d *Disk) Remount(t *testing.T) {
 		<-time.After(50 * time.Millisecond)
 	}
 	run(t, "umount", d.Dir)
+}
+
+// Freeze makes every write to the disk hang until the returned function is called, or the test ends; reads go on.
+func (d *Disk) Freeze(t *testing.T) (thaw func()) {
+	t.Helper()
+	run(t, "fsfreeze", "-f", d.Dir)
+	thaw = sync.OnceFunc(func() { run(t, "fsfreeze", "-u", d.Dir) })
+	t.Cleanup(thaw)
+	return thaw
 }
 
 // Fill leaves no room, but for so many bytes, until the returned function is called.

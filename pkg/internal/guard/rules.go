@@ -34,6 +34,7 @@ const (
 
 	NearFloor       Rule = "near-floor"       // a SYNC primary that hears fewer than k of its in-sync set appends no client's write
 	ControllerLease Rule = "controller-lease" // a controller that is cut off from the control plane stops, its heartbeat too
+	ControllerDoes  Rule = "controller-does"  // a controller none of whose transactions is confirmed stops, its heartbeat too
 	ControllerHeard Rule = "controller-heard" // nobody takes over from a controller that others hear
 
 	// Of disks.
