@@ -126,7 +126,7 @@ func write(name string, red []string, seeds string) error {
 		return err
 	}
 	b, err := json.MarshalIndent(map[string]any{
-		"command": "go run ./.ci/mutants", "commit": strings.TrimSpace(string(commit)), "seed": seeds, "date": time.Now().UTC().Format(time.RFC3339), "tests": red,
+		"command": "go run ./.ci/mutants", "commit": strings.TrimSpace(string(commit)), "seeds": seeds, "date": time.Now().UTC().Format(time.RFC3339), "red": red,
 	}, "", "  ")
 	if err != nil {
 		return err
