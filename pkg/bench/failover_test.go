@@ -51,15 +51,15 @@ func TestProbeMeasuresTheLongestPause(t *testing.T) {
 				ctx, cancel := context.WithCancel(t.Context())
 				done := make(chan struct{})
 				go func() { defer close(done); x.run(ctx, 10*time.Millisecond) }()
-				time.Sleep(490 * time.Millisecond)
+				time.Sleep(490 * time.Millisecond) // virtual
 				if quiet := x.take(); quiet <= 0 || quiet > 12*time.Millisecond {
 					t.Errorf("without a fault: %s; want about the spacing", quiet)
 				}
-				time.Sleep(200 * time.Millisecond)
+				time.Sleep(200 * time.Millisecond) // virtual
 				if x.since(from.Add(20 * time.Millisecond)) {
 					t.Error("a success in the middle of the fault")
 				}
-				time.Sleep(300 * time.Millisecond)
+				time.Sleep(300 * time.Millisecond) // virtual
 				if got := x.take(); got < 290*time.Millisecond || got > 325*time.Millisecond {
 					t.Errorf("pause %s; want 300 ms and some", got)
 				}

@@ -13,15 +13,15 @@ func TestStandstill(t *testing.T) {
 		ctx, s, cancel := withStandstill(t.Context())
 		defer cancel()
 		for range 10 {
-			time.Sleep(defaultTimeout - time.Second) // the next part is looked for
-			if err := s.pass(func() error { time.Sleep(3 * defaultTimeout); return nil }); err != nil {
+			time.Sleep(defaultTimeout - time.Second)                                                    // virtual; the next part is looked for
+			if err := s.pass(func() error { time.Sleep(3 * defaultTimeout); return nil }); err != nil { // virtual
 				t.Fatal(err)
 			}
 		}
 		if ctx.Err() != nil {
 			t.Fatal("a stream that goes on was cut")
 		}
-		time.Sleep(defaultTimeout + time.Second)
+		time.Sleep(defaultTimeout + time.Second) // virtual
 		if ctx.Err() == nil {
 			t.Fatal("a stream that stands still goes on")
 		}
@@ -35,11 +35,11 @@ func TestStandstillLeavesDeadlines(t *testing.T) {
 		defer stop()
 		ctx, s, cancel := withStandstill(limited)
 		defer cancel()
-		time.Sleep(59 * time.Second)
+		time.Sleep(59 * time.Second) // virtual
 		if err := s.pass(func() error { return nil }); err != nil || ctx.Err() != nil {
 			t.Fatalf("%v, %v", err, ctx.Err())
 		}
-		time.Sleep(2 * time.Second)
+		time.Sleep(2 * time.Second) // virtual
 		if ctx.Err() == nil {
 			t.Fatal("the deadline was not kept")
 		}
