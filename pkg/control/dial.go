@@ -13,15 +13,17 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
 
 	"github.com/themisdb/themis/pkg/themis"
 )
 
 // Dial says where an etcd is and who asks it.
 type Dial struct {
-	Endpoints      []string    // host:port, or a URL
-	TLS            *tls.Config // nil: plain text
-	User, Password string      // empty: the certificate, or the network, says who asks
+	Endpoints []string                    // host:port, or a URL
+	TLS       func() (*tls.Config, error) // asked for each connection; its ServerName, if any, is whom to expect at every endpoint. nil: plain text
+	User      string                      // empty: the certificate, or the network, says who asks
+	Password  func() (string, error)      // asked each time it is traded for a token; with User only
 
 	Read   bool        // count an endpoint only once it lets this user read: an etcd with users tells its status to those who may not
 	OnWait func(error) // hears why no endpoint has answered so far: at once, and then every few seconds
@@ -41,12 +43,21 @@ func Connect(ctx context.Context, d Dial) (*Etcd, error) {
 		return nil, themis.Errorf(themis.InvalidArgument, "control endpoints: none given")
 	}
 	conf := clientv3.Config{
-		Endpoints: d.Endpoints, TLS: d.TLS, Logger: zap.NewNop(), Username: d.User, Password: d.Password,
+		Endpoints: d.Endpoints, Logger: zap.NewNop(),
 		DialKeepAliveTime: keepAlivePing, DialKeepAliveTimeout: keepAliveTimeout,
 		DialOptions: []grpc.DialOption{grpc.WithStatsHandler(sentMarker{})},
 	}
+	if d.TLS != nil {
+		conf.DialOptions = append(conf.DialOptions, grpc.WithTransportCredentials(dialing{credentials.NewTLS(nil), d.TLS}))
+	}
 	if d.User != "" {
+		password, err := d.Password()
+		if err != nil {
+			return nil, err
+		}
+		conf.Username, conf.Password = d.User, password
 		conf.DialTimeout = authLimit // a client with a password asks for its token at once, without it for ever
+		conf.DialOptions = append(conf.DialOptions, grpc.WithChainUnaryInterceptor(d.authenticate))
 	}
 	var told time.Time
 	for {
@@ -170,7 +181,11 @@ func (d Dial) lookAt(ctx context.Context, ep string) error {
 		return err
 	}
 	defer func() { _ = raw.Close() }()
-	conf := d.TLS.Clone()
+	conf, err := d.TLS()
+	if err != nil {
+		return err
+	}
+	conf = conf.Clone()
 	if host, _, err := net.SplitHostPort(ep); err == nil && conf.ServerName == "" {
 		conf.ServerName = host
 	}

@@ -168,6 +168,8 @@ func translate(err error) error {
 		return noSpace()
 	case errors.Is(err, rpctypes.ErrRequestTooLarge), errors.Is(err, rpctypes.ErrTooManyOps):
 		return themis.Errorf(themis.TooLarge, "%v: %w", err, ErrTooLarge)
+	case errors.Is(err, rpctypes.ErrAuthFailed):
+		return themis.Errorf(themis.Unauthenticated, "etcd refuses the user: %w", err).Do("correct control.password_file; it is read anew")
 	}
 	return err
 }

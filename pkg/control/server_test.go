@@ -154,6 +154,10 @@ func (e *ensemble) start(names ...string) {
 	}
 }
 
+func always(conf *tls.Config) func() (*tls.Config, error) {
+	return func() (*tls.Config, error) { return conf, nil }
+}
+
 func (e *ensemble) connect(conf *tls.Config) (*Etcd, error) {
 	var endpoints []string
 	for _, name := range slices.Sorted(maps.Keys(e.opts)) {
@@ -161,7 +165,7 @@ func (e *ensemble) connect(conf *tls.Config) (*Etcd, error) {
 	}
 	ctx, cancel := context.WithTimeout(e.t.Context(), 10*time.Second)
 	defer cancel()
-	kv, err := Connect(ctx, Dial{Endpoints: endpoints, TLS: conf})
+	kv, err := Connect(ctx, Dial{Endpoints: endpoints, TLS: always(conf)})
 	if err == nil {
 		e.t.Cleanup(func() {
 			if err := kv.Close(); err != nil {
@@ -210,7 +214,7 @@ func TestThreeMembers(t *testing.T) {
 			"TLS 1.2 at most": older(e.ca.client(t, "old", nodeHost)),
 		} {
 			ctx, cancel := context.WithTimeout(t.Context(), 600*time.Millisecond)
-			kv, err := Connect(ctx, Dial{Endpoints: []string{e.opts["node-1"].ClientURL}, TLS: conf})
+			kv, err := Connect(ctx, Dial{Endpoints: []string{e.opts["node-1"].ClientURL}, TLS: always(conf)})
 			cancel()
 			if err == nil {
 				t.Errorf("%s came in", name)

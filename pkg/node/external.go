@@ -6,8 +6,10 @@ import (
 	"crypto/x509"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"os"
 	"strings"
+	"sync"
 
 	"github.com/themisdb/themis/pkg/control"
 	"github.com/themisdb/themis/pkg/pki"
@@ -21,24 +23,65 @@ func (n *Node) embedded() bool { return n.cfg.Control.Mode != "external" }
 func (n *Node) controlDial(clusterName string, endpoints []string) (control.Dial, error) {
 	d := control.Dial{Endpoints: endpointsOf(endpoints), OnWait: func(err error) { n.log.Warn("the control plane does not answer", "err", err) }}
 	if n.embedded() {
-		d.TLS = n.source.ClientConfig("", pki.NodeName(clusterName))
+		d.TLS = func() (*tls.Config, error) { return n.source.ClientConfig("", pki.NodeName(clusterName)), nil }
 		return d, nil
 	}
 	c := n.cfg.Control
 	d.Endpoints, d.Read, d.User = endpointsOf(c.Endpoints), true, c.Username
-	if c.PasswordFile != "" {
-		b, err := readSecret("control.password_file", c.PasswordFile)
-		if err != nil {
-			return d, err
+	if d.User != "" {
+		p := &upToDate[string]{read: n.externalPassword, log: n.log}
+		if d.Password = p.get; p.fault() != nil {
+			return d, p.fault()
 		}
-		d.Password = strings.TrimRight(string(b), "\r\n")
 	}
 	if strings.HasPrefix(c.Endpoints[0], "http://") {
 		return d, nil
 	}
-	var err error
-	d.TLS, err = n.externalTLS()
-	return d, err
+	conf := &upToDate[*tls.Config]{read: n.externalTLS, log: n.log}
+	d.TLS = conf.get
+	return d, conf.fault()
+}
+
+// upToDate is what files of the operator's say now. What can't be used any more is logged, and stays as it was.
+type upToDate[T any] struct {
+	read func() (T, error)
+	log  *slog.Logger
+
+	mu   sync.Mutex
+	last T
+	good bool   // last was read once
+	said string // the fault that was logged last
+}
+
+func (u *upToDate[T]) get() (T, error) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	now, err := u.read()
+	switch {
+	case err == nil:
+		u.last, u.good, u.said = now, true, ""
+	case !u.good:
+		return now, err
+	case err.Error() != u.said:
+		u.said = err.Error()
+		u.log.Warn("files of the external etcd could not be read anew, the last good ones stay in use", "err", err)
+	}
+	return u.last, nil
+}
+
+// fault is why there is nothing to use yet.
+func (u *upToDate[T]) fault() error {
+	_, err := u.get()
+	return err
+}
+
+func (n *Node) externalPassword() (string, error) {
+	b, err := readSecret("control.password_file", n.cfg.Control.PasswordFile)
+	password := strings.TrimRight(string(b), "\r\n")
+	if err == nil && password == "" {
+		err = themis.Errorf(themis.InvalidArgument, "control.password_file %s: it is empty", n.cfg.Control.PasswordFile)
+	}
+	return password, err
 }
 
 // externalTLS is the TLS of an external etcd: its own CA, certificate and name where they are set, else those of this node.
@@ -55,42 +98,33 @@ func (n *Node) externalTLS() (*tls.Config, error) {
 		return nil, themis.Errorf(themis.InvalidArgument, "control.ca %s: no certificate in it", c.CA)
 	}
 	conf := &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: roots, ServerName: c.ServerName}
-	if c.ServerName != "" { // etcd's client puts each endpoint's host in the place of the configured name
-		conf.InsecureSkipVerify = true //nolint:gosec // VerifyConnection does all of it
-		conf.VerifyConnection = func(cs tls.ConnectionState) error {
-			between := x509.NewCertPool()
-			for _, cert := range cs.PeerCertificates[1:] {
-				between.AddCert(cert)
-			}
-			_, err := cs.PeerCertificates[0].Verify(x509.VerifyOptions{Roots: roots, Intermediates: between, DNSName: c.ServerName})
-			return err
-		}
+	if c.Cert == "" {
+		conf.GetClientCertificate = n.source.ClientConfig("", "").GetClientCertificate
+		return conf, nil
 	}
-	conf.GetClientCertificate = n.source.ClientConfig("", "").GetClientCertificate
-	if c.Cert != "" {
-		conf.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return n.externalCert() }
-		if _, err := n.externalCert(); err != nil { // now, rather than in a handshake
-			return nil, err
-		}
-	}
-	return conf, nil
-}
-
-func (n *Node) externalCert() (*tls.Certificate, error) {
-	c := n.cfg.Control
-	key, err := readSecret("control.key", c.Key)
+	pair, err := n.externalCert()
 	if err != nil {
 		return nil, err
 	}
+	conf.Certificates = []tls.Certificate{pair}
+	return conf, nil
+}
+
+func (n *Node) externalCert() (tls.Certificate, error) {
+	c := n.cfg.Control
+	key, err := readSecret("control.key", c.Key)
+	if err != nil {
+		return tls.Certificate{}, err
+	}
 	cert, err := os.ReadFile(c.Cert)
 	if err != nil {
-		return nil, themis.Errorf(themis.InvalidArgument, "control.cert: %w", err)
+		return tls.Certificate{}, themis.Errorf(themis.InvalidArgument, "control.cert: %w", err)
 	}
 	pair, err := tls.X509KeyPair(cert, key)
 	if err != nil {
-		return nil, themis.Errorf(themis.InvalidArgument, "control.cert %s and control.key %s: %w", c.Cert, c.Key, err)
+		return pair, themis.Errorf(themis.InvalidArgument, "control.cert %s and control.key %s: %w", c.Cert, c.Key, err)
 	}
-	return &pair, nil
+	return pair, nil
 }
 
 // readSecret reads a file that nobody else may read.

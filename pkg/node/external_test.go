@@ -102,27 +102,26 @@ func TestExternalEtcd(t *testing.T) {
 	})
 }
 
-// What is wrong with the settings of an external etcd is said before anything is changed: the nodes stay free.
-func TestExternalEtcdRefusals(t *testing.T) {
-	t.Parallel()
-	certs, foreign := t.TempDir(), t.TempDir()
-	authority(t, certs, []string{"etcd.example"}, []string{"admin", "themis", "root"})
-	authority(t, foreign, []string{"etcd.example"}, []string{"themis"})
-	e := newUserEtcd(t, 1, certs)
+// addUsers makes users with the password "right", of whom the first may read and write what is ours, and lets nobody in without one.
+func (e *userEtcd) addUsers(app string, others ...string) {
+	e.t.Helper()
 	e.until("users", func(ctx context.Context, c *clientv3.Client) error {
 		steps := []func() error{
 			func() error { _, err := c.UserAdd(ctx, "root", "r"); return err },
 			func() error { _, err := c.UserGrantRole(ctx, "root", "root"); return err },
-			func() error { _, err := c.UserAdd(ctx, "app", "right"); return err },
-			func() error { _, err := c.UserAdd(ctx, "bare", "right"); return err },
 			func() error { _, err := c.RoleAdd(ctx, "themis"); return err },
 			func() error {
 				_, err := c.RoleGrantPermission(ctx, "themis", "/themis/", clientv3.GetPrefixRangeEnd("/themis/"), clientv3.PermissionType(clientv3.PermReadWrite))
 				return err
 			},
-			func() error { _, err := c.UserGrantRole(ctx, "app", "themis"); return err },
-			func() error { _, err := c.AuthEnable(ctx); return err },
 		}
+		for _, user := range append(others, app) {
+			steps = append(steps, func() error { _, err := c.UserAdd(ctx, user, "right"); return err })
+		}
+		steps = append(steps,
+			func() error { _, err := c.UserGrantRole(ctx, app, "themis"); return err },
+			func() error { _, err := c.AuthEnable(ctx); return err },
+		)
 		for _, step := range steps {
 			if err := step(); err != nil && !strings.Contains(err.Error(), "already") {
 				return err
@@ -130,6 +129,84 @@ func TestExternalEtcdRefusals(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// A CA and a password that change while a node runs: files are read for every new connection and every new token.
+func TestExternalEtcdRenewed(t *testing.T) {
+	t.Parallel()
+	certs := t.TempDir()
+	clients := []string{"admin", "themis", "root"}
+	authority(t, certs, []string{"127.0.0.1"}, clients)
+	e := newUserEtcd(t, 1, certs)
+	e.addUsers("app")
+	write := func(name, text string) string {
+		t.Helper()
+		name = filepath.Join(certs, name)
+		if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return name
+	}
+	caNow := func() string {
+		t.Helper()
+		b, err := os.ReadFile(filepath.Join(certs, "ca.crt"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(b)
+	}
+	f := newFleetWith(t, map[string]string{
+		"control.mode": "external", "control.endpoints": e.endpoints(), "control.ca": write("trusted.crt", caNow()),
+		"control.cert": filepath.Join(certs, "themis.crt"), "control.key": filepath.Join(certs, "themis.key"), "control.username": "app", "control.password_file": write("password", "right\n"),
+	}, "node-1")
+	f.start("node-1")
+	if err := f.tryInit(initArgs{Name: "demo", Shards: 1, RF: 1, Redundancy: "NONE", Mode: themis.Sync}); err != nil {
+		t.Fatal(err)
+	}
+	changes := func(when string) {
+		t.Helper()
+		f.until("node-1", "a change of the map "+when, func(health.Report) bool { return f.act("node-1", "node.token", tokenArgs{TTL: "1h"}, nil) == nil })
+	}
+	changes("before")
+
+	e.kill("etcd-1")
+	authority(t, certs, []string{"127.0.0.1"}, clients) // another one
+	e.tls = clientOf(t, certs, "root")
+	e.start(e.specs[0])
+	write("trusted.crt", "")
+	f.until("node-1", "a word about the CA", func(health.Report) bool {
+		return strings.Contains(f.said["node-1"].String(), "the last good ones stay in use")
+	})
+	write("trusted.crt", caNow())
+	changes("under another CA")
+
+	set := func(to string) {
+		t.Helper()
+		e.until("password "+to, func(ctx context.Context, _ *clientv3.Client) error {
+			c, err := e.client("root", "r")
+			if err != nil {
+				return err
+			}
+			defer func() { _ = c.Close() }()
+			_, err = c.UserChangePassword(ctx, "app", to)
+			return err
+		})
+	}
+	write("password", "")
+	set("newer")
+	refused(t, f.act("node-1", "node.token", tokenArgs{TTL: "1h"}, nil), themis.Unauthenticated, "authentication failed")
+	write("password", "newer\n")
+	changes("under another password")
+}
+
+// What is wrong with the settings of an external etcd is said before anything is changed: the nodes stay free.
+func TestExternalEtcdRefusals(t *testing.T) {
+	t.Parallel()
+	certs, foreign := t.TempDir(), t.TempDir()
+	authority(t, certs, []string{"etcd.example"}, []string{"admin", "themis", "root"})
+	authority(t, foreign, []string{"etcd.example"}, []string{"themis"})
+	e := newUserEtcd(t, 1, certs)
+	e.addUsers("app", "bare")
 	secret := func(text string) string {
 		name := filepath.Join(t.TempDir(), "password")
 		if err := os.WriteFile(name, []byte(text+"\n"), 0o600); err != nil {
