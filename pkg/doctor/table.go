@@ -25,9 +25,8 @@ const (
 
 // The codes about a log, besides those of package wal.
 const (
-	LogLineage health.Code = "LINEAGE_MISMATCH" // LOG and the entries disagree on where an epoch begins
-	LogCommit  health.Code = "COMMIT_AHEAD"     // an entry says that itself or a later one is committed
-	LogContent health.Code = "CONTENT"          // an entry's checksum is right, and what it holds can't be read
+	LogCommit  health.Code = "COMMIT_AHEAD" // an entry says that itself or a later one is committed
+	LogContent health.Code = "CONTENT"      // an entry's checksum is right, and what it holds can't be read
 )
 
 // The bars of the doctor's own checks.
@@ -101,7 +100,7 @@ var checks = []Check{
 	{ofLog(wal.FaultLSN), health.CriticalSv, "An entry is not at its place in bytes",
 		"{detail}", "segments of two different histories were put together",
 		"start the node: it moves the log aside and is rebuilt from a peer"},
-	{LogLineage, health.CriticalSv, "LOG and the entries disagree on where an epoch begins",
+	{ofLog(wal.FaultLineage), health.CriticalSv, "LOG and the entries disagree on where an epoch begins",
 		"{detail}", "LOG or a segment was replaced by one of another time",
 		"start the node: it moves the log aside and is rebuilt from a peer"},
 	{LogCommit, health.CriticalSv, "An entry says that something not yet written was committed",

@@ -244,9 +244,8 @@ func judge(l Log, k look, only string) LogReport {
 }
 
 func (r *LogReport) takeSegments(k look, only string) {
-	stale := k.stale()
 	for i, s := range k.in.Segments {
-		if stale[s.File] || only != "" && s.File != only {
+		if only != "" && s.File != only {
 			continue
 		}
 		r.Segments = append(r.Segments, SegmentReport{i + 1, s.File, s.First, s.Last, s.Entries, s.Bytes})
@@ -254,15 +253,15 @@ func (r *LogReport) takeSegments(k look, only string) {
 		r.Bytes += s.Bytes
 		if s.Entries > 0 {
 			r.First = cmp.Or(r.First, s.First)
-			r.Last, r.End = s.Last, k.ends[s.File]
+			r.Last, r.End = s.Last, s.End
 		}
 		if only != "" {
 			r.Segment = filepath.Base(only)
 		}
 	}
-	for _, s := range k.starts {
+	for _, s := range k.in.Epochs {
 		if s.Seq >= r.First && s.Seq <= r.Last {
-			r.Epochs = append(r.Epochs, s.EpochStart)
+			r.Epochs = append(r.Epochs, s)
 		}
 	}
 }

@@ -14,18 +14,19 @@ type Fault string
 
 // The faults. Only a torn tail is normal after a crash; Open cuts it.
 const (
-	FaultTornTail   Fault = "TORN_TAIL"       // the last segment ends in a frame that was never finished
-	FaultFlipped    Fault = "FLIPPED"         // bytes inside the log are not what was written
-	FaultGap        Fault = "GAP"             // entries are missing: a seq or a segment
-	FaultDuplicate  Fault = "DUPLICATE"       // a seq stands there twice
-	FaultLSN        Fault = "LSN_MISMATCH"    // an entry is whole, but not at its place in bytes
-	FaultEpochFalls Fault = "EPOCH_FALLS"     // an entry is of an older epoch than the one before it
-	FaultForeign    Fault = "FOREIGN"         // LOG names another cluster, shard or storage
-	FaultFormat     Fault = "NEWER_FORMAT"    // whole, but written by a newer version
-	FaultLogFile    Fault = "LOG_UNREADABLE"  // LOG is missing or damaged
-	FaultMark       Fault = "MARK_UNREADABLE" // MARK is missing or damaged
-	FaultLost       Fault = "LOST_ENTRIES"    // the log ends below what it once had durable: the replica is blank
-	FaultLeftover   Fault = "LEFTOVER"        // a file of interrupted work; Open removes it
+	FaultTornTail   Fault = "TORN_TAIL"        // the last segment ends in a frame that was never finished
+	FaultFlipped    Fault = "FLIPPED"          // bytes inside the log are not what was written
+	FaultGap        Fault = "GAP"              // entries are missing: a seq or a segment
+	FaultDuplicate  Fault = "DUPLICATE"        // a seq stands there twice
+	FaultLSN        Fault = "LSN_MISMATCH"     // an entry is whole, but not at its place in bytes
+	FaultEpochFalls Fault = "EPOCH_FALLS"      // an entry is of an older epoch than the one before it
+	FaultLineage    Fault = "LINEAGE_MISMATCH" // LOG and the entries disagree on where an epoch begins
+	FaultForeign    Fault = "FOREIGN"          // LOG names another cluster, shard or storage
+	FaultFormat     Fault = "NEWER_FORMAT"     // whole, but written by a newer version
+	FaultLogFile    Fault = "LOG_UNREADABLE"   // LOG is missing or damaged
+	FaultMark       Fault = "MARK_UNREADABLE"  // MARK is missing or damaged
+	FaultLost       Fault = "LOST_ENTRIES"     // the log ends below what it once had durable: the replica is blank
+	FaultLeftover   Fault = "LEFTOVER"         // a file of interrupted work, or a segment that is not part of the log any more; Open removes it
 )
 
 // Finding is one thing that Inspect found wrong.
@@ -43,6 +44,7 @@ type SegmentInfo struct {
 	File    string       `json:"file"`
 	First   themis.Seq   `json:"first"` // by its name
 	Last    themis.Seq   `json:"last"`  // of the whole entries in it
+	End     themis.LSN   `json:"end"`   // behind the last whole entry
 	Entries int          `json:"entries"`
 	Bytes   themis.Bytes `json:"bytes"`
 }
@@ -59,7 +61,9 @@ type Visited struct {
 type Inspection struct {
 	Identity
 	Base      themis.Position     `json:"base"`
-	Lineage   []themis.EpochStart `json:"lineage"` // as LOG has it
+	Lineage   []themis.EpochStart `json:"lineage"`   // as LOG has it
+	Epochs    []themis.EpochStart `json:"epochs"`    // as the entries have it: where each epoch among them begins
+	Resetting bool                `json:"resetting"` // the log was being replaced by what begins behind Base; the next Open finishes that
 	Mark      themis.Seq          `json:"mark"`
 	Last      themis.Position     `json:"last"` // behind the last whole entry
 	MaxCommit themis.Seq          `json:"max_commit"`
@@ -80,7 +84,8 @@ func (i Inspection) Sound() bool {
 }
 
 // Inspect reads the log of a stopped node and changes nothing, not even the lock. It visits every whole entry in order of the
-// files, also behind damage, and tells the kinds of damage apart. want names whose log it should be; empty fields stand for
+// files, also behind damage, and tells the kinds of damage apart. Segments that Open would remove unread, because the log is being
+// reset or begins behind them, are LEFTOVER and not visited. want names whose log it should be; empty fields stand for
 // any. visit may be nil; its error ends the inspection and is returned. Other errors mean that the files could not be read.
 func Inspect(dir string, want Identity, visit func(Visited) error) (Inspection, error) {
 	in := &inspector{dir: dir, visit: visit}
@@ -95,20 +100,40 @@ func Inspect(dir string, want Identity, visit func(Visited) error) (Inspection, 
 		in.add(FaultLeftover, filepath.Join(dir, name), 0, "left by interrupted work")
 	}
 	in.prev = in.found.Base
+	firsts = in.leaveOut(firsts)
 	for i, first := range firsts {
 		if err := in.segment(first, i == len(firsts)-1); err != nil {
 			return in.found, fmt.Errorf("inspect log: %w", err)
 		}
 	}
 	in.found.Last = in.prev
-	in.lost()
+	if !in.found.Resetting { // else all that matters is what Open makes of Base
+		in.lost()
+	}
+	in.lineage()
 	return in.found, nil
+}
+
+// leaveOut names the segments that Open removes unread, as survey decides it, and returns the others.
+func (in *inspector) leaveOut(firsts []themis.Seq) []themis.Seq {
+	leave := func(why string) {
+		in.add(FaultLeftover, segmentPath(in.dir, firsts[0]), 0, "%s", why)
+		firsts = firsts[1:]
+	}
+	for in.found.Resetting && len(firsts) > 0 {
+		leave("of the log before a reset: its removal was interrupted")
+	}
+	for !in.noLog && len(firsts) > 1 && firsts[1] <= in.found.Base.Seq+1 {
+		leave("its entries are below where the log begins: their removal was interrupted")
+	}
+	return firsts
 }
 
 type inspector struct {
 	dir    string
 	visit  func(Visited) error
 	found  Inspection
+	starts []startAt
 	prev   themis.Position
 	noLog  bool // LOG can't say where the log begins
 	noMark bool
@@ -125,7 +150,7 @@ func (in *inspector) smallFiles(want Identity) error {
 	log, err := readLogFile(in.dir)
 	switch {
 	case err == nil:
-		in.found.Identity, in.found.Base, in.found.Lineage = log.Identity, log.Base, log.Epochs
+		in.found.Identity, in.found.Base, in.found.Lineage, in.found.Resetting = log.Identity, log.Base, log.Epochs, log.Resetting
 		if err := log.foreign(want, in.dir); err != nil {
 			in.add(FaultForeign, path, 0, "%v", err)
 		}
@@ -141,6 +166,8 @@ func (in *inspector) smallFiles(want Identity) error {
 	path = filepath.Join(in.dir, markName)
 	_, in.found.Mark, err = readMark(path)
 	switch {
+	case in.found.Resetting && err != nil: // Open writes it anew
+		in.noMark = true
 	case errors.Is(err, os.ErrNotExist), errors.Is(err, themis.ErrMalformed):
 		in.noMark = true
 		in.add(FaultMark, path, 0, "%v", err)
@@ -209,7 +236,8 @@ func (in *inspector) records(path string, data []byte, last bool, info *SegmentI
 		in.found.MaxCommit = max(in.found.MaxCommit, e.Commit)
 		in.found.Entries++
 		info.Entries++
-		info.Last = e.Seq
+		info.Last, info.End = e.Seq, end.LSN
+		in.noteEpoch(path, off, &e)
 		in.prev = end
 		off += int64(n)
 	}

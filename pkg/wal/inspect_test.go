@@ -129,3 +129,105 @@ func TestInspectForeignAndWhole(t *testing.T) {
 		t.Fatalf("beside an open log: %v", err)
 	}
 }
+
+// TestInspectUnderReset: a log whose Reset was cut short is no damage, at whichever step and whatever its old segments hold; the same
+// files with a LOG that knows of no Reset are.
+func TestInspectUnderReset(t *testing.T) {
+	dir := t.TempDir()
+	mustClose(t, twoEpochs(t, dir))
+	l, _ := mustOpen(t, dir, smallSegments())
+	base := themis.Position{Seq: 90, LSN: 50000, Epoch: 3}
+	seen := 0
+	l.onStep = func(step string) {
+		seen++
+		now := copyDir(t, dir)
+		firsts, _, err := listSegments(now)
+		if err != nil {
+			t.Fatal(err)
+		}
+		old := 0
+		for _, first := range firsts {
+			if first <= 40 {
+				old++
+				change(t, segmentPath(now, first), func(b []byte) []byte { b[700] ^= 4; return b[:len(b)-3] })
+			}
+		}
+		in, err := Inspect(now, opts().identity(), func(v Visited) error { t.Errorf("%s: visited %s", step, v.File); return nil })
+		if err != nil || !in.Resetting || !in.Sound() || in.Entries != 0 || in.Last != base || in.Base != base || len(in.Findings) != len(firsts) {
+			t.Errorf("%s: %v\n%+v", step, err, in)
+		}
+		for _, f := range in.Findings {
+			if f.Fault != FaultLeftover {
+				t.Errorf("%s: %+v", step, f)
+			}
+		}
+		log, err := readLogFile(now)
+		if log.Resetting = false; err != nil || log.write(now) != nil {
+			t.Fatal(err)
+		}
+		if in, err := Inspect(now, Identity{}, nil); err != nil || old > 0 && in.Sound() {
+			t.Errorf("%s, no longer under reset, %d old segments: %v\n%+v", step, old, err, in)
+		}
+	}
+	if err := l.Reset(base, []themis.EpochStart{{Epoch: 3, Seq: 50}}); err != nil {
+		t.Fatal(err)
+	}
+	if seen != 7 { // LOG, MARK, four segments, the new one
+		t.Errorf("%d steps", seen)
+	}
+}
+
+func TestInspectLineage(t *testing.T) {
+	whole := t.TempDir()
+	mustClose(t, twoEpochs(t, whole))
+	in, err := Inspect(whole, Identity{}, nil)
+	if err != nil || !slices.Equal(in.Epochs, in.Lineage) || len(in.Epochs) != 2 {
+		t.Fatalf("%v: %+v, LOG has %+v", err, in.Epochs, in.Lineage)
+	}
+	second := in.Lineage[1]
+	for _, c := range []struct {
+		name   string
+		starts []themis.EpochStart
+		want   int // findings
+		file   string
+	}{
+		{"behind a crash LOG lacks the newest epoch", in.Lineage[:1], 0, ""},
+		{"an epoch begins later", []themis.EpochStart{in.Lineage[0], {Epoch: second.Epoch, Seq: second.Seq + 1}}, 1, segmentName(12)},
+		{"an epoch begins earlier", []themis.EpochStart{in.Lineage[0], {Epoch: second.Epoch, Seq: second.Seq - 1}}, 1, logName},
+		{"another epoch", []themis.EpochStart{in.Lineage[0], {Epoch: second.Epoch + 1, Seq: second.Seq}}, 1, segmentName(12)},
+		{"an epoch that wrote nothing", []themis.EpochStart{in.Lineage[0], second, {Epoch: second.Epoch + 1, Seq: second.Seq + 3}}, 1, logName},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			dir := copyDir(t, whole)
+			log, err := readLogFile(dir)
+			if log.Epochs = c.starts; err != nil || log.write(dir) != nil {
+				t.Fatal(err)
+			}
+			in, err := Inspect(dir, Identity{}, nil)
+			if err != nil || len(in.Findings) != c.want || in.Sound() != (c.want == 0) {
+				t.Fatalf("%v: %+v", err, in.Findings)
+			}
+			if c.want > 0 && (in.Findings[0].Fault != FaultLineage || filepath.Base(in.Findings[0].File) != c.file) {
+				t.Fatalf("%+v", in.Findings[0])
+			}
+		})
+	}
+}
+
+func TestInspectBelowTheBase(t *testing.T) {
+	whole, dir := t.TempDir(), ""
+	mustClose(t, twoEpochs(t, whole))
+	l, _ := mustOpen(t, whole, smallSegments())
+	l.onStep = func(step string) {
+		if dir == "" && step == stepLog {
+			dir = copyDir(t, whole)
+		}
+	}
+	if err := l.TruncateFront(30); err != nil {
+		t.Fatal(err)
+	}
+	in, err := Inspect(dir, Identity{}, nil)
+	if err != nil || !in.Sound() || in.Resetting || in.Entries != 18 || len(in.Segments) != 2 || len(in.Findings) != 2 || in.Findings[0].Fault != FaultLeftover {
+		t.Fatalf("%v: %+v", err, in)
+	}
+}
