@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -19,6 +20,7 @@ func TestACluster(t *testing.T) {
 	t.Run("founding", func(t *testing.T) { f.t = t; storyFounding(f) })
 	t.Run("documents", func(t *testing.T) { f.t = t; storyDocuments(f) })
 	t.Run("answers", func(t *testing.T) { f.t = t; storyAnswers(f) })
+	t.Run("dry runs", func(t *testing.T) { f.t = t; storyDryRuns(f) })
 	t.Run("settings", func(t *testing.T) { f.t = t; storySettings(f) })
 	t.Run("kill", func(t *testing.T) { f.t = t; storyKilled(f) })
 	t.Run("kill all", func(t *testing.T) { f.t = t; storyKilledAll(f) })
@@ -114,6 +116,43 @@ func storyAnswers(f *fleet) {
 var contractFields = strings.Fields(`status cluster time control mode leader members node state nodes id role storage_id version last_heartbeat_ms disk_used_ratio
 	shards epoch replication_factor min_sync_replicas readable writable crash_cost entries ms primary isr bytes documents token_share replicas age_ms rebuild
 	seq lsn lag_entries lag_bytes lag_ms findings config_version routing_version`)
+
+// storyDryRuns: what would happen to the membership, or why it may not; the nodes and the audit trail stay as they are. That nothing changes in
+// the control plane is shown by pkg/node.TestDryRunsChangeNothing.
+func storyDryRuns(f *fleet) {
+	before := f.must("node", "list", "-o", "json")
+	f.contains(f.exits(8, "node", "remove", "node-1", "--dry-run"), "its copies are needed", "next: ")
+	f.contains(f.must("node", "remove", "node-9", "--dry-run"), "was no member; nothing was changed")
+	f.contains(f.must("node", "join", f.addr("node-3", 0), "--dry-run"), "node-3 was a member already; nothing was changed")
+	f.contains(f.exits(1, "node", "join", "127.0.0.1:1", "--dry-run"), "no node answers at 127.0.0.1:1", "next: start themisd there, or correct the address: themis-cli node describe --endpoint 127.0.0.1:1")
+	f.contains(f.exits(2, "node", "join", f.addr("node-3", 0), "--control", "perhaps", "--dry-run"), "want auto, yes or no")
+	f.contains(f.exits(2, "node", "token", "create", "--ttl", "1000h", "--dry-run"), "ttl")
+	f.contains(f.must("node", "token", "create", "--dry-run"), "a token would be made; nothing was changed", "ca pin")
+	if text := f.must("node", "token", "create", "--dry-run"); strings.Contains(text, "themis.") {
+		f.t.Errorf("a dry run shows a token: %s", text)
+	}
+
+	var token struct{ Token, Endpoint, CA_Pin string } //nolint:revive // as the JSON has it
+	f.decode(f.must("node", "token", "create", "-o", "json"), &token)
+	join := func(pin string, more ...string) []string {
+		return append([]string{"node", "join", "--endpoint", token.Endpoint, "--token", token.Token, "--ca-pin", pin, "--id", "node-9", "--out", f.path("new")}, more...)
+	}
+	f.contains(f.must(join(token.CA_Pin, "--dry-run")...), "node-9 would get a key and a certificate; nothing was changed", "which is under the pinned CA")
+	f.contains(f.exits(4, join("sha256:"+strings.Repeat("0", 64), "--dry-run")...), "pin sha256:000")
+	if _, err := os.Stat(f.path("new")); !errors.Is(err, os.ErrNotExist) {
+		f.t.Errorf("a dry run wrote: %v", err)
+	}
+	f.contains(f.must(join(token.CA_Pin)...), "certificate") // the token was not used up
+	for _, text := range []string{f.must("node", "list", "-o", "json"), before} {
+		var nodes []health.NodeReport
+		if f.decode(text, &nodes); len(nodes) != 3 {
+			f.t.Errorf("%d nodes", len(nodes))
+		}
+	}
+	if events := f.must("cluster", "events"); strings.Contains(events, "node_remove") || strings.Contains(events, "node_join") {
+		f.t.Errorf("a dry run is in the audit trail:\n%s", events)
+	}
+}
 
 func storySettings(f *fleet) {
 	good := f.file("good.yaml", "rebalance:\n  skew_threshold: 0.2\nnode:\n  rack: r1\n")

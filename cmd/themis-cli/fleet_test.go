@@ -115,7 +115,8 @@ func (f *fleet) start(name string) {
 	defer log.Close() //nolint:errcheck // the process has its own
 	c := exec.Command(self, "node-run", "--id", name, "--data-dir", f.path(name), "--grpc-listen", f.addr(name, 0), "--http-listen", f.addr(name, 1),
 		"--metrics-listen", f.addr(name, 2), "--control-peer-listen", f.addr(name, 3), "--control-client-listen", f.addr(name, 4),
-		"--pki-cert", f.path("pki", name+".crt"), "--pki-key", f.path("pki", name+".key"), "--pki-ca", f.path("pki", "ca.crt"))
+		"--pki-cert", f.path("pki", name+".crt"), "--pki-key", f.path("pki", name+".key"), "--pki-ca", f.path("pki", "ca.crt"),
+		"--pki-issuer-key", f.path("pki", "ca.key"))
 	c.Env = append(os.Environ(), beMain+"=1")
 	c.Stdout, c.Stderr = log, log
 	if err := c.Start(); err != nil {

@@ -29,6 +29,7 @@ const membershipTime = 2 * time.Minute
 type joinFlags struct {
 	control string
 	replace bool
+	dryRun  bool
 
 	token, pin, id, out string
 	names               []string
@@ -61,6 +62,7 @@ at --endpoint, which must prove to be under the CA that --ca-pin names.`,
 	fs := cmd.Flags()
 	fs.StringVar(&f.control, "control", "auto", "whether it becomes a member of the control plane: yes, no, or auto: until there are 3")
 	fs.BoolVar(&f.replace, "replace", false, "its name is that of a member whose disk is lost: its copies are made anew")
+	fs.BoolVar(&f.dryRun, "dry-run", false, "say what would be done, or why it is refused, and change nothing")
 	fs.StringVar(&f.token, "token", "", "a one-time token of `node token create`")
 	fs.StringVar(&f.pin, "ca-pin", "", "with --token: the pin of the cluster's CA, sha256:…")
 	fs.StringVar(&f.id, "id", "", "with --token: the new node's id")
@@ -73,8 +75,10 @@ at --endpoint, which must prove to be under the CA that --ca-pin names.`,
 type joinedAnswer struct {
 	Node         themis.NodeID   `json:"node"`
 	Changed      bool            `json:"changed"` // false: it was a member already
+	DryRun       bool            `json:"dry_run"` // nothing was changed; the rest is what would be
 	Control      bool            `json:"control_member"`
 	ControlNodes []themis.NodeID `json:"control_nodes"`
+	Steps        []string        `json:"steps"`
 	Note         string          `json:"note"`
 }
 
@@ -82,19 +86,45 @@ func (a *app) joinNode(ctx context.Context, f joinFlags, addr string) error {
 	return a.withClient(ctx, membershipTime, func(ctx context.Context, c *client.Client) error {
 		var out joinedAnswer
 		args := map[string]any{"addr": addr, "control": f.control, "replace": f.replace}
-		if err := c.Act(ctx, "node.join", args, false, &out); err != nil {
+		if err := c.Act(ctx, "node.join", args, f.dryRun, &out); err != nil {
 			return err
 		}
 		return a.print(out, func(w io.Writer, _ bool) {
-			verb := "is a member"
-			if !out.Changed {
+			verb, next := "is a member", "themis-cli cluster health"
+			switch {
+			case !out.Changed:
 				verb = "was a member already; nothing was changed"
+			case out.DryRun:
+				verb, next = "would become a member; nothing was changed", f.again(addr)
 			}
 			_, _ = fmt.Fprintf(w, "%s %s\n", out.Node, verb)
+			showSteps(w, out.DryRun, out.Steps)
 			pairs(w, "control plane", ids(out.ControlNodes), "note", out.Note)
-			_, _ = fmt.Fprintln(w, "next: themis-cli cluster health")
+			_, _ = fmt.Fprintln(w, "next: "+next)
 		})
 	})
+}
+
+// again is the command without --dry-run.
+func (f joinFlags) again(addr string) string {
+	text := "themis-cli node join " + addr
+	if f.control != "auto" {
+		text += " --control " + f.control
+	}
+	if f.replace {
+		text += " --replace"
+	}
+	return text
+}
+
+// showSteps shows what a dry run would do, in its order.
+func showSteps(w io.Writer, dry bool, steps []string) {
+	if !dry {
+		return
+	}
+	for i, s := range steps {
+		_, _ = fmt.Fprintf(w, "  %d. %s\n", i+1, s)
+	}
 }
 
 // tokenJoined is the JSON of `node join --token`.
@@ -104,8 +134,9 @@ type tokenJoined struct {
 	Cert    string        `json:"cert"`
 	Key     string        `json:"key"`
 	CA      string        `json:"ca_cert"`
-	Run     string        `json:"run"`  // the node's command line
-	Next    string        `json:"next"` // for an operator, when the node runs
+	DryRun  bool          `json:"dry_run"` // nothing was asked for and nothing written: cluster, run and next are empty
+	Run     string        `json:"run"`     // the node's command line
+	Next    string        `json:"next"`    // for an operator, when the node runs
 }
 
 func (a *app) joinByToken(ctx context.Context, f joinFlags, args []string) error {
@@ -124,20 +155,26 @@ func (a *app) joinByToken(ctx context.Context, f joinFlags, args []string) error
 	if _, err := pki.TokenID(f.token); err != nil {
 		return err
 	}
+	if _, err := pki.PinnedConfig(f.pin, nil); err != nil {
+		return err
+	}
 	files := pki.FilesIn(f.out, f.id)
 	for _, name := range []string{files.Key, files.Cert} {
 		if _, err := os.Stat(name); err == nil {
 			return themis.Errorf(themis.RefusedUnsafe, "%s is there already", name).Do("another --out, or move the old files away")
 		}
 	}
-	if err := os.MkdirAll(f.out, 0o700); err != nil { // before the token is used up
-		return onDisk(err)
-	}
 	if host, err := os.Hostname(); err == nil && len(f.names) == 0 {
 		f.names = []string{host}
 	}
 	ctx, cancel := a.limited(ctx, askTime)
 	defer cancel()
+	if f.dryRun {
+		return a.wouldJoin(ctx, f, files, client.WithPort(endpoints[0]))
+	}
+	if err := os.MkdirAll(f.out, 0o700); err != nil { // before the token is used up
+		return onDisk(err)
+	}
 	issued, name, err := f.certificate(ctx, client.WithPort(endpoints[0]))
 	if err != nil {
 		return err
@@ -151,6 +188,29 @@ func (a *app) joinByToken(ctx context.Context, f joinFlags, args []string) error
 	return a.print(out, func(w io.Writer, _ bool) {
 		pairs(w, "node", f.id, "cluster", out.Cluster, "certificate", out.Cert, "key", out.Key, "ca", out.CA)
 		_, _ = fmt.Fprintf(w, "\nrun:  %s\nnext: %s (as an operator, when it runs)\n", out.Run, out.Next)
+	})
+}
+
+// wouldJoin is the dry run of `node join --token`: the node at the endpoint must prove to be under the pinned CA. It is not told the token,
+// which so is not used up; whether it is good is not known.
+func (a *app) wouldJoin(ctx context.Context, f joinFlags, files pki.Files, addr string) error {
+	conf, err := pki.PinnedConfig(f.pin, nil)
+	if err != nil {
+		return err
+	}
+	conf.NextProtos = []string{"h2"}
+	conn, err := (&tls.Dialer{Config: conf}).DialContext(ctx, "tcp", addr)
+	if _, refused := errors.AsType[*pki.Refusal](err); refused {
+		return fmt.Errorf("node %s: %w", addr, err)
+	}
+	if err != nil {
+		return themis.Errorf(themis.Unreachable, "node %s: %w", addr, err).Do("themis-cli node token create, as an operator: it names the endpoint and the pin")
+	}
+	_ = conn.Close() //nolint:errcheck // it was only looked at
+	out := tokenJoined{Node: themis.NodeID(f.id), Cert: files.Cert, Key: files.Key, CA: files.CA, DryRun: true}
+	return a.print(out, func(w io.Writer, _ bool) {
+		_, _ = fmt.Fprintf(w, "%s would get a key and a certificate; nothing was changed, and the token was not shown to anybody\n", f.id)
+		pairs(w, "signed by", addr+", which is under the pinned CA", "names", strings.Join(f.names, ", "), "certificate", out.Cert, "key", out.Key, "ca", out.CA)
 	})
 }
 
@@ -210,7 +270,7 @@ func (f joinFlags) check(is *pki.Issued) error {
 }
 
 func nodeRemove(a *app) *cobra.Command {
-	var force bool
+	var force, dryRun bool
 	cmd := &cobra.Command{
 		Use: "remove NODE", Short: "Take a node out of the cluster",
 		Long: `Take a node that has no copies out of the cluster, and out of the control plane.
@@ -223,29 +283,37 @@ member is no error.`,
 				var out struct {
 					Node         themis.NodeID   `json:"node"`
 					Changed      bool            `json:"changed"` // false: it was no member
+					DryRun       bool            `json:"dry_run"` // nothing was changed; the rest is what would be
 					ControlNodes []themis.NodeID `json:"control_nodes"`
+					Steps        []string        `json:"steps"`
 					Note         string          `json:"note"`
 				}
-				if err := c.Act(ctx, "node.remove", map[string]any{"id": args[0], "force": force}, false, &out); err != nil {
+				if err := c.Act(ctx, "node.remove", map[string]any{"id": args[0], "force": force}, dryRun, &out); err != nil {
 					return err
 				}
 				return a.print(out, func(w io.Writer, _ bool) {
 					verb := "is removed"
-					if !out.Changed {
+					switch {
+					case !out.Changed:
 						verb = "was no member; nothing was changed"
+					case out.DryRun:
+						verb = "would be removed; nothing was changed"
 					}
 					_, _ = fmt.Fprintf(w, "%s %s\n", out.Node, verb)
+					showSteps(w, out.DryRun, out.Steps)
 					pairs(w, "control plane", ids(out.ControlNodes), "note", out.Note)
 				})
 			})
 		},
 	}
 	cmd.Flags().BoolVar(&force, "force", false, "also while it runs; never while it has copies")
+	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "say what would be done, or why it is refused, and change nothing")
 	return cmd
 }
 
 func nodeToken(a *app) *cobra.Command {
 	var ttl time.Duration
+	var dryRun bool
 	create := &cobra.Command{
 		Use: "create", Short: "Make a one-time token with which a new node gets its certificate",
 		Long: "Make a one-time token with which a new node gets its certificate. The node asked must have pki.issuer_key; the token is shown once.",
@@ -253,16 +321,22 @@ func nodeToken(a *app) *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return a.withClient(cmd.Context(), askTime, func(ctx context.Context, c *client.Client) error {
 				var out struct {
+					DryRun   bool      `json:"dry_run"` // no token was made
 					Token    string    `json:"token"`
 					ID       string    `json:"id"` // the part that may be shown
 					Expires  time.Time `json:"expires"`
 					CAPin    string    `json:"ca_pin"`
 					Endpoint string    `json:"endpoint"` // of the node that signs
 				}
-				if err := c.Act(ctx, "node.token", map[string]any{"ttl": ttl.String()}, false, &out); err != nil {
+				if err := c.Act(ctx, "node.token", map[string]any{"ttl": ttl.String()}, dryRun, &out); err != nil {
 					return err
 				}
 				return a.print(out, func(w io.Writer, _ bool) {
+					if out.DryRun {
+						_, _ = fmt.Fprintln(w, "a token would be made; nothing was changed")
+						pairs(w, "valid until", out.Expires.Format(time.RFC3339), "ca pin", out.CAPin, "signed by", out.Endpoint)
+						return
+					}
 					pairs(w, "token", out.Token, "valid until", out.Expires.Format(time.RFC3339), "ca pin", out.CAPin)
 					_, _ = fmt.Fprintf(w, "next, on the new machine: themis-cli node join --endpoint %s --token %s --ca-pin %s --id NODE --out pki\n", out.Endpoint, out.Token, out.CAPin)
 				})
@@ -270,5 +344,6 @@ func nodeToken(a *app) *cobra.Command {
 		},
 	}
 	create.Flags().DurationVar(&ttl, "ttl", time.Hour, "how long the token may be used, at most 168h")
+	create.Flags().BoolVar(&dryRun, "dry-run", false, "make no token; say whether one would be made, and by whom its certificate would be signed")
 	return group(&cobra.Command{Use: "token", Short: "One-time tokens for new nodes"}, create)
 }

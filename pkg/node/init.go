@@ -183,6 +183,10 @@ func (n *Node) describeAll(ctx context.Context, addrs []string) ([]cluster.Node,
 	for i, addr := range addrs {
 		g.Go(func() error {
 			d, err := n.describe(ctx, addr)
+			if themis.CodeOf(err) == themis.Unreachable { // which would say that this node does not answer
+				faults[i] = themis.Errorf(themis.NotFound, "no node answers at %s: %w", addr, err).Do("start themisd there, or correct the address: themis-cli node describe --endpoint %s", addr)
+				return nil
+			}
 			if err != nil {
 				faults[i] = fmt.Errorf("node %s: %w", addr, err)
 				return nil

@@ -33,27 +33,26 @@ type joinArgs struct {
 	Passed  bool   `json:"passed,omitempty"` // a node passed it on: it goes no further
 }
 
-// joinResult is what became of it.
+// joinResult is what became of it, or what would.
 type joinResult struct {
 	Node         themis.NodeID   `json:"node"`
 	Changed      bool            `json:"changed"` // false: it was a member already
+	DryRun       bool            `json:"dry_run"` // nothing was changed; the rest is what would be
 	Control      bool            `json:"control_member"`
 	ControlNodes []themis.NodeID `json:"control_nodes"`
+	Steps        []string        `json:"steps"` // in their order, for people
 	Note         string          `json:"note"`
 }
 
-// act reads the arguments of a verb, does it, and writes its answer.
-func act[A, R any](ctx context.Context, req *nodev1.ActRequest, do func(context.Context, A) (R, error)) (*nodev1.ActResponse, error) {
+// act reads the arguments of a verb, does it, and writes its answer. A dry run goes the same way up to the first change.
+func act[A, R any](ctx context.Context, req *nodev1.ActRequest, do func(ctx context.Context, a A, dry bool) (R, error)) (*nodev1.ActResponse, error) {
 	var a A
 	if err := json.Unmarshal(req.GetArgsJson(), &a); err != nil {
 		return nil, themis.Errorf(themis.InvalidArgument, "args: %w", err)
 	}
-	if req.GetDryRun() {
-		return nil, themis.Errorf(themis.Unimplemented, "verb %q has no dry run in this version", req.GetVerb())
-	}
 	ctx, cancel := context.WithTimeout(ctx, membershipTime)
 	defer cancel()
-	out, err := do(ctx, a)
+	out, err := do(ctx, a, req.GetDryRun())
 	if err != nil {
 		return nil, err
 	}
@@ -69,8 +68,9 @@ func operator(ctx context.Context, by string) cluster.Actor {
 }
 
 // joinNode makes a node that runs and belongs to no cluster a member of this one. It is run by a control member for an operator;
-// any other node passes it on. Repeated after a failure on the way it goes on; repeated when all is done it changes nothing.
-func (n *Node) joinNode(ctx context.Context, a joinArgs) (*joinResult, error) {
+// any other node passes it on. Repeated after a failure on the way it goes on; repeated when all is done it changes nothing. With
+// dry it says what would be done, or why it may not be, and changes nothing.
+func (n *Node) joinNode(ctx context.Context, a joinArgs, dry bool) (*joinResult, error) {
 	if a.Control == "" {
 		a.Control = "auto"
 	}
@@ -85,25 +85,38 @@ func (n *Node) joinNode(ctx context.Context, a joinArgs) (*joinResult, error) {
 	if n.etcd.Load() == nil && n.embedded() {
 		a.By, a.Passed = who.ID, true
 		out := &joinResult{}
-		return out, n.passOn(ctx, v, "node.join", a, "", out)
+		return out, n.passOn(ctx, v, passed{verb: "node.join", args: a, dry: dry}, out)
 	}
-	if !n.membership.TryLock() {
-		return nil, themis.Errorf(themis.Overloaded, "another node joins or leaves through %s just now", n.id.Node).Do("run the same command again in a while")
+	release, err := n.oneAtATime(dry)
+	if err != nil {
+		return nil, err
 	}
-	defer n.membership.Unlock()
+	defer release()
 	x, inside, err := n.newcomer(ctx, a.Addr)
 	if err != nil {
 		return nil, err
 	}
 	j := &joining{n: n, m: m, view: v, args: a, node: x, inside: inside}
-	out, err := j.run(ctx)
+	out, err := j.run(ctx, dry)
 	if err != nil {
 		return nil, fmt.Errorf("join %s: %w", x.ID, err)
 	}
-	if out.Changed {
+	if out.Changed && !dry {
 		n.event(cluster.Event{Actor: who, Action: "node_join", Subject: string(x.ID), Outcome: "done", Reason: out.Note, After: asJSON(out)})
 	}
 	return out, nil
+}
+
+// oneAtATime lets one node join or leave through this one. A dry run makes nobody wait.
+func (n *Node) oneAtATime(dry bool) (release func(), err error) {
+	if !n.membership.TryLock() {
+		return nil, themis.Errorf(themis.Overloaded, "another node joins or leaves through %s just now", n.id.Node).Do("run the same command again in a while")
+	}
+	if dry {
+		n.membership.Unlock()
+		return func() {}, nil
+	}
+	return n.membership.Unlock, nil
 }
 
 // freshView is the map as the control plane has it now.
@@ -121,22 +134,30 @@ func (n *Node) freshView(ctx context.Context) (*control.Map, cluster.View, error
 	return m, v, nil
 }
 
-// passOn lets the first control member that answers do it; not is one that can't.
-func (n *Node) passOn(ctx context.Context, v cluster.View, verb string, args any, not themis.NodeID, out any) error {
-	b, err := json.Marshal(args)
+// passed is a verb that this node passes on.
+type passed struct {
+	verb string
+	args any
+	dry  bool
+	not  themis.NodeID // a control member that can't do it; empty: each can
+}
+
+// passOn lets the first control member that answers do it.
+func (n *Node) passOn(ctx context.Context, v cluster.View, what passed, out any) error {
+	b, err := json.Marshal(what.args)
 	if err != nil {
 		return err
 	}
 	var faults []error
 	for _, id := range v.ControlNodes() {
-		if id == n.id.Node || id == not {
+		if id == n.id.Node || id == what.not {
 			continue
 		}
 		c, err := n.pool.Admin(ctx, v.Nodes[id].GRPC, id)
 		if err != nil {
 			return err
 		}
-		resp, err := c.Act(ctx, &nodev1.ActRequest{Verb: verb, ArgsJson: b})
+		resp, err := c.Act(ctx, &nodev1.ActRequest{Verb: what.verb, ArgsJson: b, DryRun: what.dry})
 		switch {
 		case err == nil:
 			return json.Unmarshal(resp.GetResultJson(), out)
@@ -145,7 +166,7 @@ func (n *Node) passOn(ctx context.Context, v cluster.View, verb string, args any
 		}
 		faults = append(faults, err)
 	}
-	return themis.Errorf(themis.NoPrimary, "%s: no other member of the control plane answers: %w", verb, errors.Join(faults...)).Do("themis-cli cluster health")
+	return themis.Errorf(themis.NoPrimary, "%s: no other member of the control plane answers: %w", what.verb, errors.Join(faults...)).Do("themis-cli cluster health")
 }
 
 // newcomer asks the node who it is, and once more at the address that it tells others, where it must prove it. inside says that it
@@ -182,53 +203,150 @@ type joining struct {
 	inside bool
 }
 
-func (j *joining) run(ctx context.Context) (*joinResult, error) {
+// joinPlan is what is to be done with a node that would join.
+type joinPlan struct {
+	member   bool          // nothing: it is a member already
+	fresh    bool          // the map has no record of it, or it doesn't know yet where it belongs
+	replaces *cluster.Node // the member whose disk is lost, and whose name it has; nil: none
+	control  bool          // it becomes a member of the control plane
+}
+
+// plan decides, or refuses, and changes nothing but the view, which becomes what it will be after a disk is replaced.
+func (j *joining) plan(ctx context.Context) (p joinPlan, err error) {
 	old, known := j.view.Nodes[j.node.ID]
-	out := &joinResult{Node: j.node.ID}
 	if known && old.Storage != j.node.Storage {
 		if !j.args.Replace {
-			return nil, themis.Errorf(themis.RefusedUnsafe, "a member with disk %s has this name, the disk of the newcomer is %s", old.Storage, j.node.Storage).
+			return p, themis.Errorf(themis.RefusedUnsafe, "a member with disk %s has this name, the disk of the newcomer is %s", old.Storage, j.node.Storage).
 				Do("themis-cli node remove %s; where its copies can't be made anew without it: themis-cli node join %s --replace", old.ID, j.args.Addr)
 		}
-		if err := j.replaceDisk(ctx, old); err != nil {
-			return nil, err
+		if err := mayReplace(j.view, old); err != nil {
+			return p, err
 		}
-		old, out.Note = j.view.Nodes[j.node.ID], "its disk was replaced; "
+		p.replaces = &old
+		j.view.Nodes[j.node.ID] = j.record(old.Revision)
 	}
-	if out.Control = old.Control != nil; known && j.inside && (out.Control || j.args.Control != "yes" && !j.unfinished(ctx)) && out.Note == "" {
-		out.Note = "it was a member already"
-		out.ControlNodes = j.view.ControlNodes()
-		return out, nil
+	p.fresh = !known || !j.inside
+	unfinished := p.replaces == nil && j.unfinished(ctx)
+	if !p.fresh && p.replaces == nil && (old.Control != nil || j.args.Control != "yes" && !unfinished) {
+		return joinPlan{member: true, control: old.Control != nil}, nil
 	}
-	wants, err := j.wantsControl(ctx)
+	p.control, err = j.wantsControl(unfinished)
+	return p, err
+}
+
+// record is the newcomer's record at first: without a place in the control plane.
+func (j *joining) record(at themis.Revision) cluster.Node {
+	rec := j.node
+	rec.Control, rec.Joined, rec.Revision = nil, time.Now().UTC(), at
+	return rec
+}
+
+// run carries out what plan decided; with dry it only tells it.
+func (j *joining) run(ctx context.Context, dry bool) (*joinResult, error) {
+	before := j.view.ControlNodes()
+	p, err := j.plan(ctx)
 	if err != nil {
 		return nil, err
 	}
-	rec := j.node
-	rec.Control, rec.Joined = nil, time.Now().UTC()
-	if rec, err = j.m.RegisterNode(ctx, rec); err != nil {
-		return nil, err
+	out := &joinResult{Node: j.node.ID, DryRun: dry, Changed: !p.member, Control: p.control, ControlNodes: j.view.ControlNodes(), Steps: []string{}}
+	if p.member {
+		out.Note = "it was a member already"
+		return out, nil
 	}
-	if wants {
+	if p.control {
+		out.ControlNodes = append(out.ControlNodes, j.node.ID)
+		slices.Sort(out.ControlNodes)
+	}
+	out.Steps, out.Note = j.steps(p, before, out.ControlNodes), j.note(p, len(out.ControlNodes))
+	if dry {
+		return out, nil
+	}
+	return out, j.carryOut(ctx, p)
+}
+
+func (j *joining) carryOut(ctx context.Context, p joinPlan) (err error) {
+	if p.replaces != nil {
+		if err := j.replaceDisk(ctx, *p.replaces); err != nil {
+			return err
+		}
+	}
+	rec, err := j.m.RegisterNode(ctx, j.record(0))
+	if err != nil {
+		return err
+	}
+	if p.control {
 		rec, err = j.intoControl(ctx, rec)
 	} else {
 		err = j.bootstrap(ctx, nil, nil)
 	}
-	if err == nil {
-		err = j.awaitAlive(ctx, rec)
-	}
 	if err != nil {
-		return nil, err
+		return err
 	}
-	j.view.Nodes[rec.ID] = rec
-	out.Changed, out.Control, out.ControlNodes = true, wants, j.view.ControlNodes()
-	if !known || !j.inside {
-		out.Note += "missing copies are made on it; copies that other nodes have are not moved to it"
-	} else if wants {
-		out.Note += "it takes a part in the control plane now"
+	return j.awaitAlive(ctx, rec)
+}
+
+// steps are what is done, with the arithmetic of the control plane and of the copies that are missing.
+func (j *joining) steps(p joinPlan, before, control []themis.NodeID) []string {
+	var out []string
+	switch {
+	case p.replaces != nil:
+		out = append(out, fmt.Sprintf("disk %s takes the place of disk %s, which is given up for good", j.node.Storage, p.replaces.Storage))
+	case p.fresh:
+		out = append(out, fmt.Sprintf("%s is recorded as a member: disk %s, reached at %s", j.node.ID, j.node.Storage, j.node.GRPC))
 	}
-	out.Note += j.evenNote(len(out.ControlNodes))
-	return out, nil
+	if p.control {
+		out = append(out, fmt.Sprintf("it becomes a member of the control plane: %s, then %s", quorumText(len(before)), quorumText(len(control))))
+	}
+	if p.replaces == nil && !p.fresh {
+		return out
+	}
+	return append(out, copiesText(j.view, j.node))
+}
+
+// note is what an operator should know besides.
+func (j *joining) note(p joinPlan, control int) string {
+	text := ""
+	if p.replaces != nil {
+		text = "its disk was replaced; "
+	}
+	if p.replaces != nil || p.fresh {
+		text += "missing copies are made on it; copies that other nodes have are not moved to it"
+	} else if p.control {
+		text += "it takes a part in the control plane now"
+	}
+	return text + j.evenNote(control)
+}
+
+// quorumText is the arithmetic of a control plane.
+func quorumText(members int) string {
+	most := members - (members/2 + 1)
+	if members == 1 {
+		return "1 member, which may not fail"
+	}
+	return fmt.Sprintf("%d members of which %d must agree, so %d may fail", members, members/2+1, most)
+}
+
+// copiesText says which copies are missing, and so are made on x.
+func copiesText(v cluster.View, x cluster.Node) string {
+	if x.Role == cluster.RoleController {
+		return "it stores no documents (node.role controller), so no copies are made on it"
+	}
+	var list []string
+	for _, id := range v.ShardIDs() {
+		s, have := v.Shards[id], 0
+		for _, r := range s.Replicas {
+			if _, failed := v.Failed[r.Node]; !failed && r.Node != x.ID {
+				have++
+			}
+		}
+		if have < s.Want.RF {
+			list = append(list, fmt.Sprintf("%s has %d of %d", id, have, s.Want.RF))
+		}
+	}
+	if len(list) == 0 {
+		return "no shard lacks a copy, so none is made on it; those that other nodes have stay there"
+	}
+	return "missing copies are made on it: " + strings.Join(list, ", ")
 }
 
 // evenNote warns of a control plane with an even number of members.
@@ -259,14 +377,14 @@ func (j *joining) controlMember(ctx context.Context) (control.Member, bool) {
 }
 
 // wantsControl says whether the node becomes a member of the control plane.
-func (j *joining) wantsControl(ctx context.Context) (bool, error) {
+func (j *joining) wantsControl(unfinished bool) (bool, error) {
 	if !j.n.embedded() {
 		if j.args.Control == "yes" {
 			return false, themis.Errorf(themis.InvalidArgument, "control yes: the control plane of this cluster is an etcd of its own (control.mode external)")
 		}
 		return false, nil
 	}
-	if j.unfinished(ctx) {
+	if unfinished {
 		return true, nil
 	}
 	have := len(j.view.ControlNodes())
@@ -354,22 +472,13 @@ func (j *joining) awaitAlive(ctx context.Context, rec cluster.Node) error {
 // replaceDisk gives the name of a member whose disk is lost to the newcomer. Its copies count as blank until they are whole again
 // (design, promise 8).
 func (j *joining) replaceDisk(ctx context.Context, old cluster.Node) error {
-	if err := mayReplace(j.view, old); err != nil {
-		return err
-	}
 	if s := j.n.etcd.Load(); old.Control != nil && s != nil {
 		if err := removeControl(ctx, s, old); err != nil {
 			return err
 		}
 	}
-	rec := j.node
-	rec.Control, rec.Joined, rec.Revision = nil, time.Now().UTC(), old.Revision
-	rec, err := j.m.UpdateNode(ctx, rec)
-	if err != nil {
-		return err
-	}
-	j.view.Nodes[rec.ID] = rec
-	return nil
+	_, err := j.m.UpdateNode(ctx, j.record(old.Revision))
+	return err
 }
 
 // mayReplace refuses where the disk is not lost, or may be the only one with a shard's newest writes.

@@ -19,18 +19,20 @@ type removeArgs struct {
 	Passed bool          `json:"passed,omitempty"` // a node passed it on: it goes no further
 }
 
-// removeResult is what became of it.
+// removeResult is what became of it, or what would.
 type removeResult struct {
 	Node         themis.NodeID   `json:"node"`
 	Changed      bool            `json:"changed"` // false: it was no member
+	DryRun       bool            `json:"dry_run"` // nothing was changed; the rest is what would be
 	ControlNodes []themis.NodeID `json:"control_nodes"`
+	Steps        []string        `json:"steps"` // in their order, for people
 	Note         string          `json:"note"`
 }
 
 // removeNode takes a member out of the cluster: its place in the control plane, then its record. It is refused while a shard's
 // record names a copy on the node: the copies of a FAILED node are made anew elsewhere first, by the controller. No such member is
-// no error.
-func (n *Node) removeNode(ctx context.Context, a removeArgs) (*removeResult, error) {
+// no error. With dry it says what would be done, or why it may not be, and changes nothing: not even the audit trail.
+func (n *Node) removeNode(ctx context.Context, a removeArgs, dry bool) (*removeResult, error) {
 	if err := themis.CheckNode(string(a.ID)); err != nil {
 		return nil, err
 	}
@@ -40,9 +42,12 @@ func (n *Node) removeNode(ctx context.Context, a removeArgs) (*removeResult, err
 	}
 	x, ok := v.Nodes[a.ID]
 	if !ok {
-		return &removeResult{Node: a.ID, ControlNodes: v.ControlNodes(), Note: "it is no member"}, nil
+		return &removeResult{Node: a.ID, DryRun: dry, ControlNodes: v.ControlNodes(), Steps: []string{}, Note: "it is no member"}, nil
 	}
 	if err := mayRemove(v, x, a.Force); err != nil {
+		if dry {
+			return nil, err
+		}
 		n.event(cluster.Event{Actor: operator(ctx, a.By), Action: "node_remove", Subject: string(a.ID), Outcome: "refused", Reason: err.Error()})
 		return nil, err
 	}
@@ -53,13 +58,17 @@ func (n *Node) removeNode(ctx context.Context, a removeArgs) (*removeResult, err
 		}
 		a.By, a.Passed = who.ID, true
 		out := &removeResult{}
-		return out, n.passOn(ctx, v, "node.remove", a, a.ID, out)
+		return out, n.passOn(ctx, v, passed{verb: "node.remove", args: a, dry: dry, not: a.ID}, out)
 	}
-	if !n.membership.TryLock() {
-		return nil, themis.Errorf(themis.Overloaded, "another node joins or leaves through %s just now", n.id.Node).Do("run the same command again in a while")
+	release, err := n.oneAtATime(dry)
+	if err != nil {
+		return nil, err
 	}
-	defer n.membership.Unlock()
-	out := &removeResult{Node: a.ID, Changed: true}
+	defer release()
+	out := removal(v, x, n.embedded())
+	if out.DryRun = dry; dry {
+		return out, nil
+	}
 	if s := n.etcd.Load(); x.Control != nil && s != nil {
 		if err := removeControl(ctx, s, x); err != nil {
 			return nil, err
@@ -68,14 +77,26 @@ func (n *Node) removeNode(ctx context.Context, a removeArgs) (*removeResult, err
 	if err := m.RemoveNode(ctx, a.ID); err != nil {
 		return nil, err
 	}
-	delete(v.Nodes, a.ID)
-	out.ControlNodes = v.ControlNodes()
-	out.Note = "a node of this name joins again only with an empty node.data_dir"
-	if c := len(out.ControlNodes); x.Control != nil && c%2 == 0 {
-		out.Note += fmt.Sprintf("; the control plane has %d members left and needs %d of them: one more should join", c, c/2+1)
-	}
 	n.event(cluster.Event{Actor: who, Action: "node_remove", Subject: string(a.ID), Outcome: "done", Reason: out.Note, Before: asJSON(x), After: asJSON(out)})
 	return out, nil
+}
+
+// removal is what becomes of the cluster without x.
+func removal(v cluster.View, x cluster.Node, embedded bool) *removeResult {
+	before := v.ControlNodes()
+	left := slices.DeleteFunc(slices.Clone(before), func(id themis.NodeID) bool { return id == x.ID })
+	out := &removeResult{Node: x.ID, Changed: true, ControlNodes: left, Note: "a node of this name joins again only with an empty node.data_dir"}
+	if x.Control != nil && embedded {
+		out.Steps = append(out.Steps, fmt.Sprintf("it leaves the control plane: %s, then %s", quorumText(len(before)), quorumText(len(left))))
+	}
+	out.Steps = append(out.Steps, fmt.Sprintf("its record is deleted: disk %s, no copies on it", x.Storage))
+	if a, alive := v.Alive[x.ID]; alive && a.Storage == x.Storage {
+		out.Steps = append(out.Steps, "its process, if it runs, goes on without a cluster")
+	}
+	if c := len(left); x.Control != nil && c%2 == 0 {
+		out.Note += fmt.Sprintf("; the control plane has %d members left and needs %d of them: one more should join", c, c/2+1)
+	}
+	return out
 }
 
 // mayRemove refuses what would cost a copy, the control plane, or a node that works.
@@ -87,12 +108,50 @@ func mayRemove(v cluster.View, x cluster.Node, force bool) error {
 	if x.Control != nil && len(control) == 1 {
 		return themis.Errorf(themis.RefusedUnsafe, "remove %s: it is the only member of the control plane, 0 would be left", x.ID).Do("themis-cli node join ADDR --control yes, with another node")
 	}
+	if err := keepsQuorum(v, x); err != nil {
+		return err
+	}
 	if a, alive := v.Alive[x.ID]; alive && a.Storage == x.Storage && !force {
 		if _, failed := v.Failed[x.ID]; !failed {
 			return themis.Errorf(themis.RefusedUnsafe, "remove %s: it is up; its process would go on without a cluster", x.ID).Do("stop it first and wait until it is FAILED, or --force")
 		}
 	}
 	return nil
+}
+
+// keepsQuorum refuses where the members of the control plane that would be left and are not FAILED could not agree.
+func keepsQuorum(v cluster.View, x cluster.Node) error {
+	if x.Control == nil {
+		return nil
+	}
+	var failed []themis.NodeID
+	left := 0
+	for _, id := range v.ControlNodes() {
+		if id == x.ID {
+			continue
+		}
+		left++
+		if _, is := v.Failed[id]; is {
+			failed = append(failed, id)
+		}
+	}
+	if left-len(failed) >= left/2+1 {
+		return nil
+	}
+	return themis.Errorf(themis.RefusedUnsafe, "remove %s: of the %d members of the control plane that would be left %d must agree, and %s FAILED", x.ID, left, left/2+1, isOrAre(failed)).
+		Do("start %s again, or first: themis-cli node remove %s", failed[0], failed[0])
+}
+
+// isOrAre is "node-2 is", or "node-2, node-3 are".
+func isOrAre(ids []themis.NodeID) string {
+	list := make([]string, len(ids))
+	for i, id := range ids {
+		list[i] = string(id)
+	}
+	if len(list) == 1 {
+		return list[0] + " is"
+	}
+	return strings.Join(list, ", ") + " are"
 }
 
 // refuseCopies tells the arithmetic: which copies are there, how many are in sync elsewhere, and whether another node can take them.
@@ -117,6 +176,9 @@ func refuseCopies(v cluster.View, x cluster.Node, on []themis.ShardID) error {
 		most = max(most, s.Want.RF)
 	}
 	next := "stop it, and wait until its copies are made anew elsewhere: themis-cli cluster health"
+	if _, failed := v.Failed[x.ID]; failed {
+		next = "wait until its copies are made anew elsewhere: themis-cli cluster health"
+	}
 	if free < most {
 		next = fmt.Sprintf("join another node first: %d nodes would be left for %d copies", free, most)
 	}

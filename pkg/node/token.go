@@ -26,8 +26,9 @@ type tokenArgs struct {
 	TTL string `json:"ttl"` // such as 1h; empty: 1h
 }
 
-// tokenResult is a one-time token with what its user must know. The token is told once and kept nowhere.
+// tokenResult is a one-time token with what its user must know. The token is told once and kept nowhere. After a dry run there is none.
 type tokenResult struct {
+	DryRun   bool      `json:"dry_run"` // no token was made
 	Token    string    `json:"token"`
 	ID       string    `json:"id"` // the part that may be shown
 	Expires  time.Time `json:"expires"`
@@ -49,8 +50,8 @@ func (n *Node) issuer() (*pki.CA, error) {
 	return ca, nil
 }
 
-// createToken makes a one-time token with which a node gets its certificate from this one.
-func (n *Node) createToken(ctx context.Context, a tokenArgs) (*tokenResult, error) {
+// createToken makes a one-time token with which a node gets its certificate from this one. With dry it makes none.
+func (n *Node) createToken(ctx context.Context, a tokenArgs, dry bool) (*tokenResult, error) {
 	ttl := tokenTTL
 	if a.TTL != "" {
 		var err error
@@ -66,12 +67,16 @@ func (n *Node) createToken(ctx context.Context, a tokenArgs) (*tokenResult, erro
 	if err != nil {
 		return nil, err
 	}
+	now := time.Now().UTC()
+	out := &tokenResult{DryRun: dry, Expires: now.Add(ttl), CAPin: pki.Pin(ca.Cert), Endpoint: n.addr.GRPC}
+	if dry {
+		return out, nil
+	}
 	token, hash, err := pki.NewJoinToken(nil)
 	if err != nil {
 		return nil, err
 	}
-	now := time.Now().UTC()
-	out := &tokenResult{Token: token, Expires: now.Add(ttl), CAPin: pki.Pin(ca.Cert), Endpoint: n.addr.GRPC}
+	out.Token = token
 	if out.ID, err = pki.TokenID(token); err != nil {
 		return nil, err
 	}
