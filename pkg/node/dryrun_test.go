@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -76,7 +77,7 @@ func (f *fleet) keys(name string) control.KV {
 	if err != nil {
 		f.t.Fatal(err)
 	}
-	kv, err := control.Connect(f.t.Context(), control.Dial{Endpoints: []string{f.peer[name+"/client"]}, TLS: src.ClientConfig("", pki.NodeName("demo"))})
+	kv, err := control.Connect(f.t.Context(), control.Dial{Endpoints: []string{f.peer[name+"/client"]}, TLS: func() (*tls.Config, error) { return src.ClientConfig("", pki.NodeName("demo")), nil }})
 	if err != nil {
 		f.t.Fatal(err)
 	}
