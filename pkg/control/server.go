@@ -133,6 +133,7 @@ func (s *Server) start(ctx context.Context) error {
 		return fmt.Errorf("start control-plane member %s: %w", s.o.Name, err)
 	}
 	s.waiting.Go(s.wait)
+	s.waiting.Go(s.endSilentPeers)
 	if joining {
 		return nil
 	}

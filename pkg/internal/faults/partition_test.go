@@ -81,8 +81,8 @@ func findings(r health.Report) string {
 	return out
 }
 
-// healed ends the faults and waits until all is whole.
-func (c cut) healed(t *testing.T, atLeast int64) {
+// healed ends the faults, waits until all is whole and says how long that took.
+func (c cut) healed(t *testing.T, atLeast int64) (took time.Duration) {
 	t.Helper()
 	c.net.Heal()
 	began := time.Now()
@@ -94,10 +94,12 @@ func (c cut) healed(t *testing.T, atLeast int64) {
 		}
 		return healthy(r)
 	})
-	t.Logf("whole %s after the links", time.Since(began).Round(time.Millisecond))
+	took = time.Since(began)
+	t.Logf("whole %s after the links", took.Round(time.Millisecond))
 	c.ask = nil
 	c.w.more(t, 50, rto)
 	c.w.end(t, atLeast)
+	return took
 }
 
 // Row 12: a node that leads shards is cut off from all others, but not from its clients. Its lease in the control plane lasts

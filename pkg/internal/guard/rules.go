@@ -36,6 +36,7 @@ const (
 	ControllerLease Rule = "controller-lease" // a controller that is cut off from the control plane stops, its heartbeat too
 	ControllerDoes  Rule = "controller-does"  // a controller none of whose transactions is confirmed stops, its heartbeat too
 	ControllerHeard Rule = "controller-heard" // nobody takes over from a controller that others hear
+	PeerPatience    Rule = "peer-patience"    // connections between members of the control plane that are dead end soon
 
 	// Of disks.
 	DiskFull       Rule = "disk-full"       // a primary whose disk is full refuses writes before it is in the way of its own log

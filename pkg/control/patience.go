@@ -1,0 +1,141 @@
+package control
+
+import (
+	"net/netip"
+	"net/url"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/themisdb/themis/pkg/internal/guard"
+)
+
+// Connections between the members of etcd end when nothing that was sent on them is confirmed for peerPatience, and are made anew.
+// etcd sets no such limit on those that it dials (its transport's DialContext takes the place of the Dial that has one), so that TCP
+// alone decides: it repeats what was lost after a time that doubles, and a member that was cut off for a minute would be cut off for
+// about another one. See docs/adr/0010.
+
+const (
+	peerPatience = 4 * time.Second
+	peerIdle     = 2 * time.Second // a connection on which nobody writes is asked after so long
+	patienceLook = time.Second     // between two looks for new connections
+)
+
+// endSilentPeers looks for connections with other members until the member is stopped.
+func (s *Server) endSilentPeers() {
+	if !guard.On(guard.PeerPatience) {
+		return
+	}
+	tick := time.NewTicker(patienceLook)
+	defer tick.Stop()
+	var p patience
+	for {
+		p.limit(func(local, remote netip.AddrPort) bool {
+			own, others := s.peerAddrs()
+			return local == own || others[remote]
+		})
+		select {
+		case <-s.running.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+// peerAddrs are where this member listens for others, and where those do.
+func (s *Server) peerAddrs() (own netip.AddrPort, others map[netip.AddrPort]bool) {
+	own, others = addrOf(s.o.PeerURL), map[netip.AddrPort]bool{}
+	for _, m := range s.etcd.Server.Cluster().Members() {
+		for _, u := range m.PeerURLs {
+			if a := addrOf(u); a.IsValid() && a != own {
+				others[a] = true
+			}
+		}
+	}
+	return own, others
+}
+
+// addrOf is the address of a peer URL; of one that names a host, none.
+func addrOf(peerURL string) netip.AddrPort {
+	u, err := url.Parse(peerURL)
+	if err != nil {
+		return netip.AddrPort{}
+	}
+	a, _ := netip.ParseAddrPort(u.Host)
+	return netip.AddrPortFrom(a.Addr().Unmap(), a.Port())
+}
+
+// patience finds this process's connections among its descriptors: those that etcd dials can be reached by no other way.
+type patience struct {
+	known map[string]bool // sockets that were looked at, by the kernel's name for each
+}
+
+// limit sets the time limits of every new connection that is meant.
+func (p *patience) limit(meant func(local, remote netip.AddrPort) bool) {
+	const dir = "/proc/self/fd"
+	files, err := os.ReadDir(dir)
+	if err != nil {
+		return // without /proc connections are as patient as the kernel
+	}
+	known := map[string]bool{}
+	for _, f := range files {
+		name, err := os.Readlink(dir + "/" + f.Name())
+		if err != nil || !strings.HasPrefix(name, "socket:") {
+			continue
+		}
+		fd, err := strconv.Atoi(f.Name())
+		if err != nil {
+			continue
+		}
+		if p.known[name] || limitOne(fd, meant) {
+			known[name] = true
+		}
+	}
+	p.known = known
+}
+
+// limitOne sets one connection's limits, if it is meant, and says whether it need not be looked at again. It holds the socket by a
+// descriptor of its own, so that what it sets is set on the socket that it looked at, whatever becomes of the number.
+func limitOne(fd int, meant func(local, remote netip.AddrPort) bool) bool {
+	own, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0) //nolint:gosec // a descriptor
+	if err != nil {
+		return false // it was closed a moment ago
+	}
+	defer func() { _ = unix.Close(own) }()
+	remote, err := unix.Getpeername(own)
+	if err != nil {
+		return false // it listens, or isn't connected yet
+	}
+	local, err := unix.Getsockname(own)
+	if err != nil {
+		return false
+	}
+	if from, to := addrPort(local), addrPort(remote); !from.IsValid() || !to.IsValid() || !meant(from, to) {
+		return true
+	}
+	for _, o := range []struct{ level, name, value int }{
+		{unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(peerPatience.Milliseconds())},
+		{unix.IPPROTO_TCP, unix.TCP_KEEPIDLE, int(peerIdle.Seconds())},
+		{unix.IPPROTO_TCP, unix.TCP_KEEPINTVL, 1},
+		{unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1},
+	} {
+		if unix.SetsockoptInt(own, o.level, o.name, o.value) != nil {
+			return true // no TCP: the kernel's own patience holds
+		}
+	}
+	return true
+}
+
+// addrPort is the address of a TCP socket; of others, none.
+func addrPort(a unix.Sockaddr) netip.AddrPort {
+	switch a := a.(type) {
+	case *unix.SockaddrInet4:
+		return netip.AddrPortFrom(netip.AddrFrom4(a.Addr), uint16(a.Port)) //nolint:gosec // a port
+	case *unix.SockaddrInet6:
+		return netip.AddrPortFrom(netip.AddrFrom16(a.Addr).Unmap(), uint16(a.Port)) //nolint:gosec // a port
+	}
+	return netip.AddrPort{}
+}
