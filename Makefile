@@ -1,7 +1,7 @@
 # What developers type. CI runs .ci/run, which calls none of this.
 
 golangci   = github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
-goreleaser = github.com/goreleaser/goreleaser/v2@v2.15.0
+goreleaser = github.com/goreleaser/goreleaser/v2@v2.16.0
 tools      = $(addprefix ./,$(filter-out .ci/tools%,$(sort $(dir $(shell git ls-files ".ci/*.go")))))
 programs   = themisd themis-cli themisdb-repl-doctor
 
