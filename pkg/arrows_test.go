@@ -35,7 +35,7 @@ var ours = house{
 	may: map[string]string{
 		"cmd/themisd": "config node web pki",
 		"cmd/themis-cli": "config client health sim rebalance routing cluster doctor wal archive pki tui playground " +
-			"node testdata rpc bench cmd/internal", // node: the hidden node-run; testdata: the documents of playground; rpc: a newcomer's first contact, without a certificate
+			"node testdata rpc bench workload cmd/internal", // node: the hidden node-run; testdata: the documents of playground; rpc: a newcomer's first contact, without a certificate
 		"cmd/themisdb-repl-doctor": "config client doctor health cmd/internal",
 		"cmd/internal":             "client", // what the programs share
 		"tui":                      "client health cluster",
@@ -46,7 +46,7 @@ var ours = house{
 		"client":     "rpc pki routing cluster health",
 		"doctor":     "client wal cluster health",
 		"web":        "cluster health rpc pki",
-		"bench":      "node playground client replication wal store rpc pki cluster health",
+		"bench":      "workload routing node playground client replication wal store rpc pki cluster health",
 		"sim":        "controller rebalance routing cluster health",
 
 		// floor 3
@@ -72,11 +72,12 @@ var ours = house{
 		"conflict":   "",
 		"aql":        "",
 		"config":     "",
+		"workload":   "",
 
 		// floor 0
 		"themis": "",
 	},
-	pure: "controller election rebalance health cluster routing conflict aql config themis",
+	pure: "controller election rebalance health cluster routing conflict aql config workload themis",
 	outside: map[string]string{
 		"routing": "github.com/twmb/murmur3",
 		"config":  "github.com/spf13/viper github.com/go-viper/mapstructure gopkg.in/yaml.v3 go.yaml.in/yaml/v3",

@@ -382,7 +382,8 @@ var varying = []struct {
 	to   string
 }{
 	{regexp.MustCompile(`\b\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)?`), "TIME"},
-	{regexp.MustCompile(`("?(last_heartbeat_ms|age_ms|uptime_ms|disk_used_ratio|revision|pid|lag_ms|duration_ms|ms|for_ms|lag_bytes|bytes|documents_per_second|disk)"?: ?)"?[0-9][0-9.e+-]*"?`), "${1}N"},
+	{regexp.MustCompile(`("?(last_heartbeat_ms|age_ms|uptime_ms|disk_used_ratio|disk_free_bytes|revision|pid|lag_ms|duration_ms|ms|for_ms|lag_bytes|bytes|documents_per_second|disk)"?: ?)"?[0-9][0-9.e+-]*"?`), "${1}N"},
+	{regexp.MustCompile(`(\bdisk"?: ?)"?[0-9a-z]+"?`), "${1}DISK"},
 	{regexp.MustCompile(`\b[0-9a-f]{32}\b`), "ID"},
 	{regexp.MustCompile(`\b[0-9a-f]{16}\b`), "VERSION"},
 	{regexp.MustCompile(`\b0/[0-9A-F]{8}\b`), "LSN"},

@@ -23,14 +23,18 @@ type loadFlags struct {
 	collection, keyField, run, concern string
 	workers                            int
 	verify, only                       bool
+	rows                               rowFlags
 }
 
 // loadAnswer is the JSON of `load`.
 type loadAnswer struct {
-	File        string      `json:"file"`
+	File        string      `json:"file"` // empty: a data set
+	Dataset     string      `json:"dataset,omitempty"`
+	Seed        *uint64     `json:"seed,omitempty"`
+	Present     *int64      `json:"present,omitempty"` // rows of the data set that were there already, and are not among Lines
 	Collection  string      `json:"collection"`
-	Run         string      `json:"run"` // for --resume
-	Lines       int64       `json:"lines"`
+	Run         string      `json:"run"`   // for --resume
+	Lines       int64       `json:"lines"` // or rows
 	Written     int64       `json:"written"`
 	Failed      int64       `json:"failed"`
 	Bytes       int64       `json:"bytes"`  // of the documents that were written
@@ -42,7 +46,7 @@ type loadAnswer struct {
 	Differences []lineFault `json:"differences"` // the first 100
 }
 
-// lineFault is what is wrong with one line.
+// lineFault is what is wrong with one line or row.
 type lineFault struct {
 	Line   int64       `json:"line"`
 	Key    string      `json:"key"` // empty: the line has none
@@ -53,35 +57,50 @@ type lineFault struct {
 func loadCommand(a *app) *cobra.Command {
 	var f loadFlags
 	cmd := &cobra.Command{
-		Use: "load FILE.ndjson", Short: "Load documents from a file, one JSON object a line",
+		Use: "load [FILE.ndjson]", Short: "Load documents from a file, one JSON object a line, or a generated data set",
 		Long: `Load documents from a file (or - for stdin), one JSON object a line; each line is stored as it is, under the key that its --key-field
 holds. Lines that can't be are listed and left out. Of several lines with one key the last one stays.
 
 Every line's write has a request id made of the run, the file's digest and the line, so that a load that broke off can be repeated
 with --resume RUN: what was written within the last 10 minutes is not written again.
+
+--dataset oltp|vectors makes the documents: rows whose bytes follow from --seed and their number. The same command, repeated, goes on
+behind the rows that are there, however the one before ended; --again writes all of them. More than the disks can hold is refused.
+--config is the cluster's configuration: where the cluster has another one, the load is refused.
+
 --verify reads every document back and compares it byte for byte; --verify-only does nothing else.
 
 Exit code: 0 all written, 7 a part, 1 none, or a difference.`,
-		Example: "  themis-cli load testdata/airports.ndjson --verify",
-		Args:    usage.Exactly(1),
+		Example: "  themis-cli load testdata/airports.ndjson --verify\n  themis-cli load --config config/sharding/shard-router.yaml --dataset oltp --rows 500000000 --workers 32",
+		Args:    usage.Between(0, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if f.rows.dataset != "" || len(args) == 0 {
+				return a.loadRows(cmd, args, f)
+			}
+			if name := f.rows.given(cmd); name != "" {
+				return usage.Wrong("--%s: only with --dataset", name)
+			}
 			if err := f.check(args[0]); err != nil {
 				return err
 			}
 			if err := readable(args[0]); err != nil {
 				return err
 			}
-			return a.withClient(cmd.Context(), 0, func(ctx context.Context, c *client.Client) error { return a.load(ctx, c, args[0], f) })
+			return a.withClient(cmd.Context(), 0, func(ctx context.Context, c *client.Client) error {
+				src := &fileSource{path: args[0], keyField: f.keyField, collection: f.collection, stdin: a.in}
+				return a.load(ctx, c, src, loadAnswer{File: args[0]}, f)
+			})
 		},
 	}
 	fs := cmd.Flags()
-	fs.StringVar(&f.collection, "collection", "", "the collection; default: the file's name")
+	fs.StringVar(&f.collection, "collection", "", "the collection; default: the name of the file or the data set")
 	fs.StringVar(&f.keyField, "key-field", "_key", "the field of each line that holds its key: text or a number")
 	fs.StringVar(&f.run, "resume", "", "go on with the `RUN` that broke off")
 	fs.StringVar(&f.concern, "write-concern", "", "ask for more than the shards' mode: immediate, quorum, all or local_quorum")
 	fs.IntVar(&f.workers, "workers", 256, "documents under way at once")
 	fs.BoolVar(&f.verify, "verify", false, "read back and compare")
 	fs.BoolVar(&f.only, "verify-only", false, "write nothing, read back and compare")
+	f.rows.register(fs)
 	return cmd
 }
 
@@ -136,19 +155,20 @@ func collectionOf(path string) string {
 	return base
 }
 
-func (a *app) load(ctx context.Context, c *client.Client, path string, f loadFlags) error {
-	l := &loader{c: c, path: path, f: f}
-	l.out = loadAnswer{File: path, Collection: f.collection, Run: f.run, Errors: []lineFault{}, Differences: []lineFault{}}
+// load writes and verifies as the flags say, and prints out with what became of it.
+func (a *app) load(ctx context.Context, c *client.Client, src source, out loadAnswer, f loadFlags) error {
+	l := &loader{c: c, f: f, out: out}
+	l.out.Collection, l.out.Run, l.out.Errors, l.out.Differences = f.collection, f.run, []lineFault{}, []lineFault{}
 	if f.run == "" {
 		l.out.Run = client.NewRequestID()[:8]
 	}
-	shown := a.progress(l)
+	shown := a.progress(l.step)
 	var err error
 	if !f.only {
-		err = l.write(ctx, a.in)
+		err = a.fill(ctx, l, src)
 	}
 	if err == nil && (f.verify || f.only) {
-		err = l.verify(ctx)
+		err = l.verify(ctx, src)
 	}
 	shown()
 	switch {
@@ -160,19 +180,30 @@ func (a *app) load(ctx context.Context, c *client.Client, path string, f loadFla
 	case l.out.Failed > 0:
 		a.answer(themis.ExitPartly)
 	}
-	if err != nil && path != "-" && !f.only && l.out.Lines > 0 {
-		a.say("# to go on: themis-cli load %s --collection %s --key-field %s --resume %s%s", path, f.collection, f.keyField, l.out.Run, a.flags.where())
+	switch {
+	case err == nil || f.only || l.out.Lines == 0:
+	case out.Dataset != "":
+		a.say("# to go on, repeat the command")
+	case out.File != "-":
+		a.say("# to go on: themis-cli load %s --collection %s --key-field %s --resume %s%s", out.File, f.collection, f.keyField, l.out.Run, a.flags.where())
 	}
 	return errors.Join(err, a.print(l.out, func(w io.Writer, _ bool) { loadText(w, l.out) }))
 }
 
 func loadText(w io.Writer, out loadAnswer) {
+	unit := "line"
+	if out.Dataset != "" {
+		unit = "row"
+	}
+	if out.Present != nil && *out.Present > 0 {
+		_, _ = fmt.Fprintf(w, "%d rows were there already\n", *out.Present)
+	}
 	if out.Duration > 0 || out.Written > 0 {
 		_, _ = fmt.Fprintf(w, "%d of %d documents written to %s (%s) in %s: %.0f a second\n", out.Written, out.Lines, out.Collection, humanBytes(out.Bytes),
 			(time.Duration(out.Duration) * time.Millisecond).Round(time.Millisecond), out.Rate)
 	}
 	for _, e := range out.Errors {
-		_, _ = fmt.Fprintf(w, "line %d: %s\n", e.Line, e.Detail)
+		_, _ = fmt.Fprintf(w, "%s %d: %s\n", unit, e.Line, e.Detail)
 	}
 	if more := out.Failed - int64(len(out.Errors)); more > 0 {
 		_, _ = fmt.Fprintf(w, "… and %d more\n", more)
@@ -182,6 +213,6 @@ func loadText(w io.Writer, out loadAnswer) {
 	}
 	_, _ = fmt.Fprintf(w, "%d documents read back and equal, %d different\n", *out.Verified, *out.Different)
 	for _, e := range out.Differences {
-		_, _ = fmt.Fprintf(w, "line %d: %s: %s\n", e.Line, e.Key, e.Detail)
+		_, _ = fmt.Fprintf(w, "%s %d: %s: %s\n", unit, e.Line, e.Key, e.Detail)
 	}
 }

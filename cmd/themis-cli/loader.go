@@ -1,16 +1,10 @@
 package main
 
 import (
-	"bufio"
 	"bytes"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"os"
 	"sync"
 	"time"
 
@@ -18,6 +12,7 @@ import (
 
 	"github.com/themisdb/themis/pkg/client"
 	"github.com/themisdb/themis/pkg/themis"
+	"github.com/themisdb/themis/pkg/workload"
 )
 
 const (
@@ -28,30 +23,14 @@ const (
 
 // loader is one load on its way.
 type loader struct {
-	c    *client.Client
-	path string
-	f    loadFlags
+	c   *client.Client
+	src source
+	f   loadFlags
 
 	mu    sync.Mutex
 	out   loadAnswer
-	size  int64 // of the file in bytes; 0: not known
-	read  int64 // of it
 	doing string
-}
-
-// open opens the file and notes its size; stdin is the caller's.
-func (l *loader) open(in io.Reader) (io.Reader, func(), error) {
-	if l.path == "-" {
-		return in, func() {}, nil
-	}
-	f, err := os.Open(l.path)
-	if err != nil {
-		return nil, nil, themis.Errorf(themis.InvalidArgument, "%w", err)
-	}
-	if info, err := f.Stat(); err == nil && info.Mode().IsRegular() {
-		l.note(func() { l.size, l.read = info.Size(), 0 })
-	}
-	return f, func() { _ = f.Close() }, nil //nolint:errcheck // only read from
+	began time.Time // of what it is doing
 }
 
 func (l *loader) note(change func()) {
@@ -60,124 +39,84 @@ func (l *loader) note(change func()) {
 	change()
 }
 
-// lines calls do for every line that is not blank, without its end. A line that is too long comes with its beginning only.
-func (l *loader) lines(in io.Reader, do func(n int64, line []byte) error) error {
-	r := bufio.NewReaderSize(in, 1<<20)
-	var line []byte
-	for n := int64(1); ; n++ {
-		line = line[:0]
-		read, more, err := int64(0), true, error(nil)
-		for more {
-			var part []byte
-			part, err = r.ReadSlice('\n')
-			read += int64(len(part))
-			if len(line) <= lineMax {
-				line = append(line, part...)
-			}
-			more = errors.Is(err, bufio.ErrBufferFull)
-		}
-		l.note(func() { l.read += read })
-		if err != nil && !errors.Is(err, io.EOF) {
-			return themis.Errorf(themis.InvalidArgument, "%s line %d: %w", l.path, n, err)
-		}
-		if text := bytes.TrimRight(line, "\r\n"); len(bytes.TrimSpace(text)) > 0 {
-			if err := do(n, text); err != nil {
-				return err
-			}
-		}
-		if err != nil {
-			return nil
-		}
-	}
-}
-
-// keyOf finds the key of a line; the error says why there is none.
-func (l *loader) keyOf(line []byte) (string, error) {
-	if len(line) > themis.MaxDocumentBytes {
-		return "", themis.Errorf(themis.TooLarge, "more than %d bytes (16 MiB), the most that a document may have", themis.MaxDocumentBytes)
-	}
-	var fields map[string]json.RawMessage
-	if err := json.Unmarshal(line, &fields); err != nil || fields == nil {
-		return "", themis.Errorf(themis.InvalidArgument, "not a JSON object: %w", orNull(err))
-	}
-	raw, ok := fields[l.f.keyField]
-	if !ok {
-		return "", themis.Errorf(themis.InvalidArgument, "no field %q, which should hold the key", l.f.keyField)
-	}
-	var text string
-	var number json.Number
-	switch {
-	case json.Unmarshal(raw, &text) == nil && raw[0] == '"':
-	case json.Unmarshal(raw, &number) == nil && raw[0] != 'n':
-		text = number.String()
-	default:
-		return "", themis.Errorf(themis.InvalidArgument, "field %q: want text or a number", l.f.keyField)
-	}
-	return text, themis.CheckKey(text)
-}
-
-func orNull(err error) error {
-	if err == nil {
-		return errors.New("null")
-	}
-	return err
-}
-
-// digest makes request ids the same for the same lines of the same file in the same run, and different for everything else.
-func (l *loader) digest() (string, error) {
-	h := sha256.New()
-	_, _ = fmt.Fprintf(h, "%s %s ", l.f.collection, l.f.keyField)
-	if l.path != "-" {
-		in, done, err := l.open(nil)
-		if err != nil {
-			return "", err
-		}
-		defer done()
-		if _, err := io.Copy(h, in); err != nil {
-			return "", themis.Errorf(themis.InvalidArgument, "%w", err)
-		}
-	}
-	return hex.EncodeToString(h.Sum(nil)[:12]), nil
+// begin names what is done from now on.
+func (l *loader) begin(doing string) {
+	l.note(func() { l.doing, l.began = doing, time.Now() })
 }
 
 // errStopped ends a load that goes on in vain.
 var errStopped = errors.New("stopped")
 
-// write loads the file.
-func (l *loader) write(ctx context.Context, in io.Reader) (err error) {
-	began := time.Now()
-	digest, err := l.digest()
+// ahead holds a load back where it is too far ahead of its first document that is not stored; see workload.Window.
+type ahead struct {
+	mu   sync.Mutex
+	more *sync.Cond
+	w    *workload.Window
+}
+
+func newAhead() *ahead {
+	a := &ahead{w: workload.NewWindow()}
+	a.more = sync.NewCond(&a.mu)
+	return a
+}
+
+// wait returns once there is room for document n, or ctx has ended.
+func (a *ahead) wait(ctx context.Context, n int64) {
+	wake := context.AfterFunc(ctx, func() {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		a.more.Broadcast()
+	})
+	defer wake()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for !a.w.Room(n) && ctx.Err() == nil {
+		a.more.Wait()
+	}
+}
+
+func (a *ahead) done(n int64) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.w.Done(n)
+	a.more.Broadcast()
+}
+
+// write loads the documents of src.
+func (l *loader) write(ctx context.Context, src source) (err error) {
+	digest, err := src.digest()
 	if err != nil {
 		return err
 	}
-	src, done, err := l.open(in)
-	if err != nil {
-		return err
-	}
-	defer done()
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
 	w := l.c.NewWriter(client.WriterOptions{InFlight: l.f.workers, Concern: themis.WriteConcern(l.f.concern), Timeout: loadTimeout})
 	defer w.Close()
-	l.note(func() { l.doing = "written" })
-	err = l.lines(src, func(n int64, line []byte) error {
+	l.note(func() { l.src = src })
+	l.begin("written")
+	window, sent := newAhead(), int64(-1)
+	err = src.each(func(i item) error {
+		sent++
+		at := sent
+		window.wait(ctx, at)
 		l.note(func() { l.out.Lines++ })
-		key, err := l.keyOf(line)
-		if err != nil {
-			l.fault(n, key, err)
+		if i.err != nil {
+			l.fault(i, i.err)
+			window.done(at)
 			return nil
 		}
-		value := bytes.Clone(line)
-		id := client.RequestID(fmt.Sprintf("%s-%s-%d", l.out.Run, digest, n))
-		err = w.Send(ctx, l.f.collection, key, value, func(_ client.Written, err error) {
+		id := client.RequestID(fmt.Sprintf("%s-%s-%d", l.out.Run, digest, i.n))
+		err := w.Send(ctx, l.f.collection, i.key, i.value, func(_ client.Written, err error) {
 			switch {
 			case err == nil:
-				l.note(func() { l.out.Written++; l.out.Bytes += int64(len(value)) })
+				l.note(func() { l.out.Written++; l.out.Bytes += int64(len(i.value)) })
+				window.done(at)
 			case ofTheLine(err):
-				l.fault(n, key, err)
-			default:
-				l.fault(n, key, err)
-				stop(fmt.Errorf("line %d: %w", n, err))
+				l.fault(i, err)
+				window.done(at)
+			default: // it stays open: nothing far behind it is sent
+				l.fault(i, err)
+				stop(fmt.Errorf("%s %d: %w", src.unit(), i.n, err))
 			}
 		}, id)
 		if ctx.Err() != nil {
@@ -192,8 +131,8 @@ func (l *loader) write(ctx context.Context, in io.Reader) (err error) {
 		err = cause
 	}
 	w.Close()
-	took := time.Since(began)
 	l.note(func() {
+		took := time.Since(l.began)
 		l.out.Duration, l.out.Rate = took.Milliseconds(), float64(l.out.Written)/max(took.Seconds(), 0.001)
 	})
 	return err
@@ -201,7 +140,7 @@ func (l *loader) write(ctx context.Context, in io.Reader) (err error) {
 
 const loadTimeout = 60 * time.Second // of one document: longer than a failover with a rebuild
 
-// ofTheLine answers whether only this line can't be written. Anything else would befall the next ones too.
+// ofTheLine answers whether only this document can't be written. Anything else would befall the next ones too.
 func ofTheLine(err error) bool {
 	switch themis.CodeOf(err) {
 	case themis.InvalidArgument, themis.TooLarge, themis.RequestIDReused, themis.VersionMismatch:
@@ -210,34 +149,40 @@ func ofTheLine(err error) bool {
 	return false
 }
 
-func (l *loader) fault(n int64, key string, err error) {
+func (l *loader) fault(i item, err error) {
 	l.note(func() {
 		l.out.Failed++
 		if len(l.out.Errors) < faultsShown {
-			l.out.Errors = append(l.out.Errors, lineFault{n, key, themis.CodeOf(err), err.Error()})
+			l.out.Errors = append(l.out.Errors, lineFault{i.n, i.key, themis.CodeOf(err), err.Error()})
 		}
 	})
 }
 
-// verify reads back what the file says and compares. Of several lines with one key the last one counts.
-func (l *loader) verify(ctx context.Context) error {
+// verify reads back what src says and compares. Of several lines with one key the last one counts.
+func (l *loader) verify(ctx context.Context, src source) error {
 	last := map[string]int64{}
-	err := l.each(func(n int64, key string, _ []byte) error {
-		last[key] = n
-		return nil
-	})
-	if err != nil {
-		return err
+	l.note(func() { l.src = src })
+	l.begin("read")
+	if !src.unique() {
+		err := src.each(func(i item) error {
+			if i.err == nil {
+				last[i.key] = i.n
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
 	}
-	l.note(func() { l.out.Verified, l.out.Different, l.doing = new(int64), new(int64), "verified" })
+	l.note(func() { l.out.Verified, l.out.Different = new(int64), new(int64) })
+	l.begin("verified")
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(min(readers, l.f.workers))
-	err = l.each(func(n int64, key string, line []byte) error {
-		if last[key] != n {
+	err := src.each(func(i item) error {
+		if i.err != nil || !src.unique() && last[i.key] != i.n { // such lines were never written, or others went over them
 			return nil
 		}
-		value := bytes.Clone(line)
-		g.Go(func() error { return l.compare(ctx, n, key, value) })
+		g.Go(func() error { return l.compare(ctx, i) })
 		if ctx.Err() != nil {
 			return errStopped
 		}
@@ -249,42 +194,26 @@ func (l *loader) verify(ctx context.Context) error {
 	return err
 }
 
-// each calls do for every line that has a key.
-func (l *loader) each(do func(n int64, key string, line []byte) error) error {
-	in, done, err := l.open(nil)
-	if err != nil {
-		return err
-	}
-	defer done()
-	return l.lines(in, func(n int64, line []byte) error {
-		key, err := l.keyOf(line)
-		if err != nil {
-			return nil //nolint:nilerr // such lines were never written
-		}
-		return do(n, key, line)
-	})
-}
-
-func (l *loader) compare(ctx context.Context, n int64, key string, want []byte) error {
-	d, err := l.c.Get(ctx, l.f.collection, key)
+func (l *loader) compare(ctx context.Context, i item) error {
+	d, err := l.c.Get(ctx, l.f.collection, i.key)
 	switch {
 	case themis.CodeOf(err) == themis.NotFound:
-		l.different(n, key, "not there")
+		l.different(i, "not there")
 	case err != nil:
-		return fmt.Errorf("read back line %d: %w", n, err)
-	case !bytes.Equal(d.Value, want):
-		l.different(n, key, fmt.Sprintf("%d bytes in the cluster, %d in the file", len(d.Value), len(want)))
+		return fmt.Errorf("read back %s %d: %w", l.src.unit(), i.n, err)
+	case !bytes.Equal(d.Value, i.value):
+		l.different(i, fmt.Sprintf("%d bytes in the cluster, %d in the %s", len(d.Value), len(i.value), l.src.unit()))
 	default:
 		l.note(func() { *l.out.Verified++ })
 	}
 	return nil
 }
 
-func (l *loader) different(n int64, key, detail string) {
+func (l *loader) different(i item, detail string) {
 	l.note(func() {
 		*l.out.Different++
 		if len(l.out.Differences) < faultsShown {
-			l.out.Differences = append(l.out.Differences, lineFault{Line: n, Key: key, Detail: detail})
+			l.out.Differences = append(l.out.Differences, lineFault{Line: i.n, Key: i.key, Detail: detail})
 		}
 	})
 }

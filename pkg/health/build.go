@@ -227,6 +227,10 @@ func (b *builder) node(n cluster.Node) NodeReport {
 		if st.DiskUsed != nil {
 			out.DiskUsed = ptr(*st.DiskUsed)
 		}
+		if st.DiskFree != nil {
+			out.DiskFree = ptr(*st.DiskFree)
+		}
+		out.Disk = st.Disk
 	}
 	b.nodeFindings(n, out, why)
 	if st != nil {
