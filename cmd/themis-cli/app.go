@@ -122,7 +122,18 @@ func (a *app) wish() client.Wish {
 }
 
 // target finds out which cluster is meant, and as whom to go there.
-func (a *app) target() (client.Context, error) { return a.wish().Find(a.env) }
+func (a *app) target() (client.Context, error) {
+	g := a.flags
+	for _, f := range []struct{ flag, path string }{{"cacert", g.ca}, {"cert", g.cert}, {"key", g.key}} {
+		if f.path == "" {
+			continue
+		}
+		if err := readable(f.path); err != nil {
+			return client.Context{}, fmt.Errorf("--%s: %w", f.flag, err)
+		}
+	}
+	return a.wish().Find(a.env)
+}
 
 // connect finds a node of the cluster that is meant. The caller closes the client.
 func (a *app) connect(ctx context.Context) (*client.Client, error) {

@@ -5,7 +5,9 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/signal"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -51,6 +53,39 @@ func (f *comparisonFlags) register(cmd *cobra.Command, writers string, cases ...
 	fs.BoolVar(&f.strict, "strict", false, "exit code 1 where a floor is missed")
 }
 
+// check refuses what can't be measured; 0 would mean a default.
+func (f *comparisonFlags) check(o bench.Options) error {
+	switch {
+	case o.Rounds < 1:
+		return usage.Wrong("--rounds %d: want at least 1", o.Rounds)
+	case o.Each <= 0:
+		return usage.Wrong("--each %s: want a time above 0", o.Each)
+	case o.EntryBytes < 1:
+		return usage.Wrong("--entry-bytes %d: want at least 1", o.EntryBytes)
+	}
+	return benchDir(o.Dir)
+}
+
+// benchDir says before anything runs that a directory is not there.
+func benchDir(dir string) error {
+	if dir == "" {
+		return nil
+	}
+	info, err := os.Stat(dir)
+	if err == nil && !info.IsDir() {
+		err = fmt.Errorf("%s is no directory", dir)
+	}
+	if err != nil {
+		return usage.Wrong("--data-dir: %v", err).Do("mkdir -p %s", dir)
+	}
+	return nil
+}
+
+// untilUnread ends ctx also when nobody reads the output any more, so that a benchmark takes its processes along.
+func untilUnread(ctx context.Context) (context.Context, context.CancelFunc) {
+	return signal.NotifyContext(ctx, syscall.SIGPIPE)
+}
+
 func (a *app) benchHost() (bench.Host, error) {
 	self, err := os.Executable()
 	if err != nil {
@@ -60,6 +95,11 @@ func (a *app) benchHost() (bench.Host, error) {
 }
 
 func (a *app) compare(ctx context.Context, f comparisonFlags, run func(context.Context, bench.Options) (bench.Comparison, error)) error {
+	if err := f.check(f.options); err != nil {
+		return err
+	}
+	ctx, stop := untilUnread(ctx)
+	defer stop()
 	ctx, cancel := a.limited(ctx, 0)
 	defer cancel()
 	f.options.Step = func(text string) { a.say("%s", text) }
@@ -139,12 +179,20 @@ func benchRestart(a *app) *cobra.Command {
 		Use: "restart", Short: "A copy with a million entries in its log, from kill -9 until it answers again", Args: cobra.NoArgs,
 		Example: "  themis-cli bench restart --data-dir /var/lib/themis",
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if o.Entries < 1 || o.Rounds < 1 || o.EntryBytes < 1 || o.Unapplied < 0 {
+				return usage.Wrong("--entries %d, --rounds %d, --entry-bytes %d: want at least 1 of each; --unapplied %d: 0 or more", o.Entries, o.Rounds, o.EntryBytes, o.Unapplied)
+			}
+			if err := benchDir(o.Dir); err != nil {
+				return err
+			}
 			h, err := a.benchHost()
 			if err != nil {
 				return err
 			}
 			o.Step = func(text string) { a.say("%s", text) }
-			ctx, cancel := a.limited(cmd.Context(), 0)
+			ctx, stop := untilUnread(cmd.Context())
+			defer stop()
+			ctx, cancel := a.limited(ctx, 0)
 			defer cancel()
 			r, err := bench.Restarts(ctx, h, o)
 			if err != nil {

@@ -25,12 +25,20 @@ is the longest time without a success, from the end of the last one to the end o
 the killed node. With two copies a write waits until a third node has been given a copy; how much was copied stands beside it.`,
 		Example: "  themis-cli bench failover --kills 30\n  themis-cli bench failover --rf 2 --kills 8 --seed 7\n  themis-cli bench failover --kills 10 --with etcd-leader,controller",
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if o.Kills < 1 || o.Every <= 0 || o.Documents < 0 {
+				return usage.Wrong("--kills %d: want at least 1; --every %s: a time above 0; --documents %d: 0 or more", o.Kills, o.Every, o.Documents)
+			}
+			if err := benchDir(o.Dir); err != nil {
+				return err
+			}
 			if !cmd.Flags().Changed("seed") {
 				o.Seed = uint64(rand.Uint32()) //nolint:gosec // printed, to be repeated
 			}
 			o.Step = func(text string) { a.say("%s", text) }
 			a.say("seed %d", o.Seed)
-			ctx, cancel := a.limited(cmd.Context(), 0)
+			ctx, stop := untilUnread(cmd.Context())
+			defer stop()
+			ctx, cancel := a.limited(ctx, 0)
 			defer cancel()
 			r, err := bench.Failover(ctx, playground.Host{}, o)
 			if err != nil {

@@ -74,7 +74,7 @@ With --wait STATUS it waits until the cluster is that well or better, --timeout 
 	cmd.Flags().StringVar(&failOn, "fail-on", "degraded", "the state from which on the exit code is 1: degraded or critical")
 	cmd.Flags().StringVar(&exitStyle, "exit-style", "", "nagios: the exit codes of monitoring plugins")
 	cmd.Flags().StringVar(&wait, "wait", "", "wait until the `STATUS` is HEALTHY, or at least DEGRADED")
-	cmd.Flags().BoolVar(&watch, "watch", false, "go on showing it, until it is interrupted")
+	cmd.Flags().BoolVar(&watch, "watch", false, "go on showing it, until it is interrupted, or for the time of --timeout")
 	return cmd
 }
 
@@ -105,6 +105,8 @@ const clearScreen = "\x1b[H\x1b[2J"
 
 // watchHealth draws every frame over the last one; where there is no terminal, one below the other when something changed.
 func (a *app) watchHealth(ctx context.Context, judge func(health.Report)) error {
+	ctx, cancel := a.limited(ctx, 0)
+	defer cancel()
 	c, err := a.connect(ctx)
 	if err != nil {
 		return err
@@ -136,7 +138,7 @@ func (a *app) watchHealth(ctx context.Context, judge func(health.Report)) error 
 		}
 		last = b.String()
 	}
-	return ctx.Err()
+	return ended(ctx)
 }
 
 func clusterStatus(a *app) *cobra.Command {

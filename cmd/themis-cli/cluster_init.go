@@ -75,6 +75,9 @@ func (f initFlags) request() (client.InitRequest, error) {
 	}
 	for _, n := range f.nodes {
 		addr := client.WithPort(n)
+		if err := client.CheckAddress(addr); err != nil {
+			return r, fmt.Errorf("--nodes: %w", err)
+		}
 		if slices.Contains(r.Nodes, addr) {
 			return r, usage.Wrong("--nodes: %s is named twice", addr)
 		}
@@ -120,7 +123,20 @@ func (f initFlags) arithmetic(r client.InitRequest) error {
 			return usage.Wrong("--sync-shards: %s: there are only shard-1 to shard-%d", id, r.Shards)
 		}
 	}
-	return nil
+	if r.VirtualNodes < 1 {
+		return usage.Wrong("--virtual-nodes %d: want at least 1", r.VirtualNodes)
+	}
+	if r.Name != "" {
+		if err := themis.CheckNode(r.Name); err != nil {
+			return usage.Wrong("--name %q: want a DNS label: lower-case letters, digits and dashes, at most 63", r.Name)
+		}
+	}
+	nodes := make([]client.Description, len(r.Nodes)) // all as good as nodes can be
+	for i := range nodes {
+		nodes[i] = client.Description{Node: themis.NodeID(fmt.Sprintf("node-%d", i+1)), Role: cluster.RoleActive}
+	}
+	_, err := foundation(r, nodes)
+	return err
 }
 
 // number64 is the number in a canonical shard id.

@@ -1,12 +1,32 @@
 package main
 
 import (
+	"errors"
+	"strings"
+
 	"github.com/spf13/cobra"
 
 	"github.com/themisdb/themis/cmd/internal/usage"
+	"github.com/themisdb/themis/pkg/themis"
 )
+
+// wake is what to type where no node answers.
+func (a *app) wake(e *themis.Error) string {
+	if a.flags.timeout > 0 && strings.Contains(e.Detail, "did not answer in time") && !strings.Contains(e.Detail, "refused") {
+		return "give them more time than --timeout " + a.flags.timeout.String() + ", or start them again; then: themis-cli cluster health --wait HEALTHY" + a.flags.where()
+	}
+	if t, err := a.target(); err == nil && len(a.flags.endpoints) == 0 {
+		if dir := t.Playground(); dir != "" {
+			return "themis-cli playground start --data-dir " + dir
+		}
+	}
+	return "start themisd on those machines, or correct the addresses; then: themis-cli cluster health --wait HEALTHY" + a.flags.where()
+}
 
 // complain writes an error to stderr.
 func (a *app) complain(cmd *cobra.Command, err error) {
+	if e, ok := errors.AsType[*themis.Error](err); ok && e.Code == themis.Unreachable && e.Fix == "" {
+		e.Fix = a.wake(e)
+	}
 	usage.Complain(a.errOut, cmd, err, a.flags.output == "json" || a.flags.output == "ndjson")
 }

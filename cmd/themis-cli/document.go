@@ -85,6 +85,19 @@ func (a *app) printWritten(collection, key string, w client.Written, verb string
 	})
 }
 
+// ofUser refuses a collection that can't be a user's before anybody is asked; like is the command for one that can.
+func ofUser(collection, like string) error {
+	err := themis.CheckCollection(collection)
+	if e, ok := errors.AsType[*themis.Error](err); ok && e.Code == themis.PermissionDenied {
+		name := strings.TrimLeft(collection, "_")
+		if themis.CheckCollection(name) != nil {
+			name = "COLLECTION"
+		}
+		return e.Do("in a collection of your own: %s", strings.Replace(like, "COLLECTION", name, 1))
+	}
+	return err
+}
+
 func docPut(a *app) *cobra.Command {
 	var f writeFlags
 	cmd := &cobra.Command{
@@ -92,6 +105,9 @@ func docPut(a *app) *cobra.Command {
 		Long: "Store a document: JSON given as it is, from a file behind @, or from stdin (- or nothing). The bytes are kept as they are sent.",
 		Args: usage.Between(2, 3),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := ofUser(args[0], "themis-cli doc put COLLECTION "+args[1]); err != nil {
+				return err
+			}
 			opts, err := f.options()
 			if err != nil {
 				return err
@@ -202,6 +218,9 @@ func docGet(a *app) *cobra.Command {
 		Long: "Read a document. Without -o the bytes are written as they were stored, with a newline behind them on a terminal.",
 		Args: usage.Exactly(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := ofUser(args[0], "themis-cli doc get COLLECTION "+args[1]); err != nil {
+				return err
+			}
 			level, err := themis.ParseConsistency(consistency)
 			if err != nil {
 				return err
@@ -234,6 +253,9 @@ func docDelete(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "delete COLLECTION KEY", Short: "Remove a document", Args: usage.Exactly(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := ofUser(args[0], "themis-cli doc delete COLLECTION "+args[1]); err != nil {
+				return err
+			}
 			opts, err := f.options()
 			if err != nil {
 				return err

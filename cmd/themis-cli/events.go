@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -22,11 +23,14 @@ func clusterEvents(a *app) *cobra.Command {
 	var follow bool
 	cmd := &cobra.Command{
 		Use: "events", Annotations: streaming, Short: "What was decided, done, refused and left undone, and why",
-		Long: "The audit trail, oldest first. --follow goes on with what happens from then on, until it is interrupted.",
+		Long: "The audit trail, oldest first. --follow goes on with what happens from then on, until it is interrupted, or for the time of --timeout.",
 		Args: usage.None,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if limit < 0 || since < 0 {
-				return usage.Wrong("--limit and --since: want 0 or more")
+			if limit < 0 {
+				return usage.Wrong("--limit %d: want 0 or more", limit)
+			}
+			if since < 0 {
+				return usage.Wrong("--since %s: want a time back from now, 0 or more", since)
 			}
 			if follow && a.flags.output != "table" && a.flags.output != "wide" && a.flags.output != "ndjson" {
 				return usage.Wrong("--follow with --output %s: a stream is table, wide or ndjson", a.flags.output)
@@ -115,6 +119,14 @@ func (a *app) followEvents(ctx context.Context, c *client.Client, from themis.HL
 		if err := a.eventLines(f.Events); err != nil {
 			return err
 		}
+	}
+	return ended(ctx)
+}
+
+// ended is nil where a stream was followed as long as --timeout asked.
+func ended(ctx context.Context) error {
+	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		return nil
 	}
 	return ctx.Err()
 }

@@ -122,7 +122,7 @@ func (f *loadFlags) check(path string) error {
 	if f.collection == "" {
 		f.collection = collectionOf(path)
 	}
-	return themis.CheckCollection(f.collection)
+	return ofUser(f.collection, "themis-cli load "+path+" --collection COLLECTION")
 }
 
 // readable says before anybody is asked that a file is not there.
@@ -198,7 +198,9 @@ func loadText(w io.Writer, out loadAnswer) {
 	if out.Present != nil && *out.Present > 0 {
 		_, _ = fmt.Fprintf(w, "%d rows were there already\n", *out.Present)
 	}
-	if out.Duration > 0 || out.Written > 0 {
+	if out.Verified == nil && out.Lines == 0 && out.Dataset == "" {
+		_, _ = fmt.Fprintf(w, "%s has no documents; nothing was written to %s\n", out.File, out.Collection)
+	} else if out.Duration > 0 || out.Written > 0 {
 		_, _ = fmt.Fprintf(w, "%d of %d documents written to %s (%s) in %s: %.0f a second\n", out.Written, out.Lines, out.Collection, humanBytes(out.Bytes),
 			(time.Duration(out.Duration) * time.Millisecond).Round(time.Millisecond), out.Rate)
 	}

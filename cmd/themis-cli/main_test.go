@@ -136,6 +136,23 @@ func TestInterruptedIs130(t *testing.T) {
 	}
 }
 
+// TestTimeoutZeroIsTheCommandsOwn: --timeout 0 means what its help says, and is not for ever.
+func TestTimeoutZeroIsTheCommandsOwn(t *testing.T) {
+	var a app
+	ctx, cancel := a.limited(t.Context(), requestTime)
+	defer cancel()
+	end, limited := ctx.Deadline()
+	if left := time.Until(end); !limited || left > requestTime || left < requestTime/2 {
+		t.Errorf("%s left, limited: %v", left, limited)
+	}
+	a.flags.timeout = time.Second
+	ctx, cancel = a.limited(t.Context(), requestTime)
+	defer cancel()
+	if end, _ := ctx.Deadline(); time.Until(end) > time.Second {
+		t.Errorf("%s left", time.Until(end))
+	}
+}
+
 type discard struct{}
 
 func (*discard) Write(b []byte) (int, error) { return len(b), nil }

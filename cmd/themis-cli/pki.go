@@ -36,6 +36,9 @@ func pkiInit(a *app) *cobra.Command {
 		Long: "Make the CA of a cluster: ca.crt and ca.key (mode 0600) in the directory. A CA key that is there is never overwritten.",
 		Args: usage.None,
 		RunE: func(*cobra.Command, []string) error {
+			if cluster == "" {
+				return usage.Wrong("--cluster is missing: want the cluster's name, a DNS label").Do("themis-cli pki init --cluster NAME --dir %s", dir)
+			}
 			if days < 1 {
 				return usage.Wrong("--days %d: want at least 1", days)
 			}

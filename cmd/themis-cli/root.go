@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"io"
 	"os"
 	"os/signal"
@@ -45,11 +46,26 @@ func run(ctx context.Context, args []string, in io.Reader, out, errOut io.Writer
 			a.flags.output = "json"
 		}
 	}
+	err = a.judged(err)
 	a.complain(cmd, err)
 	if a.code != themis.ExitOK {
 		return a.code // a command that knows better: a part was done
 	}
 	return themis.Exit(err)
+}
+
+// judged names what ended a command that doesn't say it itself: its time.
+func (a *app) judged(err error) error {
+	if _, ours := errors.AsType[*themis.Error](err); ours {
+		return err
+	}
+	switch {
+	case errors.Is(err, context.DeadlineExceeded):
+		return themis.Errorf(themis.Deadline, "given up after --timeout %s: %w", a.flags.timeout, err).Do("give it more: --timeout TIME")
+	case errors.Is(err, context.Canceled): // nobody reads the answer any more
+		a.answer(themis.ExitInterrupted)
+	}
+	return err
 }
 
 func rootCommand(a *app) *cobra.Command {
@@ -64,6 +80,9 @@ $THEMIS_CONTEXT; else the current context; else the playground in the user's cac
 		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: false},
 		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
 			if err := a.flags.check(); err != nil {
+				return err
+			}
+			if err := usage.NotEmpty(cmd); err != nil {
 				return err
 			}
 			if a.flags.output == "ndjson" && cmd.Annotations[streams] == "" && cmd.Runnable() && !cmd.HasSubCommands() {

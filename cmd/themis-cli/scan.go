@@ -30,6 +30,9 @@ Without -o each document is one line: key, tab, document, as stored. -o ndjson i
 After --limit documents the place to go on is said on stderr; give it to --after.`,
 		Args: usage.Exactly(1),
 		RunE: func(cmd *cobra.Command, args []string) (err error) {
+			if err := ofUser(args[0], "themis-cli doc scan COLLECTION"); err != nil {
+				return err
+			}
 			if o.Limit < 0 {
 				return usage.Wrong("--limit %d: want 0 or more", o.Limit)
 			}

@@ -110,7 +110,7 @@ func (d Contexts) Current() (string, error) {
 		return "", nil
 	}
 	if err != nil {
-		return "", themis.Errorf(themis.InvalidArgument, "current context: %w", err)
+		return "", themis.Errorf(themis.InvalidArgument, "current context: %w", err).Do("ls -l %s, or name the cluster by --playground or --endpoint", d.Dir)
 	}
 	return strings.TrimSpace(string(b)), nil
 }

@@ -1,9 +1,11 @@
 package client
 
 import (
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/themisdb/themis/pkg/themis"
@@ -52,6 +54,9 @@ func (w Wish) Find(env map[string]string) (Context, error) {
 	}
 	for i, e := range c.Endpoints {
 		c.Endpoints[i] = WithPort(e)
+		if err := CheckAddress(c.Endpoints[i]); err != nil {
+			return c, err
+		}
 	}
 	return c, nil
 }
@@ -199,6 +204,16 @@ func savedContext(name string) (Context, error) {
 }
 
 const defaultPort = "50051"
+
+// CheckAddress says why nothing can be reached at addr, whatever runs where: INVALID_ARGUMENT, or nil.
+func CheckAddress(addr string) error {
+	host, port, err := net.SplitHostPort(addr)
+	n, bad := strconv.ParseUint(port, 10, 16)
+	if err != nil || host == "" || bad != nil || n == 0 {
+		return themis.Errorf(themis.InvalidArgument, "address %q: want host:port with a port from 1 to 65535, and an IPv6 address in brackets", addr)
+	}
+	return nil
+}
 
 // WithPort gives an address without a port that of the gRPC service.
 func WithPort(addr string) string {

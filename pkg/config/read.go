@@ -26,6 +26,15 @@ type Fault struct {
 	Reason string
 }
 
+// file is the file that the fault is in; FILE where it is in none.
+func (f Fault) file() string {
+	name, _, _ := strings.Cut(f.Where, ":")
+	if name == "" || strings.HasPrefix(f.Where, "env ") || strings.HasPrefix(f.Where, "flag ") {
+		return "FILE"
+	}
+	return name
+}
+
 func (f Fault) Error() string {
 	out := f.Reason
 	if f.Key != "" {
@@ -361,5 +370,5 @@ func (r *reader) err() error {
 	for i, f := range r.faults {
 		errs[i] = f
 	}
-	return themis.Errorf(themis.InvalidArgument, "%w", errors.Join(errs...)).Do("themis-cli config validate FILE")
+	return themis.Errorf(themis.InvalidArgument, "%w", errors.Join(errs...)).Do("themis-cli config validate %s", r.faults[0].file())
 }

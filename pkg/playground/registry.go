@@ -37,7 +37,7 @@ func (p *Playground) register(ctx context.Context, s *state, fresh []member) err
 		return errors.Join(reserve(ctx, fresh, taken), p.write(s))
 	}
 	if err := os.MkdirAll(p.host.Registry, 0o700); err != nil {
-		return themis.Errorf(themis.InvalidArgument, "list of playgrounds: %w", err)
+		return themis.Errorf(themis.InvalidArgument, "list of playgrounds: %w", err).Do("set HOME, or XDG_CONFIG_HOME, to a directory of yours")
 	}
 	l, err := lockFile(ctx, filepath.Join(p.host.Registry, lockName), "another command is choosing ports for a playground")
 	if err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -123,6 +124,10 @@ func (c Call) Error(err error) error {
 		return e
 	}
 	code := c.plain(st.Code())
+	if code == themis.Unimplemented && strings.Contains(st.Message(), "unexpected content-type") { // another kind of server turned it away
+		code = themis.Unreachable
+		c.Conn = errors.New("something answers there, but not over gRPC: it may be the node's HTTP port")
+	}
 	e := &themis.Error{Code: code, Detail: c.detail(code, st), Err: &RemoteError{Status: st, Conn: c.Conn, Ctx: c.ended(st.Code())}}
 	if refused, ok := errors.AsType[*pki.Refusal](c.Conn); ok && code == themis.Unauthenticated {
 		e.Fix = refused.Err.Fix

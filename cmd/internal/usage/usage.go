@@ -66,13 +66,40 @@ func argumentNames(cmd *cobra.Command) []string {
 	_, rest, _ := strings.Cut(cmd.Use, " ")
 	rest, _, _ = strings.Cut(rest, "[")
 	var out []string
+	flag := false // the word before was a flag, so this one is its value
 	for _, w := range strings.Fields(rest) {
-		if argumentName.MatchString(w) {
+		w = strings.Trim(w, "()")
+		if argumentName.MatchString(w) && !flag {
 			out = append(out, strings.TrimSuffix(w, "…"))
 		}
+		flag = strings.HasPrefix(w, "-")
 	}
 	return out
 }
+
+// NotEmpty refuses flags that were given with nothing in them, as a script does whose variable is not set: an empty --if-match would write
+// over anything, an empty --endpoint ask another cluster.
+func NotEmpty(cmd *cobra.Command) error {
+	var e *themis.Error
+	cmd.Flags().Visit(func(f *pflag.Flag) {
+		switch v := f.Value.(type) {
+		case pflag.SliceValue:
+			if f.Value.Type() == "stringSlice" && slices.ContainsFunc(v.GetSlice(), blank) || len(v.GetSlice()) == 0 {
+				e = Wrong("--%s: a value is empty in %q", f.Name, strings.Join(v.GetSlice(), ","))
+			}
+		default:
+			if f.Value.Type() == "string" && blank(f.Value.String()) {
+				e = Wrong("--%s: it is empty; give a value, or leave the flag out", f.Name)
+			}
+		}
+	})
+	if e == nil {
+		return nil
+	}
+	return e.Do("%s --help", cmd.CommandPath())
+}
+
+func blank(s string) bool { return strings.TrimSpace(s) == "" }
 
 // Flag says what is wrong with a flag, and names the nearest right one. It is a cobra FlagErrorFunc.
 func Flag(cmd *cobra.Command, err error) error {
@@ -95,6 +122,11 @@ func unknownFlag(cmd *cobra.Command, err *pflag.NotExistError) error {
 		return Wrong("-%s: there is no such flag", name).Do("%s --help", cmd.CommandPath())
 	}
 	e := Wrong("--%s: there is no such flag", name)
+	for _, c := range cmd.Commands() {
+		if c.Name() == name && c.IsAvailableCommand() {
+			return e.Do("%s", c.CommandPath())
+		}
+	}
 	var names []string
 	cmd.Flags().VisitAll(func(f *pflag.Flag) {
 		if !f.Hidden {
