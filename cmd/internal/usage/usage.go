@@ -122,11 +122,6 @@ func unknownFlag(cmd *cobra.Command, err *pflag.NotExistError) error {
 		return Wrong("-%s: there is no such flag", name).Do("%s --help", cmd.CommandPath())
 	}
 	e := Wrong("--%s: there is no such flag", name)
-	for _, c := range cmd.Commands() {
-		if c.Name() == name && c.IsAvailableCommand() {
-			return e.Do("%s", c.CommandPath())
-		}
-	}
 	var names []string
 	cmd.Flags().VisitAll(func(f *pflag.Flag) {
 		if !f.Hidden {
@@ -135,6 +130,11 @@ func unknownFlag(cmd *cobra.Command, err *pflag.NotExistError) error {
 	})
 	if near := nearest(name, names); near != "" && alike(name, near) > 0 {
 		return e.Do("%s --%s …", cmd.CommandPath(), near)
+	}
+	for _, c := range cmd.Commands() {
+		if c.Name() == name && c.IsAvailableCommand() {
+			return e.Do("%s", c.CommandPath())
+		}
 	}
 	return e.Do("%s --help", cmd.CommandPath())
 }
