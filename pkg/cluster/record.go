@@ -95,6 +95,41 @@ type ControlMember struct {
 	ID     uint64 `json:"member_id,omitempty"`
 }
 
+// Addresses are where a node is reached.
+type Addresses struct {
+	GRPC    string `json:"grpc"`
+	HTTP    string `json:"http"`
+	Metrics string `json:"metrics"`
+	Peer    string `json:"control_peer_url"` // of the embedded etcd, where the node is or becomes a member of it
+	Client  string `json:"control_client_url"`
+}
+
+// Addresses are those of the record.
+func (n Node) Addresses() Addresses {
+	a := Addresses{GRPC: n.GRPC, HTTP: n.HTTP, Metrics: n.Metrics}
+	if n.Control != nil {
+		a.Peer, a.Client = n.Control.Peer, n.Control.Client
+	}
+	return a
+}
+
+// MovedTo is the record with other addresses; false: it has them already. The caller has proof that the node is there.
+func (n Node) MovedTo(a Addresses) (Node, bool) {
+	if n.Control == nil {
+		a.Peer, a.Client = "", ""
+	}
+	if a == n.Addresses() {
+		return n, false
+	}
+	n.GRPC, n.HTTP, n.Metrics = a.GRPC, a.HTTP, a.Metrics
+	if n.Control != nil {
+		control := *n.Control
+		control.Peer, control.Client = a.Peer, a.Client
+		n.Control = &control
+	}
+	return n, true
+}
+
 // Member is one disk of one node: what ISR membership, ballots and acks are bound to.
 type Member struct {
 	Node    themis.NodeID    `json:"node"`
@@ -115,6 +150,7 @@ type Alive struct {
 	Version  string           `json:"version"`
 	DiskUsed *float64         `json:"disk_used_ratio"` // null when it can't be read
 	Key      string           `json:"key,omitempty"`   // fingerprint of the key it signs with; a hint, proven by a handshake
+	At       *Addresses       `json:"at,omitempty"`    // where it says it is reached; a hint, proven there
 
 	DiskFull bool                      `json:"disk_full,omitempty"`     // it takes no client writes, and should get no copies
 	Broken   map[themis.ShardID]string `json:"broken_copies,omitempty"` // copies that this process has stopped for good, and why

@@ -63,17 +63,13 @@ func (s *Server) markerFile() string { return filepath.Clean(s.o.Dir) + ".member
 
 // guard refuses a directory whose member has lost its files, and says whether this is a first start in a running cluster.
 func (s *Server) guard(ctx context.Context) (joining bool, err error) {
-	wal, err := filepath.Glob(filepath.Join(s.etcdDir(), "member", "wal", "*.wal"))
-	if err != nil {
-		return false, fmt.Errorf("look for the member's files: %w", err)
-	}
 	m, err := s.readMarker()
 	switch {
 	case err != nil:
 		return false, err
 	case m.State != "" && (m.Cluster != s.o.Cluster || m.Name != s.o.Name):
 		return false, themis.Errorf(themis.RefusedUnsafe, "control directory %s: belongs to member %s of cluster %s, not to %s of %s", s.o.Dir, m.Name, m.Cluster, s.o.Name, s.o.Cluster)
-	case len(wal) > 0:
+	case s.o.hasRun():
 		return false, nil
 	case m.State == memberServing:
 		return false, s.wiped("its files are gone")

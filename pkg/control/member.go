@@ -165,6 +165,30 @@ func (s *Server) Promote(ctx context.Context, id uint64) error {
 	})
 }
 
+// MoveMember tells the members where one of them is reached by the others now. One that is there already is no error; NOT_FOUND
+// without a member of that name.
+func (s *Server) MoveMember(ctx context.Context, name, peerURL string) error {
+	c, err := s.client()
+	if err != nil {
+		return err
+	}
+	return patiently(ctx, "move control-plane member "+name, func(ctx context.Context) error {
+		list, err := c.MemberList(ctx)
+		if err != nil {
+			return err
+		}
+		i := slices.IndexFunc(list.Members, func(m *pb.Member) bool { return m.Name == name })
+		switch {
+		case i < 0:
+			return themis.Errorf(themis.NotFound, "the control plane has no member %s", name)
+		case slices.Equal(list.Members[i].PeerURLs, []string{peerURL}):
+			return nil
+		}
+		_, err = c.MemberUpdate(ctx, list.Members[i].ID, []string{peerURL})
+		return err
+	})
+}
+
 // RemoveMember takes a member out. One that runs ends by itself; no such member is no error. etcd refuses while the rest
 // would have no quorum.
 func (s *Server) RemoveMember(ctx context.Context, id uint64) error {

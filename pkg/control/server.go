@@ -243,6 +243,9 @@ func (s *Server) release() error {
 // ClientURL is where clients find this member.
 func (s *Server) ClientURL() string { return s.o.ClientURL }
 
+// PeerURL is where the other members find this one.
+func (s *Server) PeerURL() string { return s.o.PeerURL }
+
 // HTTPSocket is the unix socket on which the member serves /metrics, /health, /livez and /readyz.
 func (s *Server) HTTPSocket() string {
 	if s.scratch != "" {
@@ -251,7 +254,13 @@ func (s *Server) HTTPSocket() string {
 	return filepath.Join(s.o.Dir, "http.sock")
 }
 
-func (s *Server) etcdDir() string { return filepath.Join(s.o.Dir, "etcd") }
+func (o *ServerOptions) etcdDir() string { return filepath.Join(o.Dir, "etcd") }
+
+// hasRun says whether the member's log is there.
+func (o *ServerOptions) hasRun() bool {
+	logs, err := filepath.Glob(filepath.Join(o.etcdDir(), "member", "wal", "*.wal"))
+	return err == nil && len(logs) > 0
+}
 
 func (s *Server) peers() []string {
 	var out []string
@@ -264,7 +273,7 @@ func (s *Server) peers() []string {
 // config holds the settings that were measured and tried; each has its reason in DESIGN.md.
 func (s *Server) config() (*embed.Config, error) {
 	cfg := embed.NewConfig()
-	cfg.Name, cfg.Dir = s.o.Name, s.etcdDir()
+	cfg.Name, cfg.Dir = s.o.Name, s.o.etcdDir()
 	cfg.InitialClusterToken = string(s.o.Cluster)
 	cfg.InitialCluster = strings.Join(s.peers(), ",")
 	if s.o.Existing {
@@ -372,6 +381,10 @@ func (o *ServerOptions) check() error {
 	}
 	if o.Dir == "" {
 		fault("dir: empty")
+	}
+	if o.hasRun() { // etcd goes by what its members know of each other; the one that was moved is told to them (see MoveMember)
+		o.InitialCluster = maps.Clone(o.InitialCluster)
+		o.InitialCluster[o.Name] = o.PeerURL
 	}
 	if o.InitialCluster[o.Name] != o.PeerURL {
 		fault("initial_cluster: %s=%q, want its peer url %q", o.Name, o.InitialCluster[o.Name], o.PeerURL)

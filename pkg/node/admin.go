@@ -36,6 +36,9 @@ func (s *adminService) Describe(ctx context.Context, _ *nodev1.DescribeRequest) 
 		Role: n.cfg.Node.Role, Region: n.cfg.Node.Region, Datacenter: n.cfg.Node.Datacenter, Rack: n.cfg.Node.Rack,
 		PublicKey: n.source.PublicKey(), Pid: int64(os.Getpid()),
 	}
+	if s := n.etcd.Load(); s != nil {
+		out.ControlPeerUrl, out.ControlClientUrl = s.PeerURL(), s.ClientURL()
+	}
 	if j := n.joined(); j != nil {
 		out.ClusterId, out.ClusterName = string(j.ID), j.Name
 	}

@@ -223,7 +223,7 @@ func (c *controlLoop) config() controller.Config {
 func (c *controlLoop) steps(ctx context.Context) error {
 	tick := time.NewTicker(stepEvery)
 	defer tick.Stop()
-	probing, keysTried := map[themis.NodeID]context.CancelFunc{}, map[themis.NodeID]time.Time{}
+	probing, recordsTried := map[themis.NodeID]context.CancelFunc{}, map[themis.NodeID]time.Time{}
 	for {
 		v, ok := c.n.latest()
 		if ok && v.Controller.Term > c.as.Term {
@@ -231,7 +231,7 @@ func (c *controlLoop) steps(ctx context.Context) error {
 		}
 		if ok && v.Controller.Term == c.as.Term {
 			c.staff(ctx, v, probing)
-			c.keepKeys(ctx, v, keysTried)
+			c.keepRecords(ctx, v, recordsTried)
 			if err := c.step(ctx, v); err != nil {
 				return err
 			}

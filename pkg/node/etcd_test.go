@@ -56,6 +56,7 @@ func runEtcd(text string) error {
 	}
 	cfg := embed.NewConfig()
 	cfg.Name, cfg.Dir, cfg.InitialCluster, cfg.LogLevel = s.Name, s.Dir, s.Cluster, "error"
+	cfg.BcryptCost = 4 // the default takes seconds under the race detector
 	at := func(s string) []url.URL {
 		u, err := url.Parse(s)
 		if err != nil {

@@ -15,26 +15,32 @@ import (
 	"github.com/themisdb/themis/pkg/themis"
 )
 
-const keyRetry = time.Second // between two tries to register a node's key
+const recordRetry = time.Second // between two tries to write a node's record anew
 
-// keepKeys registers the keys of nodes that were renewed, so that their ballots go on to count. A node's heartbeat says only that
-// there is a new one; which it is, its certificate shows in a handshake, where the node proves that it has it.
-func (c *controlLoop) keepKeys(ctx context.Context, v cluster.View, tried map[themis.NodeID]time.Time) {
+// keepRecords writes the records of nodes anew that have another key, so that their ballots go on to count, or another address, so
+// that they are found. A node's heartbeat says only that there is something new; what it is, the node proves by its certificate.
+func (c *controlLoop) keepRecords(ctx context.Context, v cluster.View, tried map[themis.NodeID]time.Time) {
 	now := time.Now()
 	for _, id := range v.NodeIDs() {
-		x := v.Nodes[id]
-		hint := v.Alive[id].Key
+		x, a := v.Nodes[id], v.Alive[id]
 		_, old := x.WithoutOldKey(now)
-		renewed := hint != "" && (len(x.Keys) == 0 || hint != pki.FingerprintKey(x.Keys[len(x.Keys)-1]))
-		if !old && !renewed || now.Sub(tried[id]) < keyRetry {
+		renewed := a.Key != "" && (len(x.Keys) == 0 || a.Key != pki.FingerprintKey(x.Keys[len(x.Keys)-1]))
+		moved := hasMoved(x, a)
+		if !old && !renewed && !moved || now.Sub(tried[id]) < recordRetry {
 			continue
 		}
 		tried[id] = now
 		c.wg.Go(func() error {
 			ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
 			defer cancel()
-			if err := c.keepKey(ctx, x, renewed); err != nil && ctx.Err() == nil {
-				c.n.log.Warn("key not registered", "peer", id, "err", err)
+			var err error
+			if moved { // first: a key is asked for where the record says that the node is
+				err = c.keepAddress(ctx, x, a)
+			} else {
+				err = c.keepKey(ctx, x, renewed)
+			}
+			if err != nil && ctx.Err() == nil {
+				c.n.log.Warn("record not written anew", "peer", id, "err", err)
 			}
 			return nil
 		})

@@ -65,7 +65,7 @@ type hosts struct {
 	mu     sync.Mutex
 	proc   map[string]*process
 	paused map[string]bool              // clients leave them alone; what they had asked before hangs
-	addr   map[string]map[string]string // grpc, http, peer, client: the same at every start
+	addr   map[string]map[string]string // grpc, http, peer, client: the same at every start, unless it is moved
 }
 
 type process struct {
@@ -215,6 +215,8 @@ func (h *hosts) overTLS(src *pki.Source) *http.Transport {
 
 // url is where a node answers over HTTP.
 func (h *hosts) url(node, path string) string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
 	if h.net != nil {
 		return "https://" + h.addr[node]["http"] + path
 	}

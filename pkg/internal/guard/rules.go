@@ -57,6 +57,8 @@ const (
 	OwnCluster  Rule = "own-cluster"  // a data directory of another cluster is refused
 	RenewedKey  Rule = "renewed-key"  // a node's record comes to carry its new key
 
+	ProvenAddress Rule = "proven-address" // a node's record changes its address only to where the node proves to be
+
 	BallotAsker       Rule = "ballot-asker"       // a ballot is given to the controller alone, under its own certificate
 	BallotNonce       Rule = "ballot-nonce"       // a ballot answers the very question that was asked
 	BallotEpoch       Rule = "ballot-epoch"       // and is for the epoch that was asked for
