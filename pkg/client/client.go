@@ -254,8 +254,10 @@ func nobody[T any](places []place, failed []answer[T], ended error) error {
 	if errors.Is(ended, context.Canceled) {
 		return themis.Errorf(themis.Deadline, "given up: %w", ended)
 	}
-	for _, code := range []themis.Code{themis.Unauthenticated, themis.NoPrimary, themis.Overloaded} {
-		i := slices.IndexFunc(failed, func(a answer[T]) bool { return themis.CodeOf(a.err) == code })
+	for _, code := range []themis.Code{themis.Unauthenticated, themis.NoPrimary, themis.Overloaded, themis.Deadline} {
+		i := slices.IndexFunc(failed, func(a answer[T]) bool {
+			return themis.CodeOf(a.err) == code && !errors.Is(a.err, context.DeadlineExceeded) // that one nobody said
+		})
 		if i >= 0 {
 			return failed[i].err
 		}

@@ -79,8 +79,8 @@ type Check struct {
 
 var checks = []Check{
 	{ControlNoQuorum, CriticalSv, true, "The control plane has no quorum",
-		"{up} of {voters} voting control members answer, {need} are needed: no failover, no change of the cluster, and primaries stop within their lease",
-		"themis-cli cluster health -o wide"},
+		"{up} of {voters} voting control members answer, {need} are needed: no failover, no change of the cluster, and no writes and strong reads once the primaries' leases end; reads at eventual go on",
+		"themis-cli node list"},
 	{ShardNoPrimary, CriticalSv, true, "The shard has no primary",
 		"epoch {epoch}: {cause}; of its {voters} voters {answering} answer",
 		"themis-cli shard show {shard}"},

@@ -76,7 +76,7 @@ type ClientMap struct {
 func (s *adminService) GetMap(_ context.Context, req *nodev1.GetMapRequest) (*nodev1.GetMapResponse, error) {
 	v, ok := s.n.latest()
 	if !ok {
-		return nil, themis.Errorf(themis.NoPrimary, "this node knows no cluster map yet").Do(foundOrJoin)
+		return nil, s.n.noMap()
 	}
 	if v.Revision > 0 && themis.Revision(req.GetKnownRevision()) >= v.Revision { //nolint:gosec // revisions are small
 		return &nodev1.GetMapResponse{Revision: uint64(v.Revision)}, nil //nolint:gosec // positive
@@ -197,7 +197,7 @@ func (s *adminService) GetLocalState(ctx context.Context, _ *nodev1.GetLocalStat
 func (s *adminService) ListEvents(ctx context.Context, req *nodev1.ListEventsRequest) (*nodev1.ListEventsResponse, error) {
 	m := s.n.m.Load()
 	if m == nil {
-		return nil, themis.Errorf(themis.NoPrimary, "this node belongs to no cluster yet")
+		return nil, s.n.noMap()
 	}
 	var from, to themis.HLC
 	var err error
@@ -211,9 +211,11 @@ func (s *adminService) ListEvents(ctx context.Context, req *nodev1.ListEventsReq
 			return nil, err
 		}
 	}
+	ctx, cancel := context.WithTimeout(ctx, controlPatience)
+	defer cancel()
 	events, err := m.Events(ctx, from, to, int(req.GetLimit())) //nolint:gosec // a count
 	if err != nil {
-		return nil, err
+		return nil, s.n.noControl(err)
 	}
 	out := &nodev1.ListEventsResponse{}
 	for _, e := range events {
@@ -228,7 +230,7 @@ func (s *adminService) ApplyConfig(ctx context.Context, req *nodev1.ApplyConfigR
 	v, ok := s.n.latest()
 	m := s.n.m.Load()
 	if !ok || m == nil {
-		return nil, themis.Errorf(themis.NoPrimary, "this node belongs to no cluster yet").Do(foundOrJoin)
+		return nil, s.n.noMap()
 	}
 	next, err := config.Load([]config.Source{{Name: req.GetName(), Data: req.GetYaml()}}, nil, nil)
 	if err != nil {
@@ -327,6 +329,3 @@ func (s *adminService) Act(ctx context.Context, req *nodev1.ActRequest) (*nodev1
 	}
 	return nil, themis.Errorf(themis.Unimplemented, "verb %q is not served by this version", req.GetVerb())
 }
-
-// foundOrJoin is what to type for a node that belongs to no cluster.
-const foundOrJoin = "themis-cli cluster init --nodes HOST,HOST,HOST, or themis-cli node join HOST"

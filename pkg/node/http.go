@@ -26,7 +26,7 @@ func (s source) Ready() error {
 	}
 	v, ok := s.n.latest()
 	if !ok {
-		return themis.Errorf(themis.NoPrimary, "this node belongs to no cluster yet")
+		return s.n.noMap()
 	}
 	all := s.n.shards.all()
 	for _, id := range v.ShardsOn(s.n.id.Node) {

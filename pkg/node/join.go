@@ -123,13 +123,15 @@ func (n *Node) oneAtATime(dry bool) (release func(), err error) {
 func (n *Node) freshView(ctx context.Context) (*control.Map, cluster.View, error) {
 	m, v := n.m.Load(), cluster.View{}
 	if m != nil {
+		ctx, cancel := context.WithTimeout(ctx, controlPatience)
+		defer cancel()
 		var err error
 		if v, err = m.View(ctx); err != nil {
-			return nil, v, err
+			return nil, v, n.noControl(err)
 		}
 	}
 	if v.Meta.ID == "" {
-		return nil, v, themis.Errorf(themis.NoPrimary, "%s belongs to no cluster yet", n.id.Node).Do(foundOrJoin)
+		return nil, v, n.noMap()
 	}
 	return m, v, nil
 }

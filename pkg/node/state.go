@@ -239,7 +239,7 @@ func (g *gatherer) one(ctx context.Context, id themis.NodeID, node cluster.Node)
 func (n *Node) Report(ctx context.Context) (health.Report, map[themis.NodeID]health.Observed, error) {
 	v, ok := n.latest()
 	if !ok {
-		return health.Report{}, nil, themis.Errorf(themis.NoPrimary, "this node belongs to no cluster yet").Do("themis-cli cluster init --nodes %s,… --shards 4 --replication-factor 2", n.addr.GRPC)
+		return health.Report{}, nil, n.noMap()
 	}
 	states := n.gather.states(ctx, v)
 	control := controlState(v, states, n.cfg.Control.Mode)

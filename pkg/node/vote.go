@@ -64,7 +64,7 @@ func (s *shardService) HealthCheck(ctx context.Context, req *sharding.HealthRequ
 func (s *shardService) GetShardStatus(_ context.Context, req *sharding.StatusRequest) (*sharding.StatusResponse, error) {
 	v, ok := s.n.latest()
 	if !ok {
-		return nil, themis.Errorf(themis.NoPrimary, "this node knows no cluster map yet")
+		return nil, s.n.noMap()
 	}
 	id := themis.ShardID(req.GetShardId())
 	if id == "" {

@@ -65,6 +65,9 @@ func (r *Replica) confirm(ctx context.Context) error {
 		case <-rg.ctx.Done():
 			return r.notPrimary()
 		case <-ctx.Done():
+			if !r.holdsLease(time.Now()) {
+				return rg.withoutLease()
+			}
 			return themis.Errorf(themis.NoPrimary, "%s: too few copies confirmed in time that epoch %d still reigns", r.o.Shard, rg.epoch).In(r.o.Shard)
 		}
 	}
@@ -78,7 +81,7 @@ func (rg *reigning) mayRead(asked time.Time) (themis.Seq, bool) {
 		return 0, false
 	}
 	now := time.Now()
-	if !rg.r.o.Reigns(now) {
+	if !rg.r.holdsLease(now) {
 		return 0, false
 	}
 	if rg.core.MayRead(now) {

@@ -85,6 +85,8 @@ func (rg *reigning) status() *ReignStatus {
 	out := &ReignStatus{Epoch: rg.epoch, Queued: rg.queued, Stalled: rg.stalled}
 	if rg.core == nil || !rg.core.Ready() {
 		out.NotServing = "the reign's first entry is not committed yet"
+	} else if !rg.r.holdsLease(now) {
+		out.NotServing = noLease
 	}
 	if err := rg.writable(); err != nil {
 		out.NotWriting = err.Error()

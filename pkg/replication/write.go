@@ -202,14 +202,24 @@ func (rg *reigning) writable() error {
 		return themis.Errorf(themis.NoPrimary, "%s: the reign of epoch %d is only beginning", rg.r.o.Shard, rg.epoch).In(rg.r.o.Shard)
 	}
 	now := time.Now()
-	if !rg.r.o.Reigns(now) {
-		return themis.Errorf(themis.NoPrimary, "%s: this primary can't renew its lease in the control plane", rg.r.o.Shard).In(rg.r.o.Shard)
+	if !rg.r.holdsLease(now) {
+		return rg.withoutLease()
 	}
 	if rg.r.o.Room() != Enough && guard.On(guard.DiskFull) {
 		return themis.Errorf(themis.ReadOnly, "%s takes no writes: the disk of %s, its primary, is full", rg.r.o.Shard, rg.r.o.Self.Node).
 			In(rg.r.o.Shard).Do("themis-cli cluster health")
 	}
 	return rg.core.Writable(now)
+}
+
+const noLease = "this primary can't renew its lease in the control plane"
+
+// holdsLease says whether the node's lease in the control plane holds: without it a primary answers nothing.
+func (r *Replica) holdsLease(now time.Time) bool { return r.o.Reigns(now) || !guard.On(guard.NodeLease) }
+
+// withoutLease is why a primary whose node's lease has ended answers nothing.
+func (rg *reigning) withoutLease() error {
+	return themis.Errorf(themis.NoPrimary, "%s: %s", rg.r.o.Shard, noLease).In(rg.r.o.Shard).Do("themis-cli cluster health")
 }
 
 func digestOf(payload []byte) uint64 {

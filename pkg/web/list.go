@@ -88,6 +88,9 @@ func (s *server) listingOf(r *http.Request) (*merge, uint64, error) {
 	}
 	shards := s.Shards()
 	if len(shards) == 0 {
+		if err := s.Source.Ready(); err != nil {
+			return nil, 0, err
+		}
 		return nil, 0, themis.Errorf(themis.NoPrimary, "this node belongs to no cluster yet").Do("themis-cli cluster init --nodes HOST,HOST,HOST, or themis-cli node join HOST")
 	}
 	scan := &nodev1.ScanRequest{Collection: collection, Consistency: string(level)}

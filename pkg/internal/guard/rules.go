@@ -32,6 +32,7 @@ const (
 	Resigned       Rule = "resigned"        // a shard whose primary's reign is over for good is given another
 	BarrierApplied Rule = "barrier-applied" // a new reign looks at request ids and conditions only once all before it is applied
 
+	NodeLease       Rule = "node-lease"       // a primary whose node's lease in the control plane has ended answers nothing
 	NearFloor       Rule = "near-floor"       // a SYNC primary that hears fewer than k of its in-sync set appends no client's write
 	ControllerLease Rule = "controller-lease" // a controller that is cut off from the control plane stops, its heartbeat too
 	ControllerDoes  Rule = "controller-does"  // a controller none of whose transactions is confirmed stops, its heartbeat too
