@@ -31,7 +31,10 @@ require (
 	pgregory.net/rapid v1.3.0
 )
 
-require github.com/bits-and-blooms/bloom/v3 v3.7.1
+require (
+	github.com/HdrHistogram/hdrhistogram-go v1.1.2
+	github.com/bits-and-blooms/bloom/v3 v3.7.1
+)
 
 require (
 	github.com/DataDog/zstd v1.5.7 // indirect

@@ -19,13 +19,23 @@ import (
 )
 
 func benchCommand(a *app) *cobra.Command {
+	var f workloadFlags
 	cmd := &cobra.Command{
-		Use: "bench", Short: "Measure this machine's parts of a cluster against what the machine itself gives",
+		Use: "bench", Short: "Measure a running cluster, or its parts against what the machine itself gives",
 		Long: `bench measures parts of a cluster on this machine, beside the simplest program that does the same, in alternating rounds of one run; the
 best round of each counts. Judge by the ratio: absolute figures say as much about the machine as about ThemisDB. Run it on a quiet
-machine, with --data-dir on the disk that is to be measured. Nothing stays behind.`,
+machine, with --data-dir on the disk that is to be measured. Nothing stays behind.` + workloadHelp,
+		Example: "  themis-cli bench --shards 4 --mix B --duration 600 --threads 64\n  themis-cli bench --mix reads=80,cross=20 --rate 2000 -o json",
 	}
 	group(cmd, benchWAL(a), benchReplication(a), benchClient(a), benchRestart(a), benchFailover(a))
+	f.register(cmd.Flags())
+	cmd.PreRunE = func(cmd *cobra.Command, args []string) error {
+		if len(args) > 0 {
+			return usage.Unknown(cmd, args)
+		}
+		return nil
+	}
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error { return a.workload(cmd, f) }
 	return cmd
 }
 

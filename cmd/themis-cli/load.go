@@ -164,8 +164,13 @@ func (a *app) load(ctx context.Context, c *client.Client, src source, out loadAn
 	}
 	shown := a.progress(l.step)
 	var err error
-	if !f.only {
-		err = a.fill(ctx, l, src)
+	rows, generated := src.(*rowSource)
+	switch {
+	case f.only:
+	case generated:
+		_, err = a.fill(ctx, l, rows)
+	default:
+		err = l.write(ctx, src)
 	}
 	if err == nil && (f.verify || f.only) {
 		err = l.verify(ctx, src)

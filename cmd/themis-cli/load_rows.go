@@ -116,17 +116,13 @@ func sameConfig(ctx context.Context, c *client.Client, path string, settings []b
 		Do("themis-cli cluster apply-config %s", path)
 }
 
-// fill writes what is asked for: of a data set, what is not there yet, where there is room for it.
-func (a *app) fill(ctx context.Context, l *loader, src source) error {
-	rows, ok := src.(*rowSource)
-	if !ok {
-		return l.write(ctx, src)
-	}
+// fill writes the rows that are not there yet, or all of them where that is asked for, if there is room, and answers which those are.
+func (a *app) fill(ctx context.Context, l *loader, rows *rowSource) (written *rowSource, err error) {
 	if !l.f.rows.again {
 		l.begin("looking")
 		rest, err := rows.rest(ctx, l.c, l.f.collection)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		rows = rest
 	}
@@ -137,10 +133,10 @@ func (a *app) fill(ctx context.Context, l *loader, src source) error {
 			err = roomFor(frame.Report, rows.left(), rows.set.RowBytes(rows.seed))
 		}
 		if err != nil {
-			return err
+			return nil, err
 		}
 	}
-	return l.write(ctx, rows)
+	return rows, l.write(ctx, rows)
 }
 
 // packed is the least part of a document's bytes that a disk surely needs for it: what is stored is compressed.

@@ -183,14 +183,22 @@ func (s *rowSource) digest() (string, error) { return fmt.Sprintf("%s-%d", s.set
 
 func (s *rowSource) each(do func(item) error) error {
 	s.done.Store(0)
+	return s.numbers(func(n int64) error {
+		err := do(item{n, s.set.Key(n), s.set.Row(s.seed, n), nil})
+		s.done.Add(1)
+		return err
+	})
+}
+
+// numbers calls do for every row that is not stored already.
+func (s *rowSource) numbers(do func(n int64) error) error {
 	for n := s.from; n < s.rows; n++ {
 		if s.there[n] {
 			continue
 		}
-		if err := do(item{n, s.set.Key(n), s.set.Row(s.seed, n), nil}); err != nil {
+		if err := do(n); err != nil {
 			return err
 		}
-		s.done.Add(1)
 	}
 	return nil
 }

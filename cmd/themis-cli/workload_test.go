@@ -8,10 +8,12 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/themisdb/themis/pkg/bench"
 	"github.com/themisdb/themis/pkg/health"
 	"github.com/themisdb/themis/pkg/themis"
 	"github.com/themisdb/themis/pkg/workload"
@@ -84,7 +86,7 @@ func TestWorkload(t *testing.T) {
 	for _, story := range []struct {
 		name string
 		tell func(*ground)
-	}{{"load", storyDataset}, {"killed", storyLoadKilled}, {"refused", storyLoadRefused}} {
+	}{{"load", storyDataset}, {"killed", storyLoadKilled}, {"refused", storyLoadRefused}, {"bench", storyBench}} {
 		t.Run(story.name, func(t *testing.T) { g.t = t; story.tell(g) })
 	}
 	g.t = t
@@ -159,6 +161,50 @@ func storyLoadRefused(g *ground) {
 	}
 	g.says(8, []string{"load", "--config", other, "--dataset", "oltp", "--rows", "5", "--collection", "other"}, "differs from", "rebalance.skew_threshold", "next: themis-cli cluster apply-config")
 	g.says(0, []string{"load", "--config", other, "--dataset", "oltp", "--rows", "5", "--collection", "other", "--force"}, "5 of 5")
+}
+
+// storyBench: D-10, shorter; another mix at a rate; wrong numbers of shards; a document of another hand is found.
+func storyBench(g *ground) {
+	d10 := []string{"bench", "--shards", "4", "--mix", "B", "--duration", "2", "--threads", "64", "--warm-up", "1", "--rows", "2000"}
+	table := g.says(0, d10, "mix B (50 % reads, 50 % writes, 10 % cross-shard) on 2000 rows of oltp, 64 threads, as fast as it goes", "0 failed", "operations=")
+	if !regexp.MustCompile(`(?m)^OP +SHARDS +COUNT +OPS/S +P50 +P95 +P99 +P99.9 +MAX\n(read|write) +one +[1-9]`).MatchString(table) {
+		g.t.Errorf("table:\n%s", table)
+	}
+	g.says(1, []string{"doc", "get", "bench", "order-000000000000"}) // what it stored is gone
+	g.says(2, []string{"bench", "--shards", "5", "--mix", "B", "--duration", "2"}, "has 4", "next: themis-cli bench --mix B --shards 4")
+
+	var r bench.WorkloadResult
+	g.answers(0, &r, "bench", "--mix", "reads=100,cross=50", "--rate", "200", "--duration", "2s", "--warm-up", "0", "--collection", "oltp", "--rows", "3000", "--seed", "4")
+	if r.Operations < 390 || r.Operations > 401 || r.Failed != 0 || r.Cross < 0.4 || r.Cross > 0.6 || r.Shards != 4 || r.Rate != 200 || len(r.Latency) != 3 {
+		g.t.Errorf("at a rate: %+v", r)
+	}
+	g.says(0, []string{"load", "--dataset", "oltp", "--rows", "3000", "--verify-only"}, "3000 documents read back and equal, 0 different")
+
+	once := filepath.Join(g.dir, "once.json")
+	g.answers(0, &r, "bench", "--mix", "A", "--duration", "500ms", "--warm-up", "0", "--rows", "500")
+	b, err := json.Marshal(r)
+	if err == nil {
+		err = os.WriteFile(once, b, 0o600)
+	}
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	g.says(0, []string{"bench", "--mix", "C", "--duration", "500ms", "--warm-up", "0", "--rows", "500", "--baseline", once}, "scaling efficiency ")
+
+	// Row 100 of another hand lies too far behind the end to be looked at before; of the first operations one reads it.
+	const rows, strange = 6000, 100
+	seed := uint64(1)
+	for n, found := int64(0), false; !found; n = (n + 1) % 200 {
+		if n == 0 {
+			seed++
+		}
+		found = workload.Generator{Mix: workload.Mix{Reads: 100}, Seed: seed, Rows: rows}.Op(n).Rows[0] == strange
+	}
+	judged := []string{"--dataset", "oltp", "--rows", fmt.Sprint(rows), "--collection", "judged"}
+	g.says(0, append([]string{"load"}, judged...))
+	g.says(0, []string{"doc", "put", "judged", workload.OLTP.Key(strange), `{"of":"another"}`})
+	g.says(1, append([]string{"bench", "--mix", "reads=100", "--duration", "1", "--warm-up", "0", "--seed", fmt.Sprint(seed)}, judged...),
+		"times CORRUPT, the first: judged/order-000000000100: wrong document: 16 bytes")
 }
 
 func TestRoomFor(t *testing.T) {

@@ -5,6 +5,7 @@
 //	Client       the Go client and a cluster of three      beside  etcd with three members and its client
 //	Restarts     kill -9 of a process with one copy        how long until the next one leads and answers
 //	Failover     a cluster of processes, kill -9           what a client sees that never stops asking
+//	Workload     a running cluster, asked for a mix        throughput and latency; nothing beside it
 //
 // What is measured runs as the product runs it. Ours and what stands beside it alternate in rounds and the best round of each
 // counts, so that whatever else the machine does hits both; only ratios are judged, against a floor that must hold and a goal.
