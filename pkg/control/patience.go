@@ -116,12 +116,7 @@ func limitOne(fd int, meant func(local, remote netip.AddrPort) bool) bool {
 	if from, to := addrPort(local), addrPort(remote); !from.IsValid() || !to.IsValid() || !meant(from, to) {
 		return true
 	}
-	for _, o := range []struct{ level, name, value int }{
-		{unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(peerPatience.Milliseconds())},
-		{unix.IPPROTO_TCP, unix.TCP_KEEPIDLE, int(peerIdle.Seconds())},
-		{unix.IPPROTO_TCP, unix.TCP_KEEPINTVL, 1},
-		{unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1},
-	} {
+	for _, o := range peerLimits {
 		if unix.SetsockoptInt(own, o.level, o.name, o.value) != nil {
 			return true // no TCP: the kernel's own patience holds
 		}

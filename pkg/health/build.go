@@ -329,6 +329,9 @@ func (b *builder) stateFindings(id themis.NodeID, st NodeState) {
 	for _, w := range st.Warnings {
 		b.add(ConfigWarning, "", place{node: id}, time.Time{}, values{"warning": w})
 	}
+	for _, c := range st.Unused {
+		b.add(UnusedCopyKept, "", place{shard: c.Shard, node: id}, c.Since, values{"bytes": int64(c.Bytes), "kept": c.Kept})
+	}
 	for _, l := range st.Replicas {
 		if l.Rescued > 0 {
 			b.add(RescuedEntries, "", place{shard: l.Shard, node: id}, time.Time{}, values{"entries": l.Rescued})

@@ -28,6 +28,7 @@ const (
 	ReplicaCatchingUp   Code = "REPLICA_CATCHING_UP"
 	RebuildRunning      Code = "REBUILD_RUNNING"
 	RescuedEntries      Code = "RESCUED_ENTRIES"
+	UnusedCopyKept      Code = "UNUSED_COPY"
 	PolicyChanging      Code = "POLICY_CHANGING"
 	NodeFailed          Code = "NODE_FAILED"
 	NodeSuspect         Code = "NODE_SUSPECT"
@@ -180,6 +181,9 @@ var checks = []Check{
 	{VersionsMixed, Info, false, "Nodes run different versions",
 		"{versions}",
 		"themis-cli node list"},
+	{UnusedCopyKept, Info, false, "A disk holds a copy that is in use no more",
+		"{node} has {bytes} bytes of {shard} from before its copy was replaced; kept: {kept}",
+		"themis-cli shard show {shard}"},
 	{PlainHTTP, Info, false, "HTTP without TLS is open on loopback",
 		"{node} serves {mode} without TLS to every process on its machine",
 		"themis-cli config show"},

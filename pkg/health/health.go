@@ -45,10 +45,19 @@ type NodeState struct {
 	CertExpires *time.Time        `json:"cert_expires"`
 	PlainHTTP   string            `json:"plain_http"`        // off, status, full
 	Replicas    []LocalReplica    `json:"replicas"`          // by shard
+	Unused      []UnusedCopy      `json:"unused,omitempty"`  // copies on its disk that the map doesn't name, by shard
 	Control     *LocalControl     `json:"control"`           // null: not a control member
 	Warnings    []string          `json:"warnings"`          // of the configuration, in words
 	Holding     map[string]string `json:"holding,omitempty"` // on the controller: by subject, why it holds back
 	Controller  *ControllerHeard  `json:"controller_heard"`  // null: its heartbeat never came here
+}
+
+// UnusedCopy is the directory of a copy that was replaced. It is removed once nothing speaks against it.
+type UnusedCopy struct {
+	Shard themis.ShardID `json:"shard"`
+	Bytes themis.Bytes   `json:"bytes"`
+	Since time.Time      `json:"since"` // when it was first known to be unused
+	Kept  string         `json:"kept"`  // why it is still there
 }
 
 // ControllerHeard is when the controller's heartbeat came last.
@@ -102,6 +111,8 @@ type LocalReplica struct {
 	NotServing string     `json:"not_serving,omitempty"` // as primary: why it answers no reads yet (barrier, lease wait); empty: it does
 	ReadOnly   string     `json:"read_only,omitempty"`   // as primary: why it takes no writes although enough copies are there (disk full)
 	Stalled    *Stall     `json:"stalled"`               // as primary: writes wait for another copy; null: they don't
+
+	Lineage []themis.EpochStart `json:"lineage,omitempty"` // as primary: where each epoch in its log began
 
 	Rescued     int64    `json:"rescued_entries"` // acknowledged in a reign that ended, cut, and kept aside
 	WALBytes    int64    `json:"wal_bytes"`

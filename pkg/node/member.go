@@ -67,6 +67,7 @@ func (n *Node) memberLife(ctx context.Context) error {
 	g.Go(func() error { return lease.Run(ctx) })
 	g.Go(func() error { return n.watchMap(ctx, m, kv) })
 	g.Go(func() error { return n.shards.run(ctx) })
+	g.Go(func() error { return n.unused.run(ctx, m) })
 	g.Go(func() error { return n.writeEvents(ctx, m) })
 	g.Go(func() error { return n.beat(ctx, m, lease) })
 	g.Go(func() error { return n.controlPart(ctx, m, kv) })

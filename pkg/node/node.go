@@ -45,6 +45,8 @@ type Options struct {
 	Stop <-chan struct{}
 	// Hurry, once closed, ends the node without handing anything over, or cuts that short. It still ends in order.
 	Hurry <-chan struct{}
+
+	keepUnused time.Duration // default keepUnused; for tests
 }
 
 // Addresses are where a node can be reached.
@@ -80,6 +82,7 @@ type Node struct {
 	lease    atomic.Pointer[control.Lease]
 	etcd     atomic.Pointer[control.Server]
 	shards   *shards
+	unused   *unused
 	events   chan cluster.Event
 	cache    *store.Cache
 	heard    controllerHeard
@@ -130,6 +133,7 @@ func Run(ctx context.Context, o Options) error {
 	}
 	defer func() { _ = n.pool.Close() }()
 	n.shards = newShards(n)
+	n.unused = newUnused(n)
 	n.gather = newGatherer(n)
 	if id.Joined != nil {
 		close(n.member)

@@ -34,6 +34,8 @@ type fleet struct {
 	ca    *pki.CA
 	more  map[string]string    // settings beside those of every fleet
 	said  map[string]*logLines // by node
+
+	keepUnused time.Duration // 0: as in production
 }
 
 // logLines is what a node logged.
@@ -170,7 +172,7 @@ func (f *fleet) tryStart(name string, more map[string]string) error {
 	ready := make(chan Addresses, 1)
 	log := slog.New(slog.NewTextHandler(f.said[name], nil))
 	go func() {
-		n.done <- Run(ctx, Options{Config: cfg, Version: "test", Logger: log, Listening: func(a Addresses) { ready <- a }})
+		n.done <- Run(ctx, Options{Config: cfg, Version: "test", Logger: log, Listening: func(a Addresses) { ready <- a }, keepUnused: f.keepUnused})
 	}()
 	select {
 	case n.addr = <-ready:

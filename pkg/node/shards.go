@@ -21,6 +21,8 @@ type shards struct {
 	n     *Node
 	views chan cluster.View // the newest; older ones are dropped
 
+	changing sync.Mutex // held while copies are opened and closed, and while the directory of an unused one is taken away
+
 	mu    sync.Mutex
 	open  map[themis.ShardID]*running
 	tried map[themis.ShardID]time.Time // when a copy was last opened, or could not be
@@ -129,7 +131,9 @@ func (s *shards) run(ctx context.Context) error {
 					continue
 				}
 			}
+			s.changing.Lock()
 			s.follow(ctx, g, v)
+			s.changing.Unlock()
 		}
 	})
 	return g.Wait()

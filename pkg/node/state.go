@@ -36,6 +36,7 @@ func (n *Node) localState(ctx context.Context) health.NodeState {
 			out.Replicas = append(out.Replicas, localReplica(r.Status()))
 		}
 	}
+	out.Unused = n.unused.list()
 	if s := n.etcd.Load(); s != nil {
 		st := s.Status(ctx)
 		c := &health.LocalControl{Leader: st.Leader != 0 && st.Leader == st.ID, Learner: st.Learner, HasQuorum: st.Quorum, DBBytes: st.DBBytes, Revision: int64(v.Revision)}
@@ -71,7 +72,7 @@ func localReplica(st replication.Status) health.LocalReplica {
 	if rg == nil {
 		return out
 	}
-	out.Role, out.State, out.NotServing = health.Primary, cluster.InSync, rg.NotServing
+	out.Role, out.State, out.NotServing, out.Lineage = health.Primary, cluster.InSync, rg.NotServing, st.Lineage
 	out.ReadOnly = rg.ReadOnly
 	if rg.NotWriting != "" && rg.NotServing == "" && rg.ReadOnly == "" {
 		out.Stalled = &health.Stall{Since: rg.Stalled, Queued: rg.Queued, Waits: rg.NotWriting}

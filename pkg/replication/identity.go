@@ -10,6 +10,7 @@ import (
 
 	"github.com/themisdb/themis/pkg/internal/guard"
 	"github.com/themisdb/themis/pkg/themis"
+	"github.com/themisdb/themis/pkg/wal"
 )
 
 // promiseFile is what a replica must not forget: the epoch below which it refuses everything, and whether it counts.
@@ -47,6 +48,15 @@ func readPromise(dir string) (promiseFile, bool, error) {
 		return p, true, themis.Errorf(themis.Corrupt, "read %s: %w", filepath.Join(dir, promiseName), err)
 	}
 	return p, true, nil
+}
+
+// Owner is whose copy the directory of a replica holds, as it noted itself; CORRUPT where that can't be told.
+func Owner(dir string) (wal.Identity, error) {
+	p, there, err := readPromise(dir)
+	if err == nil && !there {
+		err = themis.Errorf(themis.Corrupt, "%s: there is no %s", dir, promiseName)
+	}
+	return wal.Identity{Cluster: p.Cluster, Shard: p.Shard, Storage: p.Storage}, err
 }
 
 // write replaces the file: it leaves the old or the new content, whatever happens in between, and returns when the new one is

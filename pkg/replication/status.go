@@ -26,6 +26,8 @@ type Status struct {
 	CutTail  string
 	Rescued  int // acknowledged writes in rescued/
 
+	Lineage []themis.EpochStart // of its log
+
 	Following themis.NodeID // the primary whose stream is taken; empty: none
 	HeardMs   int64         // since its newest message
 
@@ -57,7 +59,7 @@ func (r *Replica) Status() Status {
 	s := r.openStore()
 	st := Status{
 		Shard: r.o.Shard, Self: r.o.Self, Last: r.log.Last(), Applied: s.Applied().Seq, Commit: themis.Seq(r.commit.Load()),
-		Store: s.Stats(), LogBytes: r.log.Size(), Segments: r.log.Segments(), CutTail: r.cut,
+		Store: s.Stats(), LogBytes: r.log.Size(), Segments: r.log.Segments(), CutTail: r.cut, Lineage: r.log.Lineage(),
 	}
 	st.Rescued = r.rescuedWrites()
 	r.mu.Lock()

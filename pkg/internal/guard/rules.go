@@ -49,6 +49,9 @@ const (
 	BrokenReplaced Rule = "broken-replaced" // a copy that stopped for good is made anew elsewhere
 	Sealed         Rule = "sealed"          // node.json and REPLICA.json are read only with their checksum
 	PromiseReread  Rule = "promise-reread"  // a copy that begins empty promises the epoch of the control plane's record
+	UnusedOnly     Rule = "unused-only"     // a copy's directory is removed only when the map, read anew, has no copy of the shard on this disk
+	UnusedCovered  Rule = "unused-covered"  // and when the primary's log has all that the copy's log holds
+	UnusedRescued  Rule = "unused-rescued"  // and when nothing was rescued in it
 	OldDisk        Rule = "old-disk"        // a disk that is older than the control plane has seen it is not used
 )
 
