@@ -23,15 +23,16 @@ const (
 
 // example runs the scripts of docs/examples as an operator would, with the program as users have it.
 type example struct {
-	dir string
-	env []string
+	dir      string
+	env      []string
+	patience time.Duration
 }
 
 func newExample(t *testing.T) *example {
 	t.Helper()
 	self := built(t)
 	dir := t.TempDir()
-	x := &example{dir: dir}
+	x := &example{dir: dir, patience: examplePatience}
 	for _, v := range os.Environ() {
 		if !strings.HasPrefix(v, "THEMIS") {
 			x.env = append(x.env, v)
@@ -44,7 +45,7 @@ func newExample(t *testing.T) *example {
 // run runs a script and answers its exit code, stdout and stderr. Its nodes outlive it, so its output goes to files, which end by themselves.
 func (x *example) run(t *testing.T, stdin, script string, args ...string) (exit int, out, errOut string) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), examplePatience)
+	ctx, cancel := context.WithTimeout(t.Context(), x.patience)
 	defer cancel()
 	path, err := filepath.Abs(filepath.Join(examplesDir, script))
 	if err != nil {
