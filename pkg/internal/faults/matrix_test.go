@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/themisdb/themis/pkg/health"
+	"github.com/themisdb/themis/pkg/themis"
 )
 
 // The rows of the fault matrix that every run of the tests goes through, each under reads and writes whose history is judged.
@@ -108,6 +109,43 @@ func TestFollowerPausedBeforeItsPrimaryDies(t *testing.T) {
 		t.Errorf("%s leads, not %s", now, follower)
 	}
 	h.start(primary)
+	h.until("all is whole again", heal, healthy)
+	w.end(t, 300)
+}
+
+// An election crowns nobody: the primary is paused, one follower gives its ballot, the other has just restarted and gives none yet.
+// Then that one is killed, and the primary goes on. The follower that promised a later epoch takes nothing from it any more, and
+// nobody else was crowned: the shard elects again, and takes writes.
+func TestAnElectionThatCrownedNobody(t *testing.T) {
+	h := newHosts(t, setup{
+		names: []string{"node-1", "node-2", "node-3", "witness"}, roles: map[string]string{"witness": "controller"}, control: 1, shards: 1, rf: 3, mode: themis.SemiSync,
+	})
+	w := h.work(6)
+	w.more(t, 200, rto)
+	r, err := h.report()
+	must(t, err)
+	primary, followers := leads(r, "shard-1")
+	before := h.epochs(t)["shard-1"]
+	late := followers[1]
+	inVain := func() int { return h.said("action=elect subject=shard-1 outcome=not_done", "witness") }
+	had := inVain() // while the cluster was founded
+	h.kill(late)
+	h.pause(primary)
+	<-time.After(800 * time.Millisecond) // so that the primary is declared FAILED while the other one may not vote yet
+	h.start(late)
+	for deadline := time.Now().Add(rto); inVain() == had; <-time.After(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("no election was held in vain")
+		}
+	}
+	h.kill(late)
+	h.resume(primary)
+	h.until("a later reign serves", rto, func(r health.Report) bool {
+		s, _ := r.Shard("shard-1")
+		return s.Epoch > before && s.Writable != nil && *s.Writable
+	})
+	w.more(t, 100, rto)
+	h.start(late)
 	h.until("all is whole again", heal, healthy)
 	w.end(t, 300)
 }
