@@ -215,7 +215,9 @@ func (rg *reigning) writable() error {
 const noLease = "this primary can't renew its lease in the control plane"
 
 // holdsLease says whether the node's lease in the control plane holds: without it a primary answers nothing.
-func (r *Replica) holdsLease(now time.Time) bool { return r.o.Reigns(now) || !guard.On(guard.NodeLease) }
+func (r *Replica) holdsLease(now time.Time) bool {
+	return r.o.Reigns(now) || !guard.On(guard.NodeLease)
+}
 
 // withoutLease is why a primary whose node's lease has ended answers nothing.
 func (rg *reigning) withoutLease() error {

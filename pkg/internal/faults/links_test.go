@@ -123,12 +123,15 @@ func TestPoorLinks(t *testing.T) {
 // without it, and what waits for it is bounded.
 func TestSlowLinkToAFollower(t *testing.T) {
 	Long(t)
-	c := newCut(t, setup{shards: 1}, follower)
-	r, err := c.report()
-	if err != nil {
-		t.Fatal(err)
-	}
-	primary, _ := leads(r, "shard-1")
+	var primary string
+	c := newCut(t, setup{shards: 1}, func(h *hosts) string { // one that only follows: the way to the controller is not what is slow
+		r, err := h.report()
+		must(t, err)
+		var others []string
+		primary, others = leads(r, "shard-1")
+		h.leadEtcd(t, primary)
+		return without(others, string(r.Control.Controller))[0]
+	})
 	c.net.Set(primary, c.victim, Link{Rate: 32 << 10})
 	body := fmt.Sprintf(`{"filler":%q}`, strings.Repeat("x", 64<<10))
 	fill := func(n int) {
