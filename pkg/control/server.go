@@ -114,6 +114,8 @@ func StartEmbedded(ctx context.Context, o ServerOptions) (*Server, error) {
 func (s *Server) start(ctx context.Context) error {
 	if len(s.o.CertFile) > 0 {
 		s.tls = transport.TLSInfo{CertFile: s.o.CertFile, KeyFile: s.o.KeyFile, TrustedCAFile: s.o.CAFile, ClientCertAuth: true, Logger: zap.NewNop()}
+		// Members tell each other addresses, and certificates may name hosts alone: the other end, too, is known by the nodes' name.
+		s.tls.ServerName = s.o.AllowedHostname
 		if s.o.AllowedHostname != "" && guard.On(guard.ControlName) {
 			s.tls.AllowedHostnames = []string{s.o.AllowedHostname}
 		}

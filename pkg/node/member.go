@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -126,7 +128,8 @@ func (n *Node) controlURL(addr string) string {
 	}
 	host, _, _ = net.SplitHostPort(n.addr.GRPC)
 	if ips, err := net.DefaultResolver.LookupNetIP(context.Background(), "ip", host); err == nil && len(ips) > 0 {
-		host = ips[0].Unmap().String()
+		at := max(0, slices.IndexFunc(ips, func(ip netip.Addr) bool { return !ip.IsLoopback() })) // a host's own name may lead to itself as well
+		host = ips[at].Unmap().String()
 	}
 	return "https://" + net.JoinHostPort(host, port)
 }
