@@ -1,7 +1,6 @@
 package control
 
 import (
-	"net/netip"
 	"net/url"
 	"os"
 	"strconv"
@@ -33,10 +32,8 @@ func (s *Server) endSilentPeers() {
 	defer tick.Stop()
 	var p patience
 	for {
-		p.limit(func(local, remote netip.AddrPort) bool {
-			own, others := s.peerAddrs()
-			return local == own || others[remote]
-		})
+		own, others := s.peerPorts()
+		p.limit(func(local, remote uint16) bool { return local == own || others[remote] })
 		select {
 		case <-s.running.Done():
 			return
@@ -45,27 +42,28 @@ func (s *Server) endSilentPeers() {
 	}
 }
 
-// peerAddrs are where this member listens for others, and where those do.
-func (s *Server) peerAddrs() (own netip.AddrPort, others map[netip.AddrPort]bool) {
-	own, others = addrOf(s.o.PeerURL), map[netip.AddrPort]bool{}
+// peerPorts are those on which this member listens for others, and on which they do. What a member is known by may be a name, so
+// that its addresses say less than its port.
+func (s *Server) peerPorts() (own uint16, others map[uint16]bool) {
+	own, others = portOf(s.o.PeerURL), map[uint16]bool{}
 	for _, m := range s.etcd.Server.Cluster().Members() {
 		for _, u := range m.PeerURLs {
-			if a := addrOf(u); a.IsValid() && a != own {
-				others[a] = true
+			if p := portOf(u); p != 0 {
+				others[p] = true
 			}
 		}
 	}
 	return own, others
 }
 
-// addrOf is the address of a peer URL; of one that names a host, none.
-func addrOf(peerURL string) netip.AddrPort {
+// portOf is the port of a peer URL; 0: it has none.
+func portOf(peerURL string) uint16 {
 	u, err := url.Parse(peerURL)
 	if err != nil {
-		return netip.AddrPort{}
+		return 0
 	}
-	a, _ := netip.ParseAddrPort(u.Host)
-	return netip.AddrPortFrom(a.Addr().Unmap(), a.Port())
+	p, _ := strconv.ParseUint(u.Port(), 10, 16)
+	return uint16(p) //nolint:gosec // sixteen bits were read
 }
 
 // patience finds this process's connections among its descriptors: those that etcd dials can be reached by no other way.
@@ -74,7 +72,7 @@ type patience struct {
 }
 
 // limit sets the time limits of every new connection that is meant.
-func (p *patience) limit(meant func(local, remote netip.AddrPort) bool) {
+func (p *patience) limit(meant func(local, remote uint16) bool) {
 	const dir = "/proc/self/fd"
 	files, err := os.ReadDir(dir)
 	if err != nil {
@@ -99,7 +97,7 @@ func (p *patience) limit(meant func(local, remote netip.AddrPort) bool) {
 
 // limitOne sets one connection's limits, if it is meant, and says whether it need not be looked at again. It holds the socket by a
 // descriptor of its own, so that what it sets is set on the socket that it looked at, whatever becomes of the number.
-func limitOne(fd int, meant func(local, remote netip.AddrPort) bool) bool {
+func limitOne(fd int, meant func(local, remote uint16) bool) bool {
 	own, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0) //nolint:gosec // a descriptor
 	if err != nil {
 		return false // it was closed a moment ago
@@ -113,7 +111,7 @@ func limitOne(fd int, meant func(local, remote netip.AddrPort) bool) bool {
 	if err != nil {
 		return false
 	}
-	if from, to := addrPort(local), addrPort(remote); !from.IsValid() || !to.IsValid() || !meant(from, to) {
+	if from, to := tcpPort(local), tcpPort(remote); from == 0 || to == 0 || !meant(from, to) {
 		return true
 	}
 	for _, o := range peerLimits {
@@ -124,13 +122,13 @@ func limitOne(fd int, meant func(local, remote netip.AddrPort) bool) bool {
 	return true
 }
 
-// addrPort is the address of a TCP socket; of others, none.
-func addrPort(a unix.Sockaddr) netip.AddrPort {
+// tcpPort is the port of an internet socket; 0: it is another one.
+func tcpPort(a unix.Sockaddr) uint16 {
 	switch a := a.(type) {
 	case *unix.SockaddrInet4:
-		return netip.AddrPortFrom(netip.AddrFrom4(a.Addr), uint16(a.Port)) //nolint:gosec // a port
+		return uint16(a.Port) //nolint:gosec // a port
 	case *unix.SockaddrInet6:
-		return netip.AddrPortFrom(netip.AddrFrom16(a.Addr).Unmap(), uint16(a.Port)) //nolint:gosec // a port
+		return uint16(a.Port) //nolint:gosec // a port
 	}
-	return netip.AddrPort{}
+	return 0
 }

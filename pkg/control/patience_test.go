@@ -1,7 +1,6 @@
 package control
 
 import (
-	"net/netip"
 	"os"
 	"strconv"
 	"testing"
@@ -15,10 +14,10 @@ func TestConnectionsBetweenMembersAreImpatient(t *testing.T) {
 	t.Parallel()
 	e := newEnsemble(t)
 	names := []string{"node-1", "node-2", "node-3"}
-	peers, clients := map[netip.AddrPort]bool{}, map[netip.AddrPort]bool{}
+	peers, clients := map[uint16]bool{}, map[uint16]bool{}
 	for _, n := range names {
 		o := e.add(n)
-		peers[addrOf(o.PeerURL)], clients[addrOf(o.ClientURL)] = true, true
+		peers[portOf(o.PeerURL)], clients[portOf(o.ClientURL)] = true, true
 	}
 	e.start(names...)
 	if _, err := e.running["node-1"].Members(t.Context()); err != nil { // over the client ports
@@ -40,8 +39,8 @@ func TestConnectionsBetweenMembersAreImpatient(t *testing.T) {
 	}
 }
 
-// timeouts are the TCP_USER_TIMEOUT of this process's connections that have one of the addresses at either end, in ms.
-func timeouts(t *testing.T, of map[netip.AddrPort]bool) (out []int) {
+// timeouts are the TCP_USER_TIMEOUT of this process's connections that have one of the ports at either end, in ms.
+func timeouts(t *testing.T, of map[uint16]bool) (out []int) {
 	t.Helper()
 	files, err := os.ReadDir("/proc/self/fd")
 	if err != nil {
@@ -57,7 +56,7 @@ func timeouts(t *testing.T, of map[netip.AddrPort]bool) (out []int) {
 			continue
 		}
 		local, err := unix.Getsockname(fd)
-		if err != nil || !of[addrPort(local)] && !of[addrPort(remote)] {
+		if err != nil || !of[tcpPort(local)] && !of[tcpPort(remote)] {
 			continue
 		}
 		if ms, err := unix.GetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT); err == nil {
