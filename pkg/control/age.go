@@ -17,6 +17,26 @@ func (m *Map) DiskAge(ctx context.Context, node themis.NodeID) (cluster.DiskAge,
 	return a, nil
 }
 
+// DiskAges are those of all nodes, as the member of the control plane that is asked last saw them, which needs no quorum: a disk is at
+// least that old.
+func (m *Map) DiskAges(ctx context.Context) ([]cluster.DiskAge, error) {
+	under := Prefix(m.keys.of(underAges))
+	under.Stale = true
+	records, _, err := m.kv.List(ctx, under)
+	if err != nil {
+		return nil, fmt.Errorf("ages of disks: %w", err)
+	}
+	var out []cluster.DiskAge
+	for _, r := range records {
+		a, err := cluster.Decode[cluster.DiskAge](r.Value)
+		if err != nil {
+			return nil, fmt.Errorf("read %s: %w", r.Key, err)
+		}
+		out = append(out, a)
+	}
+	return out, nil
+}
+
 // PutDiskAge records it. The age of one disk never falls: REFUSED_UNSAFE.
 func (m *Map) PutDiskAge(ctx context.Context, a cluster.DiskAge) error {
 	a.Format = cluster.Format

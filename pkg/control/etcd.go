@@ -216,6 +216,9 @@ func get(r Range) clientv3.Op {
 	if r.KeysOnly {
 		opts = append(opts, clientv3.WithKeysOnly())
 	}
+	if r.Stale {
+		opts = append(opts, clientv3.WithSerializable())
+	}
 	return clientv3.OpGet(r.From, opts...)
 }
 

@@ -42,6 +42,7 @@ type Range struct {
 	Limit      int  // 0: all of them
 	Descending bool // the last Limit ones, last first
 	KeysOnly   bool // leave the values out
+	Stale      bool // what the member that is asked has, even where it has no quorum: what is there was true once
 }
 
 // Prefix is the range of all keys that begin with p, which must not be empty.

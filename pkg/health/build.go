@@ -323,6 +323,9 @@ func (b *builder) stateFindings(id themis.NodeID, st NodeState) {
 	if f := st.DiskFull; f != nil {
 		b.add(DiskIsFull, "", place{node: id}, f.Since, values{"dir": f.Dir, "free": int64(f.Free), "reserve": int64(f.Reserve)})
 	}
+	if d := st.DiskSlow; d != nil {
+		b.add(DiskIsSlow, "", place{node: id}, time.Time{}, values{"dir": d.Dir, "sync_ms": d.SyncMs, "syncs": d.Syncs, "limit_ms": SlowSync.Milliseconds()})
+	}
 	if st.PlainHTTP == "full" {
 		b.add(PlainHTTP, "", place{node: id}, time.Time{}, values{"mode": "everything"})
 	}
@@ -335,6 +338,9 @@ func (b *builder) stateFindings(id themis.NodeID, st NodeState) {
 	for _, l := range st.Replicas {
 		if l.Rescued > 0 {
 			b.add(RescuedEntries, "", place{shard: l.Shard, node: id}, time.Time{}, values{"entries": l.Rescued})
+		}
+		if l.Damage != "" && l.Broken == "" {
+			b.add(LogDamaged, "", place{shard: l.Shard, node: id}, time.Time{}, values{"cause": l.Damage})
 		}
 		if c := l.CutTail; c != nil {
 			b.add(TailCut, "", place{shard: l.Shard, node: id}, c.At, values{"entries": c.Entries, "bytes": int64(c.Bytes), "from": uint64(c.From), "cause": c.Why})

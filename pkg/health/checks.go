@@ -20,6 +20,7 @@ const (
 	ShardNotServing     Code = "SHARD_NOT_SERVING"
 	ShardReadOnly       Code = "SHARD_READ_ONLY"
 	ReplicaBroken       Code = "REPLICA_BROKEN"
+	LogDamaged          Code = "LOG_DAMAGED"
 	ReplicaDead         Code = "REPLICA_DEAD"
 	ReplicaBlank        Code = "REPLICA_BLANK"
 	CopyMissing         Code = "COPY_MISSING"
@@ -39,6 +40,7 @@ const (
 	NoShards            Code = "NO_SHARDS"
 	DiskIsFull          Code = "DISK_FULL"
 	DiskAlmostFull      Code = "DISK_ALMOST_FULL"
+	DiskIsSlow          Code = "DISK_SLOW"
 	CertExpires         Code = "CERT_EXPIRES"
 	LagHigh             Code = "LAG_HIGH"
 	SpareNotReady       Code = "SPARE_NOT_READY"
@@ -59,6 +61,7 @@ const (
 	DiskWarnRatio     = 0.70
 	DiskCriticalRatio = 0.90
 	LagWarn           = 100 * time.Millisecond
+	SlowSync          = 250 * time.Millisecond // the median sync of a log on a disk that is worth a look
 	SkewWarnRatio     = 0.15
 	SkewMinBytes      = 64 << 20 // below this much in the largest shard a skew is chance
 	CertWarn          = 30 * 24 * time.Hour
@@ -93,6 +96,9 @@ var checks = []Check{
 		"themis-cli shard show {shard}"},
 	{ReplicaBroken, CriticalSv, true, "A copy stopped for good",
 		"{node} stopped its copy of {shard}: {cause}; it is built anew from the others when {node} is restarted",
+		"themisdb-repl-doctor check --shard {shard}"},
+	{LogDamaged, CriticalSv, true, "A log is damaged",
+		"{node}: {cause}; nothing of it is served, and the copy is built anew as soon as another can lead {shard} without loss",
 		"themisdb-repl-doctor check --shard {shard}"},
 	{ReplicaDead, Warning, true, "A copy is on a failed node",
 		"{node} is FAILED: {cause}; {in_sync} of {rf} copies are in sync; {repair}",
@@ -147,6 +153,9 @@ var checks = []Check{
 		"themis-cli node list"},
 	{DiskAlmostFull, Warning, false, "A disk is almost full",
 		"the disk of {nodes} is {percent} % full; warnings begin at {warn} %, {critical} % is critical",
+		"themis-cli node show {node}"},
+	{DiskIsSlow, Warning, false, "A disk is slow",
+		"the disk at {dir} on {node} takes {sync_ms} ms to make a write durable, the median of {syncs}; {limit_ms} ms is the bar: every write that needs it waits so long",
 		"themis-cli node show {node}"},
 	{CertExpires, Warning, false, "A certificate is near its end",
 		"the certificate of {node} ends at {expires}, {left} from now",

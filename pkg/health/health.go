@@ -42,6 +42,7 @@ type NodeState struct {
 	DiskFree    *themis.Bytes     `json:"disk_free_bytes"`
 	Disk        string            `json:"disk"`                // names its file system on its machine; empty: not known
 	DiskFull    *DiskFull         `json:"disk_full,omitempty"` // nil: it is not
+	DiskSlow    *DiskSlow         `json:"disk_slow,omitempty"` // nil: it is not, or nothing is written
 	CertExpires *time.Time        `json:"cert_expires"`
 	PlainHTTP   string            `json:"plain_http"`        // off, status, full
 	Replicas    []LocalReplica    `json:"replicas"`          // by shard
@@ -78,6 +79,13 @@ func (d DiskFull) String() string {
 	return fmt.Sprintf("%d bytes are free at %s, %d are kept: client writes are refused", d.Free, d.Dir, d.Reserve)
 }
 
+// DiskSlow is a disk that takes long to make a write durable.
+type DiskSlow struct {
+	Dir    string `json:"dir"`
+	SyncMs int64  `json:"sync_ms"` // the median of the newest syncs of logs
+	Syncs  int    `json:"syncs"`   // how many those are
+}
+
 // Copy is what a copy of a shard is for at this moment.
 type Copy string
 
@@ -104,6 +112,8 @@ type LocalReplica struct {
 
 	Blank  string `json:"blank_reason,omitempty"`  // why it neither votes nor acknowledges until it is resynced
 	Broken string `json:"broken_reason,omitempty"` // why it stopped for good: a failed fsync, a damaged entry
+
+	Damage string `json:"log_damage,omitempty"` // what was found wrong in its log, while it is served all the same
 
 	Resigned themis.Epoch `json:"resigned_epoch,omitempty"` // the reign that the record gives it, where that is over or can't begin; 0: none
 

@@ -34,7 +34,7 @@ func (s *adminService) Describe(ctx context.Context, _ *nodev1.DescribeRequest) 
 		GrpcAddr: n.addr.GRPC, HttpAddr: n.addr.HTTP, MetricsAddr: n.addr.Metrics,
 		ControlPeerUrl: n.controlURL(n.cfg.Control.PeerListen), ControlClientUrl: n.controlURL(n.cfg.Control.ClientListen),
 		Role: n.cfg.Node.Role, Region: n.cfg.Node.Region, Datacenter: n.cfg.Node.Datacenter, Rack: n.cfg.Node.Rack,
-		PublicKey: n.source.PublicKey(), Pid: int64(os.Getpid()),
+		PublicKey: n.source.PublicKey(), Pid: int64(os.Getpid()), SeenDisks: n.seenDisks(ctx),
 	}
 	if s := n.etcd.Load(); s != nil {
 		out.ControlPeerUrl, out.ControlClientUrl = s.PeerURL(), s.ClientURL()

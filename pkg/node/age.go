@@ -11,26 +11,39 @@ import (
 	"github.com/themisdb/themis/pkg/cluster"
 	"github.com/themisdb/themis/pkg/control"
 	"github.com/themisdb/themis/pkg/internal/guard"
+	nodev1 "github.com/themisdb/themis/pkg/rpc/proto/themis/node/v1"
 	"github.com/themisdb/themis/pkg/themis"
 )
 
-// ageFile is AGE: how old the disk is (cluster.DiskAge).
+// ageFile is AGE: how old the disk is (cluster.DiskAge), and on members of the control plane how old those of the other members were
+// when they were last looked at.
 type ageFile struct {
 	Format  int              `json:"format"`
 	Storage themis.StorageID `json:"storage_id"`
 	Age     uint64           `json:"age"`
+	Seen    []seenDisk       `json:"seen,omitempty"`
 	Sum     string           `json:"crc32c"`
 }
 
-const ageName = "AGE"
+type seenDisk struct {
+	Node    themis.NodeID    `json:"node"`
+	GRPC    string           `json:"grpc_addr"`
+	Storage themis.StorageID `json:"storage_id"`
+	Age     uint64           `json:"age"`
+}
+
+const (
+	ageName     = "AGE"
+	askPatience = 3 * time.Second  // for members of the control plane that are not needed
+	askLimit    = 30 * time.Second // for one that is: without it the member here could not do anything
+)
 
 // readAge is 0 where nothing was written yet; a record of a later age then tells that it was.
-func (n *Node) readAge() (uint64, error) {
+func (n *Node) readAge() (a ageFile, err error) {
 	b, err := os.ReadFile(n.dir(ageName))
 	if errors.Is(err, fs.ErrNotExist) {
-		return 0, nil
+		return a, nil
 	}
-	var a ageFile
 	if err == nil {
 		err = themis.Unseal(b, &a, &a.Sum)
 	}
@@ -38,13 +51,21 @@ func (n *Node) readAge() (uint64, error) {
 		err = fmt.Errorf("it is of storage %s, node.json names %s", a.Storage, n.id.Storage)
 	}
 	if err != nil {
-		return 0, themis.Errorf(themis.Corrupt, "read %s: %w", n.dir(ageName), err).Do("%s", n.newDisk())
+		return ageFile{}, themis.Errorf(themis.Corrupt, "read %s: %w", n.dir(ageName), err).Do("%s", n.newDisk())
 	}
-	return a.Age, nil
+	return a, nil
 }
 
 func (n *Node) newDisk() string {
 	return fmt.Sprintf("move %s away, start the node with an empty one, and let a node of the cluster take it in as a new disk: themis-cli node join ADDR --replace", n.cfg.Node.DataDir)
+}
+
+// follows refuses a disk that was older already.
+func (n *Node) follows(own uint64, seen cluster.DiskAge) error {
+	if err := (cluster.DiskAge{Node: n.id.Node, Storage: n.id.Storage, Age: own}).Follows(seen); err != nil {
+		return themis.Errorf(themis.RefusedUnsafe, "node.data_dir %s: %w", n.cfg.Node.DataDir, err).Do("%s", n.newDisk())
+	}
+	return nil
 }
 
 // checkAge refuses a disk that is an older state of itself, once the control plane answers.
@@ -58,8 +79,8 @@ func (n *Node) checkAge(ctx context.Context, m *control.Map) error {
 		seen, err := m.DiskAge(try, n.id.Node)
 		cancel()
 		if err == nil {
-			if err := (cluster.DiskAge{Node: n.id.Node, Storage: n.id.Storage, Age: own}).Follows(seen); err != nil && guard.On(guard.OldDisk) {
-				return themis.Errorf(themis.RefusedUnsafe, "node.data_dir %s: %w", n.cfg.Node.DataDir, err).Do("%s", n.newDisk())
+			if err := n.follows(own.Age, seen); err != nil && guard.On(guard.OldDisk) {
+				return err
 			}
 			return nil
 		}
@@ -71,6 +92,104 @@ func (n *Node) checkAge(ctx context.Context, m *control.Map) error {
 	}
 }
 
+// checkAgeBefore is checkAge before the member of the embedded control plane starts here: on an older state of its disk it has
+// forgotten what it had confirmed to others, and could help to elect a leader that lacks it. The other members' nodes are asked, which
+// know the ages that they saw also while no control plane runs. As many as the member here needs for a majority must answer, for it
+// could do nothing without them; the rest is waited for a moment.
+func (n *Node) checkAgeBefore(ctx context.Context, j *joined) error {
+	own, err := n.readAge()
+	if err != nil || len(own.Seen) == 0 || !guard.On(guard.OldMember) {
+		return err
+	}
+	pending, need := own.Seen, (len(own.Seen)+1)/2
+	for began := time.Now(); ; {
+		var silent []seenDisk
+		for _, peer := range pending {
+			asked, err := n.askAge(ctx, j, own.Age, peer)
+			if err != nil {
+				return err
+			}
+			if !asked {
+				silent = append(silent, peer)
+			}
+		}
+		pending = silent
+		switch waited, answered := time.Since(began), len(own.Seen)-len(pending); {
+		case len(pending) == 0:
+			return nil
+		case answered >= need && waited > askPatience, waited > askLimit:
+			n.log.Warn("the age of the disk was not compared with what all members of the control plane have seen", "silent", len(pending), "asked", len(own.Seen))
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
+
+// askAge says whether the other member's node answered, and refuses what it knows to be an older state of the disk.
+func (n *Node) askAge(ctx context.Context, j *joined, own uint64, peer seenDisk) (answered bool, err error) {
+	try, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	d, err := n.describe(try, peer.GRPC)
+	if err != nil || d.GetNodeId() != string(peer.Node) || d.GetClusterId() != string(j.ID) {
+		return false, nil
+	}
+	for _, s := range d.GetSeenDisks() {
+		if s.GetNodeId() != string(n.id.Node) {
+			continue
+		}
+		if err := n.follows(own, cluster.DiskAge{Node: n.id.Node, Storage: themis.StorageID(s.GetStorageId()), Age: s.GetAge()}); err != nil {
+			return true, fmt.Errorf("%s says: %w", peer.Node, err)
+		}
+	}
+	return true, nil
+}
+
+// seenDisks are the ages of disks that this member of the control plane noted, and those that its own etcd holds now.
+func (n *Node) seenDisks(ctx context.Context) (out []*nodev1.DiskAge) {
+	if j := n.joined(); j == nil || !j.ControlMember {
+		return nil
+	}
+	if a, err := n.readAge(); err == nil {
+		for _, s := range a.Seen {
+			out = append(out, &nodev1.DiskAge{NodeId: string(s.Node), StorageId: string(s.Storage), Age: s.Age})
+		}
+	}
+	if m := n.m.Load(); m != nil {
+		try, cancel := context.WithTimeout(ctx, 500*time.Millisecond)
+		defer cancel()
+		now, _ := m.DiskAges(try) // then what was noted has to do
+		for _, s := range now {
+			out = append(out, &nodev1.DiskAge{NodeId: string(s.Node), StorageId: string(s.Storage), Age: s.Age})
+		}
+	}
+	return out
+}
+
+// lookAtOthers is what a member of the control plane notes of the other members' disks; nil: nothing is known now.
+func (n *Node) lookAtOthers(ctx context.Context, m *control.Map) (out []seenDisk) {
+	v, ok := n.latest()
+	if j := n.joined(); !ok || j == nil || !j.ControlMember {
+		return nil
+	}
+	try, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	all, err := m.DiskAges(try)
+	if err != nil {
+		return nil
+	}
+	out = []seenDisk{}
+	for _, a := range all {
+		if r := v.Nodes[a.Node]; r.Control != nil && a.Node != n.id.Node {
+			out = append(out, seenDisk{Node: a.Node, GRPC: r.GRPC, Storage: a.Storage, Age: a.Age})
+		}
+	}
+	return out
+}
+
 // growOlder counts on: first on the disk, then in the control plane, so that the record is never ahead of the disk that made it.
 func (n *Node) growOlder(ctx context.Context, m *control.Map) {
 	own, err := n.readAge()
@@ -78,7 +197,10 @@ func (n *Node) growOlder(ctx context.Context, m *control.Map) {
 		n.log.Warn("the age of the disk is not counted on", "err", err)
 		return
 	}
-	a := ageFile{Format: 1, Storage: n.id.Storage, Age: own + 1}
+	a := ageFile{Format: 1, Storage: n.id.Storage, Age: own.Age + 1, Seen: own.Seen}
+	if seen := n.lookAtOthers(ctx, m); seen != nil {
+		a.Seen = seen
+	}
 	b, err := themis.Seal(&a, &a.Sum)
 	if err == nil {
 		err = replaceFile(n.cfg.Node.DataDir, ageName, b)

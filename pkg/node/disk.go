@@ -33,6 +33,7 @@ type disk struct {
 	dir              string
 	reserve, ballast themis.Bytes // as configured
 	changed          broadcast    // full or not full any more
+	syncs            syncs
 
 	mu    sync.Mutex
 	room  replication.Room

@@ -40,6 +40,9 @@ func (n *Node) memberLife(ctx context.Context) error {
 		if err := n.beforeControl(ctx, j); err != nil {
 			return err
 		}
+		if err := n.checkAgeBefore(ctx, j); err != nil {
+			return err
+		}
 		server, err := n.startControl(ctx, j)
 		if err != nil {
 			return err
@@ -169,14 +172,17 @@ func (n *Node) alive() cluster.Alive {
 // beat keeps what the heartbeat says current: its figures now and then, a full disk and a copy that stopped for good at once.
 func (n *Node) beat(ctx context.Context, m *control.Map, lease *control.Lease) error {
 	const often, retry = 10 * time.Second, time.Second
-	t := time.NewTimer(often)
+	t := time.NewTimer(retry) // by then the map is here, and with it the ages of others' disks
 	defer t.Stop()
-	for {
+	for first := true; ; first = false {
 		full, broken := n.disk.changed.next(), n.shards.broke.next()
 		renewed := n.renewed.next()
 		wait := often
 		if err := lease.PutAlive(ctx, n.alive()); err != nil && ctx.Err() == nil {
 			n.log.Debug("heartbeat figures not written", "err", err)
+			wait = retry
+		}
+		if first {
 			wait = retry
 		}
 		t.Reset(wait)

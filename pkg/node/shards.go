@@ -2,8 +2,10 @@ package node
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
+	"syscall"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -109,9 +111,10 @@ func (s *shards) broken() map[themis.ShardID]string {
 }
 
 // mends says whether a copy with that fault may be opened again by this process: one that found no room, since nothing it had is in
-// doubt, and one that found damage, since it is blank by then and its disk is not known to fail. A failed sync is final.
+// doubt, and one that found damage, since it is blank by then and its disk is not known to fail. A failed sync is final, and so is
+// a read that the disk refused.
 func mends(fault error) bool {
-	return wal.NoRoom(fault) || themis.CodeOf(fault) == themis.Corrupt
+	return wal.NoRoom(fault) || themis.CodeOf(fault) == themis.Corrupt && !errors.Is(fault, syscall.EIO)
 }
 
 // run opens and closes copies as the map says, until ctx ends; then it closes them all.
@@ -250,7 +253,10 @@ func (s *shards) start(ctx context.Context, g *errgroup.Group, record cluster.Sh
 		Fresh: record.Epoch == 0 && record.InSync(n.self()), Epoch: record.Epoch, Room: n.disk.Room,
 		Log: wal.Options{
 			SegmentBytes: themis.Bytes(n.cfg.WAL.SegmentMB) << 20, BatchBytes: themis.Bytes(n.cfg.WAL.BatchKB) << 10, Linger: time.Duration(n.cfg.WAL.LingerUs) * time.Microsecond,
-			OnSync: n.metrics.synced,
+			OnSync: func(took time.Duration, entries, bytes int) {
+				n.metrics.synced(took, entries, bytes)
+				n.disk.syncs.took(took, time.Now())
+			},
 		},
 		Store: store.Options{Cache: n.cache, MemTableBytes: themis.Bytes(n.cfg.Store.MemtableMB) << 20},
 		Rules: rules, Transport: NewTransport(n.pool, n.addressOf), Registry: &registry{n: n}, Reigns: n.reigns,

@@ -23,7 +23,7 @@ func (n *Node) localState(ctx context.Context) health.NodeState {
 	expires := n.source.Certificate().NotAfter.UTC()
 	out := health.NodeState{
 		Node: n.id.Node, Storage: n.id.Storage, Boot: n.boot, Version: n.o.Version, Role: cluster.Role(n.cfg.Node.Role), Pid: os.Getpid(),
-		UptimeMs: time.Since(n.began).Milliseconds(), Stopping: n.stopping.Load() != nil, DiskUsed: used, DiskFree: free, DiskFull: n.disk.tells(), Disk: diskName(n.cfg.Node.DataDir), CertExpires: &expires, PlainHTTP: n.cfg.HTTP.PlainLoopback,
+		UptimeMs: time.Since(n.began).Milliseconds(), Stopping: n.stopping.Load() != nil, DiskUsed: used, DiskFree: free, DiskFull: n.disk.tells(), DiskSlow: n.disk.syncs.tells(n.disk.dir, time.Now()), Disk: diskName(n.cfg.Node.DataDir), CertExpires: &expires, PlainHTTP: n.cfg.HTTP.PlainLoopback,
 		Replicas: []health.LocalReplica{}, Warnings: []string{},
 	}
 	for _, w := range n.cfg.Warnings() {
@@ -61,7 +61,7 @@ func localReplica(st replication.Status) health.LocalReplica {
 	bytes, docs := st.Store.Bytes, st.Store.Documents
 	out := health.LocalReplica{
 		Shard: st.Shard, Storage: st.Self.Storage, Role: health.Replica, Epoch: st.Promised, Seq: st.Last.Seq, Applied: st.Applied, Commit: st.Commit,
-		LSN: st.Last.LSN, Bytes: &bytes, Documents: &docs, Blank: st.Blank, Broken: st.Fault, Followers: []health.Follower{},
+		LSN: st.Last.LSN, Bytes: &bytes, Documents: &docs, Blank: st.Blank, Broken: st.Fault, Damage: st.Damage, Followers: []health.Follower{},
 		Rescued: int64(st.Rescued), WALBytes: int64(st.LogBytes), WALSegments: st.Segments,
 	}
 	if st.CutTail != "" {

@@ -53,6 +53,12 @@ func (r *Replica) Accept(ctx context.Context, h Hello) (w Welcome, f *following,
 	if err := r.promiseEpoch(h.Epoch); err != nil {
 		return w, nil, err
 	}
+	if w.Lost != "" {
+		if err := r.setBlank(w.Lost); err != nil {
+			return w, nil, err
+		}
+		r.o.Event("quarantine", "done", "acked-lost", w.Lost, r.promise.Promised)
+	}
 	if w.Install {
 		return w, nil, nil
 	}

@@ -1,6 +1,7 @@
 package replication
 
 import (
+	"fmt"
 	"slices"
 	"time"
 
@@ -20,7 +21,8 @@ type Hello struct {
 	Lineage        []themis.EpochStart
 	First, Last    themis.Seq // what the primary's log holds
 	Barrier        themis.Seq
-	AckedMayVanish bool // under ASYNC: what is cut goes to rescued/ first
+	Acked          themis.Seq // the follower has acknowledged everything up to here in this reign; 0: nothing yet
+	AckedMayVanish bool       // under ASYNC: what is cut goes to rescued/ first
 }
 
 // Welcome is a follower's answer to a Hello.
@@ -30,6 +32,7 @@ type Welcome struct {
 	Promised themis.Epoch // when refused for its epoch
 	Common   themis.Seq   // the follower keeps this much; frames begin behind it
 	Install  bool         // the primary must send its state first
+	Lost     string       // what it must have lost since it acknowledged it; the follower is blank from here on
 }
 
 // Standing is what a replica knows of itself when somebody asks something of it.
@@ -65,6 +68,9 @@ func Receive(s Standing, h Hello) Welcome {
 		return Welcome{Accepted: true, Install: true}
 	}
 	common := Common(s.Lineage, s.Last.Seq, h.Lineage, h.Last)
+	if common < h.Acked && guard.On(guard.AckedLost) {
+		return Welcome{Accepted: true, Install: true, Lost: fmt.Sprintf("it had acknowledged seq %d in epoch %d, and has the primary's log up to seq %d only: its disk is an older state of itself, or forgot what it had synced", h.Acked, h.Epoch, common)}
+	}
 	if !guard.On(guard.Lineage) {
 		common = min(s.Last.Seq, h.Last)
 	}

@@ -67,12 +67,13 @@ type Reign struct {
 	durable  themis.Seq // on the local disk
 	commit   themis.Seq
 	peers    map[cluster.Member]*follower
-	marks    []mark                 // when which seq was appended: to tell how old a missing entry is
-	failed   map[themis.NodeID]bool // nodes whose copy is lost
-	full     map[themis.NodeID]bool // nodes whose disk has little room
-	stopping map[themis.NodeID]bool // nodes on their way out
-	frozen   bool                   // the reign is to be handed over: no new write
-	retired  bool                   // it serves nothing any more
+	acked    map[cluster.Member]themis.Seq // the most that each has acknowledged in this reign since its stream began or broke
+	marks    []mark                        // when which seq was appended: to tell how old a missing entry is
+	failed   map[themis.NodeID]bool        // nodes whose copy is lost
+	full     map[themis.NodeID]bool        // nodes whose disk has little room
+	stopping map[themis.NodeID]bool        // nodes on their way out
+	frozen   bool                          // the reign is to be handed over: no new write
+	retired  bool                          // it serves nothing any more
 
 	joining cluster.Member // counted already, though not yet proposed: it must reach target first
 	target  themis.Seq
@@ -91,7 +92,7 @@ func NewReign(shard cluster.Shard, committed, barrier themis.Seq, now time.Time,
 	return &Reign{
 		self: shard.Primary, shard: shard, rules: rules, barrier: barrier, appended: barrier, commit: committed,
 		start: now.Add(time.Duration(shard.WaitMs) * time.Millisecond),
-		peers: map[cluster.Member]*follower{}, marks: []mark{{barrier, now}},
+		peers: map[cluster.Member]*follower{}, acked: map[cluster.Member]themis.Seq{}, marks: []mark{{barrier, now}},
 	}
 }
 
@@ -122,6 +123,7 @@ func (r *Reign) Heard(from cluster.Member, a Ack, now time.Time) {
 		r.peers[from] = f
 	}
 	f.durable, f.applied = max(f.durable, a.Durable), max(f.applied, a.Applied)
+	r.acked[from] = max(r.acked[from], a.Durable)
 	f.heard, f.lsn, f.mute = now, max(f.lsn, a.LSN), a.Mute
 	f.gone = false
 	if a.Sent.After(f.confirmed) && !f.free {
@@ -133,7 +135,17 @@ func (r *Reign) Heard(from cluster.Member, a Ack, now time.Time) {
 // Reset tells that a follower's log was cut back to seq: it starts anew from there.
 func (r *Reign) Reset(from cluster.Member, seq themis.Seq, now time.Time) {
 	r.peers[from] = &follower{durable: seq, heard: now}
+	r.acked[from] = seq
 }
+
+// Emptied tells that a follower has said that it is to be filled anew: whatever it had acknowledged, it vouches for nothing.
+func (r *Reign) Emptied(from cluster.Member, now time.Time) {
+	r.Reset(from, 0, now)
+	r.Lost(from)
+}
+
+// Acked is how far the follower's log reached once in this reign, since it was cut back last; 0: nowhere, or it was emptied.
+func (r *Reign) Acked(m cluster.Member) themis.Seq { return r.acked[m] }
 
 // Lost tells that a follower's stream has ended: until it is heard again it neither joins the in-sync set nor follows this reign.
 func (r *Reign) Lost(from cluster.Member) {

@@ -44,6 +44,7 @@ type Options struct {
 
 	Heartbeat   time.Duration // default 300 ms
 	QueueWrites int           // writes that may wait for copies; default 4096
+	Scrub       time.Duration // the log is read for damage, 256 KiB at a time, so often; default 1 s
 	KeepLog     themis.Bytes  // log that is kept for followers that were away; default 1 GiB
 }
 
@@ -63,6 +64,9 @@ func (o Options) withDefaults() Options {
 	}
 	if o.QueueWrites == 0 {
 		o.QueueWrites = 4096
+	}
+	if o.Scrub == 0 {
+		o.Scrub = time.Second
 	}
 	if o.KeepLog == 0 {
 		o.KeepLog = 1 << 30
@@ -111,6 +115,7 @@ type Replica struct {
 	quitting bool          // the node goes down
 	learned  chan struct{} // a newer record, or a verdict
 
+	damage  atomic.Pointer[error]    // of the log, found while it was read to others or for checking: CORRUPT
 	leading atomic.Pointer[reigning] // reign, for those who must not wait for mu
 	fitness atomic.Pointer[Fitness]  // what Fitness answered last
 	commit  atomic.Uint64            // highest seq known to be committed
@@ -267,6 +272,7 @@ func (r *Replica) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return r.applyLoop(ctx) })
 	g.Go(func() error { return r.keepLoop(ctx) })
+	g.Go(func() error { return r.scrubLoop(ctx) })
 	g.Go(func() error { return r.roleLoop(ctx) })
 	err := g.Wait()
 	if err = ignoreCanceled(err); err != nil {
@@ -401,7 +407,11 @@ func (r *Replica) fail(err error) {
 	if r.fault == nil {
 		r.fault = err
 		r.o.Logger.Error("replica is out", "err", err)
-		r.o.Event("replica_fault", "failed", "fsync-final", err.Error(), r.promise.Promised)
+		rule := "fsync-final"
+		if themis.CodeOf(err) == themis.Corrupt {
+			rule = "corruption"
+		}
+		r.o.Event("replica_fault", "failed", rule, err.Error(), r.promise.Promised)
 		r.remember(err)
 	}
 	if r.reign != nil {
@@ -554,7 +564,7 @@ func (r *Replica) keepLoop(ctx context.Context) error {
 			return ctx.Err()
 		case <-tick.C:
 		}
-		if err := errors.Join(r.log.MarkDurable(), r.openStore().Fault()); err != nil {
+		if err := errors.Join(r.log.MarkDurable(), r.openStore().Fault(), r.leave()); err != nil {
 			return fmt.Errorf("keep %s: %w", r.o.Shard, err)
 		}
 		if n%10 != 0 {

@@ -35,6 +35,7 @@ type trio struct {
 	room   sync.Map               // NodeID: Room; default: enough
 	lapsed sync.Map               // NodeID: whose lease in the control plane has ended
 	boots  int
+	scrub  time.Duration // how often the logs are looked at; 0: as usual
 }
 
 type trioNode struct {
@@ -74,7 +75,7 @@ func (c *trio) start(id themis.NodeID) {
 		Dir: filepath.Join(c.dir, string(id)), Cluster: "c", Shard: "shard-1", Boot: boot, Fresh: fresh, Epoch: epoch,
 		Self: cluster.Member{Node: id, Storage: themis.StorageID("disk-" + id)}, Transport: trioTransport{c, id}, Registry: c,
 		Room:   func() Room { room, _ := c.room.Load(id); r, _ := room.(Room); return r },
-		Reigns: func(time.Time) bool { _, ended := c.lapsed.Load(id); return !ended }, Logger: slog.New(slog.DiscardHandler), Heartbeat: 50 * time.Millisecond,
+		Reigns: func(time.Time) bool { _, ended := c.lapsed.Load(id); return !ended }, Logger: slog.New(slog.DiscardHandler), Heartbeat: 50 * time.Millisecond, Scrub: c.scrub,
 	}
 	if testing.Verbose() {
 		o.Logger = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug})).With("node", id)

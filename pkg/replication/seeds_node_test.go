@@ -268,6 +268,7 @@ func (n *simNode) ship() {
 			n.streams[rep.Node] = st
 			st.down = append(st.down, simShip{hello: &Hello{
 				Cluster: "c", Shard: sh.ID, Epoch: sh.Epoch, Primary: n.self(), Follower: rep.Storage, Lineage: n.lineage(), First: 1, Last: n.last(), Barrier: n.reign.barrier,
+				Acked: min(n.reign.Acked(rep.Member), n.last()),
 			}})
 			continue
 		}
@@ -343,6 +344,9 @@ func (st *simStream) hello(h *Hello) {
 			n.endReign()
 		}
 		n.disk.promised = max(n.disk.promised, h.Epoch)
+		if wl.Lost != "" {
+			n.w.fail("%s: %s", n.id, wl.Lost) // no disk here forgets under its own storage id
+		}
 		if !wl.Install {
 			n.sync()
 			for s := wl.Common + 1; s <= n.last(); s++ {
@@ -388,7 +392,7 @@ func (st *simStream) answer() {
 			img = append(img, n.entry(s))
 		}
 		st.down = append(st.down, simShip{install: img, commit: st.sent, sent: n.clock()})
-		n.reign.Reset(from, 0, n.clock())
+		n.reign.Emptied(from, n.clock())
 	default:
 		st.opened, st.sent = true, a.welcome.Common
 		n.reign.Reset(from, a.welcome.Common, n.clock())

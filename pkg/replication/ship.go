@@ -131,6 +131,9 @@ func (s *shipper) session(ctx context.Context) error {
 	case !w.Accepted:
 		return fmt.Errorf("%s refused: %s", s.to.Node, w.Refused)
 	case w.Install:
+		s.rg.mu.Lock()
+		s.rg.core.Emptied(s.to, time.Now())
+		s.rg.mu.Unlock()
 		return s.sendState(ctx, h)
 	}
 	s.rg.mu.Lock()
@@ -160,9 +163,11 @@ func (s *shipper) hello() Hello {
 	r := s.rg.r
 	s.rg.mu.Lock()
 	defer s.rg.mu.Unlock()
+	last := r.log.Durable()
 	return Hello{
 		Cluster: r.o.Cluster, Shard: r.o.Shard, Epoch: s.rg.epoch, Primary: r.o.Self, Follower: s.to.Storage,
-		Lineage: r.log.Lineage(), First: r.log.First(), Last: r.log.Durable(), Barrier: s.rg.core.barrier,
+		Lineage: r.log.Lineage(), First: r.shippable(), Last: last, Barrier: s.rg.core.barrier,
+		Acked:          min(s.rg.core.Acked(s.to), last), // it may have had more than is on the disk here, and is cut back to that
 		AckedMayVanish: s.rg.core.Shard().Have.Mode == themis.Async,
 	}
 }
@@ -292,6 +297,7 @@ func (s *shipper) frames(scan **wal.Scanner, next themis.Seq) ([]byte, themis.Se
 	if *scan == nil {
 		sc, err := s.rg.r.log.Scan(next)
 		if err != nil {
+			s.rg.r.damaged(err)
 			return nil, 0, err // trimmed away: the next hello asks for an install
 		}
 		*scan = sc
@@ -300,6 +306,7 @@ func (s *shipper) frames(scan **wal.Scanner, next themis.Seq) ([]byte, themis.Se
 	if errors.Is(err, io.EOF) {
 		return nil, 0, nil
 	}
+	s.rg.r.damaged(err)
 	return b.Frames, b.Last, err
 }
 

@@ -20,6 +20,7 @@ type Status struct {
 	Commit   themis.Seq
 	Blank    string
 	Fault    string
+	Damage   string // of its log, found while it is served
 	Store    store.Stats
 	LogBytes themis.Bytes
 	Segments int
@@ -67,6 +68,9 @@ func (r *Replica) Status() Status {
 	st.Blank = r.standing().Blank
 	if r.fault != nil {
 		st.Fault = r.fault.Error()
+	}
+	if damage := r.damage.Load(); damage != nil {
+		st.Damage = (*damage).Error()
 	}
 	if r.follow != nil {
 		st.Following, st.HeardMs = r.follow.from, time.Since(r.follow.heard).Milliseconds()

@@ -21,6 +21,18 @@ func ownDisks(t *testing.T, megabytes int) (of map[string]*Disk, dir func(string
 	}
 }
 
+// atWork is a cluster with four clients, so many of whose writes are acknowledged, and who leads shard-1 and has its other copies.
+func atWork(t *testing.T, s setup, writes int64) (h *hosts, w *work, primary string, others []string) {
+	t.Helper()
+	h = newHosts(t, s)
+	w = h.work(4)
+	w.more(t, writes, rto)
+	r, err := h.report()
+	must(t, err)
+	primary, others = leads(r, "shard-1")
+	return h, w, primary, others
+}
+
 func finds(r health.Report, code health.Code, subject string) bool {
 	for _, f := range r.Findings {
 		if f.Code == code && f.Subject == subject {
@@ -52,14 +64,7 @@ func TestDiskFullThenRoomAgain(t *testing.T) {
 	for _, role := range []string{"primary", "follower"} {
 		t.Run(role, func(t *testing.T) {
 			disks, dir := ownDisks(t, 700)
-			h := newHosts(t, setup{disk: dir, shards: 1})
-			w := h.work(4)
-			w.more(t, 200, rto)
-			r, err := h.report()
-			if err != nil {
-				t.Fatal(err)
-			}
-			victim, others := leads(r, "shard-1")
+			h, w, victim, others := atWork(t, setup{disk: dir, shards: 1}, 200)
 			if role == "follower" {
 				victim = others[0]
 			}
@@ -96,14 +101,7 @@ func TestDiskFullThenRoomAgain(t *testing.T) {
 // Row 30 where enough other copies have room: the full one is left out, and writes go on.
 func TestFullDiskIsLeftOut(t *testing.T) {
 	disks, dir := ownDisks(t, 700)
-	h := newHosts(t, setup{disk: dir, shards: 2, rf: 3})
-	w := h.work(4)
-	w.more(t, 200, rto)
-	r, err := h.report()
-	if err != nil {
-		t.Fatal(err)
-	}
-	victim, _ := leads(r, "shard-1")
+	h, w, victim, _ := atWork(t, setup{disk: dir, shards: 2, rf: 3}, 200)
 	empty := disks[victim].Fill(t)
 	h.until("others lead, and take writes", rto, func(r health.Report) bool {
 		for _, s := range r.Shards {

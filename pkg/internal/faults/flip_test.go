@@ -35,14 +35,7 @@ func flipText(t *testing.T, name, text string) {
 // Row 34: one flipped bit in each kind of file of a copy, one after the other. Each is found, said, and mended from the others, whose
 // documents it never changes.
 func TestFlippedBits(t *testing.T) {
-	h := newHosts(t, setup{shards: 1, rf: 3})
-	w := h.work(4)
-	w.more(t, 200, rto)
-	r, err := h.report()
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, others := leads(r, "shard-1")
+	h, w, _, others := atWork(t, setup{shards: 1, rf: 3}, 200)
 	victim := others[0]
 	shard := filepath.Join(h.disk[victim], "shards", "shard-1")
 	for _, c := range []struct {
@@ -115,14 +108,9 @@ func (h *hosts) join(t *testing.T, through, node string, replace bool) error {
 // directory is moved away, as it says, and the node comes back under its old name with nothing: it counts for nothing until an
 // operator gives it the old one's place, and then it is filled from the others.
 func TestWholeDiskIsReplaced(t *testing.T) {
-	h := newHosts(t, setup{shards: 2})
-	w := h.work(4)
-	w.more(t, 200, rto)
+	h, w, victim, _ := atWork(t, setup{shards: 2}, 200)
 	r, err := h.report()
-	if err != nil {
-		t.Fatal(err)
-	}
-	victim, _ := leads(r, "shard-1")
+	must(t, err)
 	h.kill(victim)
 	flipText(t, filepath.Join(h.disk[victim], "node.json"), `"storage_id": "`+string(storageOf(r, victim))[:1])
 	if h.comesUp(victim) {

@@ -152,14 +152,7 @@ func TestAnElectionThatCrownedNobody(t *testing.T) {
 
 // Row 36 in part: all copies of a node are emptied; its identity, and so its storage id, stays.
 func TestEmptiedCopyUnderItsOldName(t *testing.T) {
-	h := newHosts(t, setup{shards: 2})
-	w := h.work(4)
-	w.more(t, 200, rto)
-	r, err := h.report()
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, others := leads(r, "shard-1")
+	h, w, _, others := atWork(t, setup{shards: 2}, 200)
 	victim := others[0]
 	h.kill(victim)
 	for _, part := range []string{"shards", "LOCK"} {
@@ -180,14 +173,7 @@ func TestDamagedFollowerIsRebuilt(t *testing.T) {
 		"torn tail":   func(s string) error { return Tear(s, 4096) },
 	} {
 		t.Run(name, func(t *testing.T) {
-			h := newHosts(t, setup{shards: 1})
-			w := h.work(4)
-			w.more(t, 300, rto)
-			r, err := h.report()
-			if err != nil {
-				t.Fatal(err)
-			}
-			_, others := leads(r, "shard-1")
+			h, w, _, others := atWork(t, setup{shards: 1}, 300)
 			victim := others[0]
 			h.kill(victim)
 			segments, err := filepath.Glob(filepath.Join(h.disk[victim], "shards", "shard-1", "wal", "0*"))

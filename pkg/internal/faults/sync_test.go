@@ -24,7 +24,7 @@ type injection struct {
 	done bool
 }
 
-// inject makes system calls of the node on one file fail, as strace's inject says it.
+// inject makes system calls of the node on one file fail or wait, as strace's inject says it; without a file, on all files.
 func (h *hosts) inject(t *testing.T, node, file, what string) *injection {
 	t.Helper()
 	NeedRoot(t)
@@ -33,7 +33,11 @@ func (h *hosts) inject(t *testing.T, node, file, what string) *injection {
 	h.mu.Lock()
 	pid := h.proc[node].cmd.Process.Pid
 	h.mu.Unlock()
-	i.cmd = exec.Command("strace", "-f", "-p", fmt.Sprint(pid), "-o", i.out, "-P", file, "-e", "trace="+call, "-e", "inject="+what) //nolint:gosec,noctx // ended below
+	args := []string{"-f", "-p", fmt.Sprint(pid), "-o", i.out, "-e", "trace=" + call, "-e", "inject=" + what}
+	if file != "" {
+		args = append(args, "-P", file)
+	}
+	i.cmd = exec.Command("strace", args...) //nolint:gosec,noctx // ended below
 	var said bytes.Buffer
 	ready, w, err := os.Pipe()
 	if err != nil {
@@ -113,14 +117,7 @@ func copies(r health.Report, shard string) (out []string) {
 func TestFailedSyncIsFinal(t *testing.T) {
 	for _, role := range []string{"primary", "follower"} {
 		t.Run(role, func(t *testing.T) {
-			h := newHosts(t, setup{shards: 1})
-			w := h.work(4)
-			w.more(t, 200, rto)
-			r, err := h.report()
-			if err != nil {
-				t.Fatal(err)
-			}
-			victim, others := leads(r, "shard-1")
+			h, w, victim, others := atWork(t, setup{shards: 1}, 200)
 			if role == "follower" {
 				victim = others[0]
 			}
@@ -147,14 +144,7 @@ func TestFailedSyncIsFinal(t *testing.T) {
 // Row 27 without a free node: the others go on, health says which copy is out; its next process does not trust what the disk shows,
 // and it is built anew.
 func TestCopyOnAFailedDiskIsBlankAfterARestart(t *testing.T) {
-	h := newHosts(t, setup{shards: 1, rf: 3})
-	w := h.work(4)
-	w.more(t, 200, rto)
-	r, err := h.report()
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, others := leads(r, "shard-1")
+	h, w, _, others := atWork(t, setup{shards: 1, rf: 3}, 200)
 	victim := others[0]
 	i := h.inject(t, victim, h.segment(t, victim, "shard-1"), "fdatasync,fsync:error=EIO")
 	h.until("health tells of the copy, which is out of the in-sync set", rto, func(r health.Report) bool {
@@ -176,14 +166,8 @@ func TestCopyOnAFailedDiskIsBlankAfterARestart(t *testing.T) {
 // Row 31: a write of a log finds no room although the disk has some. What was durable is not in doubt: the copy is opened again by
 // itself, with what it had.
 func TestCopyThatFoundNoRoomIsOpenedAgain(t *testing.T) {
-	h := newHosts(t, setup{shards: 1, rf: 3})
-	w := h.work(4)
-	w.more(t, 200, rto)
-	r, err := h.report()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for n, victim := range append([]string{string(r.Shards[0].Primary)}, otherThan(r, "shard-1")...)[:2] {
+	h, w, primary, others := atWork(t, setup{shards: 1, rf: 3}, 200)
+	for n, victim := range []string{primary, others[0]} {
 		i := h.inject(t, victim, h.segment(t, victim, "shard-1"), "pwrite64:error=ENOSPC")
 		for deadline := time.Now().Add(rto); i.injected() == 0; {
 			if time.Now().After(deadline) {
@@ -202,11 +186,6 @@ func TestCopyThatFoundNoRoomIsOpenedAgain(t *testing.T) {
 	}
 	w.more(t, 100, rto)
 	w.end(t, 400)
-}
-
-func otherThan(r health.Report, shard string) []string {
-	_, others := leads(r, shard)
-	return others
 }
 
 // Row 32: the file system of a node goes down under it, so that every call on it fails. Its copies are out and are made anew
@@ -245,14 +224,7 @@ func TestFileSystemGoesDown(t *testing.T) {
 // Row 27 where the copy was the only follower: it leaves the in-sync set, though that is below the floor, since it has said itself
 // that it is lost. Reads go on, writes are refused in words, and none is left hanging.
 func TestFailedSyncOfTheOnlyFollower(t *testing.T) {
-	h := newHosts(t, setup{names: []string{"node-1", "node-2"}, shards: 1})
-	w := h.work(4)
-	w.more(t, 100, rto)
-	r, err := h.report()
-	if err != nil {
-		t.Fatal(err)
-	}
-	primary, others := leads(r, "shard-1")
+	h, w, primary, others := atWork(t, setup{names: []string{"node-1", "node-2"}, shards: 1}, 100)
 	victim := others[0]
 	i := h.inject(t, victim, h.segment(t, victim, "shard-1"), "fdatasync,fsync:error=EIO")
 	h.until("the follower is out", rto, func(r health.Report) bool {

@@ -176,6 +176,7 @@ type Hello struct {
 	LastSeq           uint64                 `protobuf:"varint,9,opt,name=last_seq,json=lastSeq,proto3" json:"last_seq,omitempty"`
 	AckedMayVanish    bool                   `protobuf:"varint,10,opt,name=acked_may_vanish,json=ackedMayVanish,proto3" json:"acked_may_vanish,omitempty"` // the shard acknowledges or acknowledged asynchronously: what is cut goes to rescued/ first
 	BarrierSeq        uint64                 `protobuf:"varint,11,opt,name=barrier_seq,json=barrierSeq,proto3" json:"barrier_seq,omitempty"`               // of the reign's first entry
+	AckedSeq          uint64                 `protobuf:"varint,12,opt,name=acked_seq,json=ackedSeq,proto3" json:"acked_seq,omitempty"`                     // the follower has acknowledged everything up to here in this reign; 0: nothing yet
 	unknownFields     protoimpl.UnknownFields
 	sizeCache         protoimpl.SizeCache
 }
@@ -283,6 +284,13 @@ func (x *Hello) GetAckedMayVanish() bool {
 func (x *Hello) GetBarrierSeq() uint64 {
 	if x != nil {
 		return x.BarrierSeq
+	}
+	return 0
+}
+
+func (x *Hello) GetAckedSeq() uint64 {
+	if x != nil {
+		return x.AckedSeq
 	}
 	return 0
 }
@@ -1544,6 +1552,7 @@ type DescribeResponse struct {
 	Rack             string                 `protobuf:"bytes,15,opt,name=rack,proto3" json:"rack,omitempty"`
 	PublicKey        []byte                 `protobuf:"bytes,16,opt,name=public_key,json=publicKey,proto3" json:"public_key,omitempty"` // PKIX DER
 	Pid              int64                  `protobuf:"varint,17,opt,name=pid,proto3" json:"pid,omitempty"`
+	SeenDisks        []*DiskAge             `protobuf:"bytes,18,rep,name=seen_disks,json=seenDisks,proto3" json:"seen_disks,omitempty"` // the newest ages of other control members' disks that this node has seen
 	unknownFields    protoimpl.UnknownFields
 	sizeCache        protoimpl.SizeCache
 }
@@ -1697,6 +1706,74 @@ func (x *DescribeResponse) GetPid() int64 {
 	return 0
 }
 
+func (x *DescribeResponse) GetSeenDisks() []*DiskAge {
+	if x != nil {
+		return x.SeenDisks
+	}
+	return nil
+}
+
+// DiskAge is how old a node's disk is: a number that grows.
+type DiskAge struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	NodeId        string                 `protobuf:"bytes,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	StorageId     string                 `protobuf:"bytes,2,opt,name=storage_id,json=storageId,proto3" json:"storage_id,omitempty"`
+	Age           uint64                 `protobuf:"varint,3,opt,name=age,proto3" json:"age,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DiskAge) Reset() {
+	*x = DiskAge{}
+	mi := &file_themis_node_v1_node_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DiskAge) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DiskAge) ProtoMessage() {}
+
+func (x *DiskAge) ProtoReflect() protoreflect.Message {
+	mi := &file_themis_node_v1_node_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DiskAge.ProtoReflect.Descriptor instead.
+func (*DiskAge) Descriptor() ([]byte, []int) {
+	return file_themis_node_v1_node_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *DiskAge) GetNodeId() string {
+	if x != nil {
+		return x.NodeId
+	}
+	return ""
+}
+
+func (x *DiskAge) GetStorageId() string {
+	if x != nil {
+		return x.StorageId
+	}
+	return ""
+}
+
+func (x *DiskAge) GetAge() uint64 {
+	if x != nil {
+		return x.Age
+	}
+	return 0
+}
+
 // BootstrapRequest tells a node which cluster it belongs to and where the control plane is.
 type BootstrapRequest struct {
 	state            protoimpl.MessageState `protogen:"open.v1"`
@@ -1712,7 +1789,7 @@ type BootstrapRequest struct {
 
 func (x *BootstrapRequest) Reset() {
 	*x = BootstrapRequest{}
-	mi := &file_themis_node_v1_node_proto_msgTypes[19]
+	mi := &file_themis_node_v1_node_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1724,7 +1801,7 @@ func (x *BootstrapRequest) String() string {
 func (*BootstrapRequest) ProtoMessage() {}
 
 func (x *BootstrapRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_themis_node_v1_node_proto_msgTypes[19]
+	mi := &file_themis_node_v1_node_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1737,7 +1814,7 @@ func (x *BootstrapRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BootstrapRequest.ProtoReflect.Descriptor instead.
 func (*BootstrapRequest) Descriptor() ([]byte, []int) {
-	return file_themis_node_v1_node_proto_rawDescGZIP(), []int{19}
+	return file_themis_node_v1_node_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *BootstrapRequest) GetClusterId() string {
@@ -1791,7 +1868,7 @@ type BootstrapResponse struct {
 
 func (x *BootstrapResponse) Reset() {
 	*x = BootstrapResponse{}
-	mi := &file_themis_node_v1_node_proto_msgTypes[20]
+	mi := &file_themis_node_v1_node_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1803,7 +1880,7 @@ func (x *BootstrapResponse) String() string {
 func (*BootstrapResponse) ProtoMessage() {}
 
 func (x *BootstrapResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_themis_node_v1_node_proto_msgTypes[20]
+	mi := &file_themis_node_v1_node_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1816,7 +1893,7 @@ func (x *BootstrapResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BootstrapResponse.ProtoReflect.Descriptor instead.
 func (*BootstrapResponse) Descriptor() ([]byte, []int) {
-	return file_themis_node_v1_node_proto_rawDescGZIP(), []int{20}
+	return file_themis_node_v1_node_proto_rawDescGZIP(), []int{21}
 }
 
 // GetMapRequest asks for the routing part of the map.
@@ -1829,7 +1906,7 @@ type GetMapRequest struct {
 
 func (x *GetMapRequest) Reset() {
 	*x = GetMapRequest{}
-	mi := &file_themis_node_v1_node_proto_msgTypes[21]
+	mi := &file_themis_node_v1_node_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1841,7 +1918,7 @@ func (x *GetMapRequest) String() string {
 func (*GetMapRequest) ProtoMessage() {}
 
 func (x *GetMapRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_themis_node_v1_node_proto_msgTypes[21]
+	mi := &file_themis_node_v1_node_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1854,7 +1931,7 @@ func (x *GetMapRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetMapRequest.ProtoReflect.Descriptor instead.
 func (*GetMapRequest) Descriptor() ([]byte, []int) {
-	return file_themis_node_v1_node_proto_rawDescGZIP(), []int{21}
+	return file_themis_node_v1_node_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *GetMapRequest) GetKnownRevision() uint64 {
@@ -1875,7 +1952,7 @@ type GetMapResponse struct {
 
 func (x *GetMapResponse) Reset() {
 	*x = GetMapResponse{}
-	mi := &file_themis_node_v1_node_proto_msgTypes[22]
+	mi := &file_themis_node_v1_node_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1887,7 +1964,7 @@ func (x *GetMapResponse) String() string {
 func (*GetMapResponse) ProtoMessage() {}
 
 func (x *GetMapResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_themis_node_v1_node_proto_msgTypes[22]
+	mi := &file_themis_node_v1_node_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1900,7 +1977,7 @@ func (x *GetMapResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetMapResponse.ProtoReflect.Descriptor instead.
 func (*GetMapResponse) Descriptor() ([]byte, []int) {
-	return file_themis_node_v1_node_proto_rawDescGZIP(), []int{22}
+	return file_themis_node_v1_node_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *GetMapResponse) GetRevision() uint64 {
@@ -1926,7 +2003,7 @@ type GetStateRequest struct {
 
 func (x *GetStateRequest) Reset() {
 	*x = GetStateRequest{}
-	mi := &file_themis_node_v1_node_proto_msgTypes[23]
+	mi := &file_themis_node_v1_node_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1938,7 +2015,7 @@ func (x *GetStateRequest) String() string {
 func (*GetStateRequest) ProtoMessage() {}
 
 func (x *GetStateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_themis_node_v1_node_proto_msgTypes[23]
+	mi := &file_themis_node_v1_node_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1951,7 +2028,7 @@ func (x *GetStateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetStateRequest.ProtoReflect.Descriptor instead.
 func (*GetStateRequest) Descriptor() ([]byte, []int) {
-	return file_themis_node_v1_node_proto_rawDescGZIP(), []int{23}
+	return file_themis_node_v1_node_proto_rawDescGZIP(), []int{24}
 }
 
 // WatchStateRequest opens a stream of health reports and events.
@@ -1964,7 +2041,7 @@ type WatchStateRequest struct {
 
 func (x *WatchStateRequest) Reset() {
 	*x = WatchStateRequest{}
-	mi := &file_themis_node_v1_node_proto_msgTypes[24]
+	mi := &file_themis_node_v1_node_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1976,7 +2053,7 @@ func (x *WatchStateRequest) String() string {
 func (*WatchStateRequest) ProtoMessage() {}
 
 func (x *WatchStateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_themis_node_v1_node_proto_msgTypes[24]
+	mi := &file_themis_node_v1_node_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1989,7 +2066,7 @@ func (x *WatchStateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchStateRequest.ProtoReflect.Descriptor instead.
 func (*WatchStateRequest) Descriptor() ([]byte, []int) {
-	return file_themis_node_v1_node_proto_rawDescGZIP(), []int{24}
+	return file_themis_node_v1_node_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *WatchStateRequest) GetFromHlc() string {
@@ -2013,7 +2090,7 @@ type StateFrame struct {
 
 func (x *StateFrame) Reset() {
 	*x = StateFrame{}
-	mi := &file_themis_node_v1_node_proto_msgTypes[25]
+	mi := &file_themis_node_v1_node_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2025,7 +2102,7 @@ func (x *StateFrame) String() string {
 func (*StateFrame) ProtoMessage() {}
 
 func (x *StateFrame) ProtoReflect() protoreflect.Message {
-	mi := &file_themis_node_v1_node_proto_msgTypes[25]
+	mi := &file_themis_node_v1_node_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2038,7 +2115,7 @@ func (x *StateFrame) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StateFrame.ProtoReflect.Descriptor instead.
 func (*StateFrame) Descriptor() ([]byte, []int) {
-	return file_themis_node_v1_node_proto_rawDescGZIP(), []int{25}
+	return file_themis_node_v1_node_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *StateFrame) GetHlc() string {
@@ -2085,7 +2162,7 @@ type GetLocalStateRequest struct {
 
 func (x *GetLocalStateRequest) Reset() {
 	*x = GetLocalStateRequest{}
-	mi := &file_themis_node_v1_node_proto_msgTypes[26]
+	mi := &file_themis_node_v1_node_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2097,7 +2174,7 @@ func (x *GetLocalStateRequest) String() string {
 func (*GetLocalStateRequest) ProtoMessage() {}
 
 func (x *GetLocalStateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_themis_node_v1_node_proto_msgTypes[26]
+	mi := &file_themis_node_v1_node_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2110,7 +2187,7 @@ func (x *GetLocalStateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetLocalStateRequest.ProtoReflect.Descriptor instead.
 func (*GetLocalStateRequest) Descriptor() ([]byte, []int) {
-	return file_themis_node_v1_node_proto_rawDescGZIP(), []int{26}
+	return file_themis_node_v1_node_proto_rawDescGZIP(), []int{27}
 }
 
 // GetLocalStateResponse is health.NodeState as JSON.
@@ -2123,7 +2200,7 @@ type GetLocalStateResponse struct {
 
 func (x *GetLocalStateResponse) Reset() {
 	*x = GetLocalStateResponse{}
-	mi := &file_themis_node_v1_node_proto_msgTypes[27]
+	mi := &file_themis_node_v1_node_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2135,7 +2212,7 @@ func (x *GetLocalStateResponse) String() string {
 func (*GetLocalStateResponse) ProtoMessage() {}
 
 func (x *GetLocalStateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_themis_node_v1_node_proto_msgTypes[27]
+	mi := &file_themis_node_v1_node_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2148,7 +2225,7 @@ func (x *GetLocalStateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetLocalStateResponse.ProtoReflect.Descriptor instead.
 func (*GetLocalStateResponse) Descriptor() ([]byte, []int) {
-	return file_themis_node_v1_node_proto_rawDescGZIP(), []int{27}
+	return file_themis_node_v1_node_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *GetLocalStateResponse) GetStateJson() []byte {
@@ -2170,7 +2247,7 @@ type ListEventsRequest struct {
 
 func (x *ListEventsRequest) Reset() {
 	*x = ListEventsRequest{}
-	mi := &file_themis_node_v1_node_proto_msgTypes[28]
+	mi := &file_themis_node_v1_node_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2182,7 +2259,7 @@ func (x *ListEventsRequest) String() string {
 func (*ListEventsRequest) ProtoMessage() {}
 
 func (x *ListEventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_themis_node_v1_node_proto_msgTypes[28]
+	mi := &file_themis_node_v1_node_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2195,7 +2272,7 @@ func (x *ListEventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListEventsRequest.ProtoReflect.Descriptor instead.
 func (*ListEventsRequest) Descriptor() ([]byte, []int) {
-	return file_themis_node_v1_node_proto_rawDescGZIP(), []int{28}
+	return file_themis_node_v1_node_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ListEventsRequest) GetFromHlc() string {
@@ -2229,7 +2306,7 @@ type ListEventsResponse struct {
 
 func (x *ListEventsResponse) Reset() {
 	*x = ListEventsResponse{}
-	mi := &file_themis_node_v1_node_proto_msgTypes[29]
+	mi := &file_themis_node_v1_node_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2241,7 +2318,7 @@ func (x *ListEventsResponse) String() string {
 func (*ListEventsResponse) ProtoMessage() {}
 
 func (x *ListEventsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_themis_node_v1_node_proto_msgTypes[29]
+	mi := &file_themis_node_v1_node_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2254,7 +2331,7 @@ func (x *ListEventsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListEventsResponse.ProtoReflect.Descriptor instead.
 func (*ListEventsResponse) Descriptor() ([]byte, []int) {
-	return file_themis_node_v1_node_proto_rawDescGZIP(), []int{29}
+	return file_themis_node_v1_node_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *ListEventsResponse) GetEventsJson() [][]byte {
@@ -2276,7 +2353,7 @@ type ApplyConfigRequest struct {
 
 func (x *ApplyConfigRequest) Reset() {
 	*x = ApplyConfigRequest{}
-	mi := &file_themis_node_v1_node_proto_msgTypes[30]
+	mi := &file_themis_node_v1_node_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2288,7 +2365,7 @@ func (x *ApplyConfigRequest) String() string {
 func (*ApplyConfigRequest) ProtoMessage() {}
 
 func (x *ApplyConfigRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_themis_node_v1_node_proto_msgTypes[30]
+	mi := &file_themis_node_v1_node_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2301,7 +2378,7 @@ func (x *ApplyConfigRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyConfigRequest.ProtoReflect.Descriptor instead.
 func (*ApplyConfigRequest) Descriptor() ([]byte, []int) {
-	return file_themis_node_v1_node_proto_rawDescGZIP(), []int{30}
+	return file_themis_node_v1_node_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *ApplyConfigRequest) GetName() string {
@@ -2337,7 +2414,7 @@ type ApplyConfigResponse struct {
 
 func (x *ApplyConfigResponse) Reset() {
 	*x = ApplyConfigResponse{}
-	mi := &file_themis_node_v1_node_proto_msgTypes[31]
+	mi := &file_themis_node_v1_node_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2349,7 +2426,7 @@ func (x *ApplyConfigResponse) String() string {
 func (*ApplyConfigResponse) ProtoMessage() {}
 
 func (x *ApplyConfigResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_themis_node_v1_node_proto_msgTypes[31]
+	mi := &file_themis_node_v1_node_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2362,7 +2439,7 @@ func (x *ApplyConfigResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyConfigResponse.ProtoReflect.Descriptor instead.
 func (*ApplyConfigResponse) Descriptor() ([]byte, []int) {
-	return file_themis_node_v1_node_proto_rawDescGZIP(), []int{31}
+	return file_themis_node_v1_node_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *ApplyConfigResponse) GetVersion() uint64 {
@@ -2398,7 +2475,7 @@ type ActRequest struct {
 
 func (x *ActRequest) Reset() {
 	*x = ActRequest{}
-	mi := &file_themis_node_v1_node_proto_msgTypes[32]
+	mi := &file_themis_node_v1_node_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2410,7 +2487,7 @@ func (x *ActRequest) String() string {
 func (*ActRequest) ProtoMessage() {}
 
 func (x *ActRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_themis_node_v1_node_proto_msgTypes[32]
+	mi := &file_themis_node_v1_node_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2423,7 +2500,7 @@ func (x *ActRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ActRequest.ProtoReflect.Descriptor instead.
 func (*ActRequest) Descriptor() ([]byte, []int) {
-	return file_themis_node_v1_node_proto_rawDescGZIP(), []int{32}
+	return file_themis_node_v1_node_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *ActRequest) GetVerb() string {
@@ -2457,7 +2534,7 @@ type ActResponse struct {
 
 func (x *ActResponse) Reset() {
 	*x = ActResponse{}
-	mi := &file_themis_node_v1_node_proto_msgTypes[33]
+	mi := &file_themis_node_v1_node_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2469,7 +2546,7 @@ func (x *ActResponse) String() string {
 func (*ActResponse) ProtoMessage() {}
 
 func (x *ActResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_themis_node_v1_node_proto_msgTypes[33]
+	mi := &file_themis_node_v1_node_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2482,7 +2559,7 @@ func (x *ActResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ActResponse.ProtoReflect.Descriptor instead.
 func (*ActResponse) Descriptor() ([]byte, []int) {
-	return file_themis_node_v1_node_proto_rawDescGZIP(), []int{33}
+	return file_themis_node_v1_node_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *ActResponse) GetResultJson() []byte {
@@ -2505,7 +2582,7 @@ type JoinRequest struct {
 
 func (x *JoinRequest) Reset() {
 	*x = JoinRequest{}
-	mi := &file_themis_node_v1_node_proto_msgTypes[34]
+	mi := &file_themis_node_v1_node_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2517,7 +2594,7 @@ func (x *JoinRequest) String() string {
 func (*JoinRequest) ProtoMessage() {}
 
 func (x *JoinRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_themis_node_v1_node_proto_msgTypes[34]
+	mi := &file_themis_node_v1_node_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2530,7 +2607,7 @@ func (x *JoinRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinRequest.ProtoReflect.Descriptor instead.
 func (*JoinRequest) Descriptor() ([]byte, []int) {
-	return file_themis_node_v1_node_proto_rawDescGZIP(), []int{34}
+	return file_themis_node_v1_node_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *JoinRequest) GetToken() string {
@@ -2575,7 +2652,7 @@ type JoinResponse struct {
 
 func (x *JoinResponse) Reset() {
 	*x = JoinResponse{}
-	mi := &file_themis_node_v1_node_proto_msgTypes[35]
+	mi := &file_themis_node_v1_node_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2587,7 +2664,7 @@ func (x *JoinResponse) String() string {
 func (*JoinResponse) ProtoMessage() {}
 
 func (x *JoinResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_themis_node_v1_node_proto_msgTypes[35]
+	mi := &file_themis_node_v1_node_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2600,7 +2677,7 @@ func (x *JoinResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinResponse.ProtoReflect.Descriptor instead.
 func (*JoinResponse) Descriptor() ([]byte, []int) {
-	return file_themis_node_v1_node_proto_rawDescGZIP(), []int{35}
+	return file_themis_node_v1_node_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *JoinResponse) GetCertPem() []byte {
@@ -2653,7 +2730,7 @@ const file_themis_node_v1_node_proto_rawDesc = "" +
 	"\n" +
 	"EpochStart\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12\x10\n" +
-	"\x03seq\x18\x02 \x01(\x04R\x03seq\"\x8d\x03\n" +
+	"\x03seq\x18\x02 \x01(\x04R\x03seq\"\xaa\x03\n" +
 	"\x05Hello\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12\x19\n" +
@@ -2669,7 +2746,8 @@ const file_themis_node_v1_node_proto_rawDesc = "" +
 	"\x10acked_may_vanish\x18\n" +
 	" \x01(\bR\x0eackedMayVanish\x12\x1f\n" +
 	"\vbarrier_seq\x18\v \x01(\x04R\n" +
-	"barrierSeq\"\xb9\x01\n" +
+	"barrierSeq\x12\x1b\n" +
+	"\tacked_seq\x18\f \x01(\x04R\backedSeq\"\xb9\x01\n" +
 	"\x10ReplicateRequest\x12+\n" +
 	"\x05hello\x18\x01 \x01(\v2\x15.themis.node.v1.HelloR\x05hello\x12\x16\n" +
 	"\x06frames\x18\x02 \x01(\fR\x06frames\x12\x1d\n" +
@@ -2788,7 +2866,7 @@ const file_themis_node_v1_node_proto_rawDesc = "" +
 	"\x05value\x18\x02 \x01(\fR\x05value\x12\x18\n" +
 	"\aversion\x18\x03 \x01(\tR\aversion\x12\x14\n" +
 	"\x05token\x18\x04 \x01(\rR\x05token\"\x11\n" +
-	"\x0fDescribeRequest\"\x85\x04\n" +
+	"\x0fDescribeRequest\"\xbd\x04\n" +
 	"\x10DescribeResponse\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x1d\n" +
 	"\n" +
@@ -2812,7 +2890,14 @@ const file_themis_node_v1_node_proto_rawDesc = "" +
 	"\x04rack\x18\x0f \x01(\tR\x04rack\x12\x1d\n" +
 	"\n" +
 	"public_key\x18\x10 \x01(\fR\tpublicKey\x12\x10\n" +
-	"\x03pid\x18\x11 \x01(\x03R\x03pid\"\xed\x01\n" +
+	"\x03pid\x18\x11 \x01(\x03R\x03pid\x126\n" +
+	"\n" +
+	"seen_disks\x18\x12 \x03(\v2\x17.themis.node.v1.DiskAgeR\tseenDisks\"S\n" +
+	"\aDiskAge\x12\x17\n" +
+	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x1d\n" +
+	"\n" +
+	"storage_id\x18\x02 \x01(\tR\tstorageId\x12\x10\n" +
+	"\x03age\x18\x03 \x01(\x04R\x03age\"\xed\x01\n" +
 	"\x10BootstrapRequest\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12!\n" +
@@ -2915,7 +3000,7 @@ func file_themis_node_v1_node_proto_rawDescGZIP() []byte {
 	return file_themis_node_v1_node_proto_rawDescData
 }
 
-var file_themis_node_v1_node_proto_msgTypes = make([]protoimpl.MessageInfo, 37)
+var file_themis_node_v1_node_proto_msgTypes = make([]protoimpl.MessageInfo, 38)
 var file_themis_node_v1_node_proto_goTypes = []any{
 	(*Problem)(nil),               // 0: themis.node.v1.Problem
 	(*EpochStart)(nil),            // 1: themis.node.v1.EpochStart
@@ -2936,24 +3021,25 @@ var file_themis_node_v1_node_proto_goTypes = []any{
 	(*ScannedDocument)(nil),       // 16: themis.node.v1.ScannedDocument
 	(*DescribeRequest)(nil),       // 17: themis.node.v1.DescribeRequest
 	(*DescribeResponse)(nil),      // 18: themis.node.v1.DescribeResponse
-	(*BootstrapRequest)(nil),      // 19: themis.node.v1.BootstrapRequest
-	(*BootstrapResponse)(nil),     // 20: themis.node.v1.BootstrapResponse
-	(*GetMapRequest)(nil),         // 21: themis.node.v1.GetMapRequest
-	(*GetMapResponse)(nil),        // 22: themis.node.v1.GetMapResponse
-	(*GetStateRequest)(nil),       // 23: themis.node.v1.GetStateRequest
-	(*WatchStateRequest)(nil),     // 24: themis.node.v1.WatchStateRequest
-	(*StateFrame)(nil),            // 25: themis.node.v1.StateFrame
-	(*GetLocalStateRequest)(nil),  // 26: themis.node.v1.GetLocalStateRequest
-	(*GetLocalStateResponse)(nil), // 27: themis.node.v1.GetLocalStateResponse
-	(*ListEventsRequest)(nil),     // 28: themis.node.v1.ListEventsRequest
-	(*ListEventsResponse)(nil),    // 29: themis.node.v1.ListEventsResponse
-	(*ApplyConfigRequest)(nil),    // 30: themis.node.v1.ApplyConfigRequest
-	(*ApplyConfigResponse)(nil),   // 31: themis.node.v1.ApplyConfigResponse
-	(*ActRequest)(nil),            // 32: themis.node.v1.ActRequest
-	(*ActResponse)(nil),           // 33: themis.node.v1.ActResponse
-	(*JoinRequest)(nil),           // 34: themis.node.v1.JoinRequest
-	(*JoinResponse)(nil),          // 35: themis.node.v1.JoinResponse
-	nil,                           // 36: themis.node.v1.StateFrame.ObservedAtMsEntry
+	(*DiskAge)(nil),               // 19: themis.node.v1.DiskAge
+	(*BootstrapRequest)(nil),      // 20: themis.node.v1.BootstrapRequest
+	(*BootstrapResponse)(nil),     // 21: themis.node.v1.BootstrapResponse
+	(*GetMapRequest)(nil),         // 22: themis.node.v1.GetMapRequest
+	(*GetMapResponse)(nil),        // 23: themis.node.v1.GetMapResponse
+	(*GetStateRequest)(nil),       // 24: themis.node.v1.GetStateRequest
+	(*WatchStateRequest)(nil),     // 25: themis.node.v1.WatchStateRequest
+	(*StateFrame)(nil),            // 26: themis.node.v1.StateFrame
+	(*GetLocalStateRequest)(nil),  // 27: themis.node.v1.GetLocalStateRequest
+	(*GetLocalStateResponse)(nil), // 28: themis.node.v1.GetLocalStateResponse
+	(*ListEventsRequest)(nil),     // 29: themis.node.v1.ListEventsRequest
+	(*ListEventsResponse)(nil),    // 30: themis.node.v1.ListEventsResponse
+	(*ApplyConfigRequest)(nil),    // 31: themis.node.v1.ApplyConfigRequest
+	(*ApplyConfigResponse)(nil),   // 32: themis.node.v1.ApplyConfigResponse
+	(*ActRequest)(nil),            // 33: themis.node.v1.ActRequest
+	(*ActResponse)(nil),           // 34: themis.node.v1.ActResponse
+	(*JoinRequest)(nil),           // 35: themis.node.v1.JoinRequest
+	(*JoinResponse)(nil),          // 36: themis.node.v1.JoinResponse
+	nil,                           // 37: themis.node.v1.StateFrame.ObservedAtMsEntry
 }
 var file_themis_node_v1_node_proto_depIdxs = []int32{
 	1,  // 0: themis.node.v1.Hello.lineage:type_name -> themis.node.v1.EpochStart
@@ -2964,44 +3050,45 @@ var file_themis_node_v1_node_proto_depIdxs = []int32{
 	8,  // 5: themis.node.v1.WriteRequest.operations:type_name -> themis.node.v1.Operation
 	10, // 6: themis.node.v1.WriteResponse.results:type_name -> themis.node.v1.OperationResult
 	16, // 7: themis.node.v1.ScanResponse.documents:type_name -> themis.node.v1.ScannedDocument
-	36, // 8: themis.node.v1.StateFrame.observed_at_ms:type_name -> themis.node.v1.StateFrame.ObservedAtMsEntry
-	3,  // 9: themis.node.v1.ReplicationService.Replicate:input_type -> themis.node.v1.ReplicateRequest
-	5,  // 10: themis.node.v1.ReplicationService.Install:input_type -> themis.node.v1.InstallRequest
-	9,  // 11: themis.node.v1.DocumentService.Write:input_type -> themis.node.v1.WriteRequest
-	9,  // 12: themis.node.v1.DocumentService.WriteStream:input_type -> themis.node.v1.WriteRequest
-	12, // 13: themis.node.v1.DocumentService.Read:input_type -> themis.node.v1.ReadRequest
-	14, // 14: themis.node.v1.DocumentService.Scan:input_type -> themis.node.v1.ScanRequest
-	17, // 15: themis.node.v1.AdminService.Describe:input_type -> themis.node.v1.DescribeRequest
-	19, // 16: themis.node.v1.AdminService.Bootstrap:input_type -> themis.node.v1.BootstrapRequest
-	21, // 17: themis.node.v1.AdminService.GetMap:input_type -> themis.node.v1.GetMapRequest
-	23, // 18: themis.node.v1.AdminService.GetState:input_type -> themis.node.v1.GetStateRequest
-	24, // 19: themis.node.v1.AdminService.WatchState:input_type -> themis.node.v1.WatchStateRequest
-	26, // 20: themis.node.v1.AdminService.GetLocalState:input_type -> themis.node.v1.GetLocalStateRequest
-	28, // 21: themis.node.v1.AdminService.ListEvents:input_type -> themis.node.v1.ListEventsRequest
-	30, // 22: themis.node.v1.AdminService.ApplyConfig:input_type -> themis.node.v1.ApplyConfigRequest
-	32, // 23: themis.node.v1.AdminService.Act:input_type -> themis.node.v1.ActRequest
-	34, // 24: themis.node.v1.AdminService.Join:input_type -> themis.node.v1.JoinRequest
-	4,  // 25: themis.node.v1.ReplicationService.Replicate:output_type -> themis.node.v1.ReplicateResponse
-	7,  // 26: themis.node.v1.ReplicationService.Install:output_type -> themis.node.v1.InstallResponse
-	11, // 27: themis.node.v1.DocumentService.Write:output_type -> themis.node.v1.WriteResponse
-	11, // 28: themis.node.v1.DocumentService.WriteStream:output_type -> themis.node.v1.WriteResponse
-	13, // 29: themis.node.v1.DocumentService.Read:output_type -> themis.node.v1.ReadResponse
-	15, // 30: themis.node.v1.DocumentService.Scan:output_type -> themis.node.v1.ScanResponse
-	18, // 31: themis.node.v1.AdminService.Describe:output_type -> themis.node.v1.DescribeResponse
-	20, // 32: themis.node.v1.AdminService.Bootstrap:output_type -> themis.node.v1.BootstrapResponse
-	22, // 33: themis.node.v1.AdminService.GetMap:output_type -> themis.node.v1.GetMapResponse
-	25, // 34: themis.node.v1.AdminService.GetState:output_type -> themis.node.v1.StateFrame
-	25, // 35: themis.node.v1.AdminService.WatchState:output_type -> themis.node.v1.StateFrame
-	27, // 36: themis.node.v1.AdminService.GetLocalState:output_type -> themis.node.v1.GetLocalStateResponse
-	29, // 37: themis.node.v1.AdminService.ListEvents:output_type -> themis.node.v1.ListEventsResponse
-	31, // 38: themis.node.v1.AdminService.ApplyConfig:output_type -> themis.node.v1.ApplyConfigResponse
-	33, // 39: themis.node.v1.AdminService.Act:output_type -> themis.node.v1.ActResponse
-	35, // 40: themis.node.v1.AdminService.Join:output_type -> themis.node.v1.JoinResponse
-	25, // [25:41] is the sub-list for method output_type
-	9,  // [9:25] is the sub-list for method input_type
-	9,  // [9:9] is the sub-list for extension type_name
-	9,  // [9:9] is the sub-list for extension extendee
-	0,  // [0:9] is the sub-list for field type_name
+	19, // 8: themis.node.v1.DescribeResponse.seen_disks:type_name -> themis.node.v1.DiskAge
+	37, // 9: themis.node.v1.StateFrame.observed_at_ms:type_name -> themis.node.v1.StateFrame.ObservedAtMsEntry
+	3,  // 10: themis.node.v1.ReplicationService.Replicate:input_type -> themis.node.v1.ReplicateRequest
+	5,  // 11: themis.node.v1.ReplicationService.Install:input_type -> themis.node.v1.InstallRequest
+	9,  // 12: themis.node.v1.DocumentService.Write:input_type -> themis.node.v1.WriteRequest
+	9,  // 13: themis.node.v1.DocumentService.WriteStream:input_type -> themis.node.v1.WriteRequest
+	12, // 14: themis.node.v1.DocumentService.Read:input_type -> themis.node.v1.ReadRequest
+	14, // 15: themis.node.v1.DocumentService.Scan:input_type -> themis.node.v1.ScanRequest
+	17, // 16: themis.node.v1.AdminService.Describe:input_type -> themis.node.v1.DescribeRequest
+	20, // 17: themis.node.v1.AdminService.Bootstrap:input_type -> themis.node.v1.BootstrapRequest
+	22, // 18: themis.node.v1.AdminService.GetMap:input_type -> themis.node.v1.GetMapRequest
+	24, // 19: themis.node.v1.AdminService.GetState:input_type -> themis.node.v1.GetStateRequest
+	25, // 20: themis.node.v1.AdminService.WatchState:input_type -> themis.node.v1.WatchStateRequest
+	27, // 21: themis.node.v1.AdminService.GetLocalState:input_type -> themis.node.v1.GetLocalStateRequest
+	29, // 22: themis.node.v1.AdminService.ListEvents:input_type -> themis.node.v1.ListEventsRequest
+	31, // 23: themis.node.v1.AdminService.ApplyConfig:input_type -> themis.node.v1.ApplyConfigRequest
+	33, // 24: themis.node.v1.AdminService.Act:input_type -> themis.node.v1.ActRequest
+	35, // 25: themis.node.v1.AdminService.Join:input_type -> themis.node.v1.JoinRequest
+	4,  // 26: themis.node.v1.ReplicationService.Replicate:output_type -> themis.node.v1.ReplicateResponse
+	7,  // 27: themis.node.v1.ReplicationService.Install:output_type -> themis.node.v1.InstallResponse
+	11, // 28: themis.node.v1.DocumentService.Write:output_type -> themis.node.v1.WriteResponse
+	11, // 29: themis.node.v1.DocumentService.WriteStream:output_type -> themis.node.v1.WriteResponse
+	13, // 30: themis.node.v1.DocumentService.Read:output_type -> themis.node.v1.ReadResponse
+	15, // 31: themis.node.v1.DocumentService.Scan:output_type -> themis.node.v1.ScanResponse
+	18, // 32: themis.node.v1.AdminService.Describe:output_type -> themis.node.v1.DescribeResponse
+	21, // 33: themis.node.v1.AdminService.Bootstrap:output_type -> themis.node.v1.BootstrapResponse
+	23, // 34: themis.node.v1.AdminService.GetMap:output_type -> themis.node.v1.GetMapResponse
+	26, // 35: themis.node.v1.AdminService.GetState:output_type -> themis.node.v1.StateFrame
+	26, // 36: themis.node.v1.AdminService.WatchState:output_type -> themis.node.v1.StateFrame
+	28, // 37: themis.node.v1.AdminService.GetLocalState:output_type -> themis.node.v1.GetLocalStateResponse
+	30, // 38: themis.node.v1.AdminService.ListEvents:output_type -> themis.node.v1.ListEventsResponse
+	32, // 39: themis.node.v1.AdminService.ApplyConfig:output_type -> themis.node.v1.ApplyConfigResponse
+	34, // 40: themis.node.v1.AdminService.Act:output_type -> themis.node.v1.ActResponse
+	36, // 41: themis.node.v1.AdminService.Join:output_type -> themis.node.v1.JoinResponse
+	26, // [26:42] is the sub-list for method output_type
+	10, // [10:26] is the sub-list for method input_type
+	10, // [10:10] is the sub-list for extension type_name
+	10, // [10:10] is the sub-list for extension extendee
+	0,  // [0:10] is the sub-list for field type_name
 }
 
 func init() { file_themis_node_v1_node_proto_init() }
@@ -3015,7 +3102,7 @@ func file_themis_node_v1_node_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_themis_node_v1_node_proto_rawDesc), len(file_themis_node_v1_node_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   37,
+			NumMessages:   38,
 			NumExtensions: 0,
 			NumServices:   3,
 		},
