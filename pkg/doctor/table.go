@@ -177,6 +177,7 @@ var causes = map[health.Code]string{
 	health.SpareNotReady:       "it was added a moment ago, or is slower than the writes",
 	health.ShardSkew:           "shard keys are unequally frequent, or the cluster grew",
 	health.NodeDraining:        "an operator is emptying it",
+	health.UnusedCopyKept:      "the shard was given a copy elsewhere, and this one is kept for a while in case it is wanted",
 	health.TailCut:             "the process or the machine stopped in the middle of a write",
 	health.AsyncMayLose:        "the shard acknowledges before another copy has the write",
 	health.SingleCopy:          "replication factor 1 was chosen",
