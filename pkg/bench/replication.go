@@ -48,12 +48,14 @@ func Replication(ctx context.Context, h Host, o Options) (c Comparison, err erro
 		return c, err
 	}
 	defer func() { err = errors.Join(err, t.stop()) }()
-	for i, writers := range o.Writers {
-		row, err := t.measure(o, i, writers)
-		if err != nil {
-			return c, err
+	for _, bare := range []bool{true, false} {
+		for _, writers := range o.Writers {
+			row, err := t.measure(o, bare, writers)
+			if err != nil {
+				return c, err
+			}
+			o.told(&c, row)
 		}
-		o.told(&c, row)
 	}
 	return c, nil
 }
@@ -147,9 +149,14 @@ func (t *trio) each(do func(id themis.NodeID, p *process) error) error {
 }
 
 // measure takes all rounds of one case, on copies of its own.
-func (t *trio) measure(o Options, at, writers int) (Row, error) {
+func (t *trio) measure(o Options, bare bool, writers int) (Row, error) {
+	op := "write"
+	if bare {
+		op = "replicate"
+	}
+	name := fmt.Sprintf("%s-%d", op, writers)
 	err := t.each(func(id themis.NodeID, p *process) error {
-		return p.ask("open", openArgs{Dir: filepath.Join(t.home(id), fmt.Sprint("case-", at))}, nil)
+		return p.ask("open", openArgs{Dir: filepath.Join(t.home(id), name), Bare: bare}, nil)
 	})
 	if err == nil {
 		learn := learnArgs{Record: t.record(), Addrs: t.grpc}
@@ -173,7 +180,7 @@ func (t *trio) measure(o Options, at, writers int) (Row, error) {
 			return lead.ask("write", writeArgs{Writers: writers, Bytes: o.EntryBytes, Round: i, For: o.Each}, &ours)
 		}
 		if o.Profile != "" && i == o.Rounds-1 {
-			err = t.profiled(filepath.Join(o.Profile, fmt.Sprintf("replication-%d", writers)), write)
+			err = t.profiled(filepath.Join(o.Profile, name), write)
 		} else {
 			err = write()
 		}
@@ -188,7 +195,7 @@ func (t *trio) measure(o Options, at, writers int) (Row, error) {
 	if err := t.settle(last.Last); err != nil {
 		return Row{}, err
 	}
-	row := newRow("write", writers, rounds, targetOf(replicationTargets, writers))
+	row := newRow(op, writers, rounds, targetOf(replicationTargets, writers))
 	row.P50, row.P99 = best.P50, best.P99
 	return row, nil
 }

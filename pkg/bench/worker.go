@@ -21,6 +21,7 @@ import (
 	"github.com/themisdb/themis/pkg/pki"
 	"github.com/themisdb/themis/pkg/replication"
 	"github.com/themisdb/themis/pkg/rpc"
+	"github.com/themisdb/themis/pkg/store"
 	"github.com/themisdb/themis/pkg/themis"
 )
 
@@ -140,6 +141,7 @@ func (w *worker) closeCopy() error {
 type openArgs struct {
 	Dir  string
 	Keep bool // its files, when it is closed
+	Bare bool // nothing but positions goes into the store
 }
 
 type opened struct {
@@ -158,7 +160,7 @@ func (w *worker) open(ctx context.Context, a openArgs) (any, error) {
 	began := time.Now()
 	r, err := replication.Open(replication.Options{
 		Dir: w.dir, Cluster: benchCluster, Shard: benchShard, Self: memberOf(w.id), Boot: bootOf(w.id), Fresh: true,
-		Transport: node.NewTransport(w.pool, w.addressOf), Registry: fixed{}, Reigns: func(time.Time) bool { return true },
+		Transport: node.NewTransport(w.pool, w.addressOf), Registry: fixed{}, Store: store.Options{PositionOnly: a.Bare}, Reigns: func(time.Time) bool { return true },
 		Logger: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})),
 	})
 	if err != nil {

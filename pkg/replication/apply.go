@@ -20,17 +20,24 @@ const (
 
 // safe tells that everything up to seq is committed.
 func (r *Replica) safe(seq themis.Seq) {
+	if r.commits(seq) {
+		r.applied.wake()
+	}
+}
+
+// commits is safe without waking those who apply. It says whether that was news.
+func (r *Replica) commits(seq themis.Seq) bool {
 	for {
 		old := r.commit.Load()
 		if uint64(seq) <= old {
-			return
+			return false
 		}
 		if r.commit.CompareAndSwap(old, uint64(seq)) {
 			break
 		}
 	}
 	r.log.SetCommit(seq)
-	r.applied.wake()
+	return true
 }
 
 // unsafe takes back what is known to be committed: under ASYNC a cut may fall below it.
@@ -78,14 +85,14 @@ func (r *Replica) applyLoop(ctx context.Context) error {
 				return fmt.Errorf("apply %s from seq %d: %w", r.o.Shard, have+1, err)
 			}
 		}
-		results, err := s.Apply(entries)
+		_, err := s.Apply(entries)
 		if err != nil {
 			if errors.Is(err, store.ErrClosed) && r.exchanged(s) {
 				continue
 			}
 			return fmt.Errorf("apply %s: %w", r.o.Shard, err)
 		}
-		r.answer(results)
+		r.inStore(entries[len(entries)-1].Seq)
 		r.applied.wake()
 		if n := len(entries); n > 0 && entries[n-1].Seq == upTo && r.leading.Load() == nil {
 			r.rest(ctx)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/themisdb/themis/pkg/election"
@@ -92,65 +93,45 @@ func (r *Replica) cutBack(common themis.Seq, h Hello) error {
 	return nil
 }
 
-// Serve takes what the primary ships until the stream, this replica or a later epoch ends it.
+// Serve takes what the primary ships until the stream, this replica or a later epoch ends it. One goroutine receives, writes and
+// answers, so that nothing is handed over on the way of a write: a primary that has more than the disk takes sends it in larger pieces.
 func (f *following) Serve(in Incoming) error {
 	defer f.cancel(nil)
-	msgs := make(chan Ship, 64)
-	failed := make(chan error, 1)
+	var mu sync.Mutex // whoever has it may send
+	over := make(chan error, 1)
 	go func() { // ends when Recv does, and Recv ends when the caller's stream does
 		for {
 			m, err := in.Recv()
-			if err != nil {
-				failed <- err
-				return
+			mu.Lock()
+			if err == nil && f.ctx.Err() == nil {
+				err = f.serve(in, m)
 			}
-			select {
-			case msgs <- m:
-			case <-f.ctx.Done():
-				failed <- context.Cause(f.ctx)
+			mu.Unlock()
+			if err != nil || f.ctx.Err() != nil {
+				over <- err
 				return
 			}
 		}
 	}()
-	for {
-		select {
-		case <-f.ctx.Done():
-			f.r.mu.Lock()
-			promised := f.r.promise.Promised
-			f.r.mu.Unlock()
-			return in.Send(Reply{Promised: promised, Refused: fmt.Sprint(context.Cause(f.ctx))})
-		case err := <-failed:
-			return err
-		case m := <-msgs:
-			reply, err := f.take(merge(m, msgs))
-			if err != nil {
-				return errors.Join(err, in.Send(Reply{Refused: err.Error()}))
-			}
-			if err := in.Send(reply); err != nil {
-				return err
-			}
-		}
+	select {
+	case <-f.ctx.Done():
+		mu.Lock()
+		defer mu.Unlock()
+		f.r.mu.Lock()
+		promised := f.r.promise.Promised
+		f.r.mu.Unlock()
+		return in.Send(Reply{Promised: promised, Refused: fmt.Sprint(context.Cause(f.ctx))})
+	case err := <-over:
+		return err
 	}
 }
 
-// merge puts what waits already behind m, so that one fsync and one ack serve all of it.
-func merge(m Ship, more <-chan Ship) Ship {
-	owned := false
-	for len(m.Frames) < applyBytes {
-		select {
-		case x := <-more:
-			if len(x.Frames) > 0 {
-				if !owned {
-					m.Frames, owned = append(make([]byte, 0, len(m.Frames)+2*len(x.Frames)), m.Frames...), true
-				}
-				m.Frames = append(m.Frames, x.Frames...)
-			}
-			m.Commit, m.Sent, m.Whole, m.Free = max(m.Commit, x.Commit), x.Sent, m.Whole || x.Whole, m.Free || x.Free
-		default:
-			return m
-		}
+func (f *following) serve(in Incoming, m Ship) error {
+	reply, err := f.take(m)
+	if err != nil {
+		return errors.Join(err, in.Send(Reply{Refused: err.Error()}))
 	}
-	return m
+	return in.Send(reply)
 }
 
 func (f *following) take(m Ship) (Reply, error) {

@@ -4,6 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"runtime"
+	"slices"
 	"sync"
 	"time"
 
@@ -25,19 +28,21 @@ type reigning struct {
 	group  *errgroup.Group
 	change signal // commit, acks, record: whoever waits looks again
 
-	mu       sync.Mutex
-	core     *Reign // nil until the barrier is on this disk
-	shippers map[cluster.Member]*shipper
-	waiting  map[themis.Seq]*pending
-	requests map[string]*pending
-	queued   int
-	open     int       // writes that have a place in the log and whose callers wait
-	stalled  time.Time // since when writes wait for copies; zero: they don't
+	mu        sync.Mutex
+	core      *Reign // nil until the barrier is on this disk
+	shippers  map[cluster.Member]*shipper
+	fleet     []*shipper // the same; replaced whole
+	waiting   []*pending // appended and not yet in the store, in the order of the log
+	confirmed int        // of waiting, how many are committed: the first ones
+	requests  map[string]*pending
+	queued    int
+	open      int       // writes that have a place in the log and whose callers wait
+	stalled   time.Time // since when writes wait for copies; zero: they don't
 
 	stripes [stripes]stripe
 }
 
-// pending is a write that was appended and is not yet answered.
+// pending is a write that was appended and is not yet in the store.
 type pending struct {
 	id     string // of the request
 	digest uint64
@@ -45,8 +50,8 @@ type pending struct {
 	seq    themis.Seq
 	hlc    themis.HLC
 	keys   []string
-	done   chan struct{}
-	result store.Result // once done is closed and err is nil
+	ops    []store.OpResult
+	done   chan struct{} // closed once it is committed, or err says why that is not known
 	err    error
 }
 
@@ -58,7 +63,7 @@ func (r *Replica) lead(ctx context.Context, record cluster.Shard) error {
 	g, rctx := errgroup.WithContext(rctx)
 	rg := &reigning{
 		r: r, epoch: record.Epoch, ctx: rctx, end: end, began: time.Now(), group: g, shippers: map[cluster.Member]*shipper{},
-		waiting: map[themis.Seq]*pending{}, requests: map[string]*pending{},
+		requests: map[string]*pending{},
 	}
 	defer r.dethrone(rg)
 	first, err := r.enthrone(rg, record)
@@ -129,11 +134,11 @@ func (r *Replica) dethrone(rg *reigning) {
 	r.mu.Unlock()
 	rg.mu.Lock()
 	defer rg.mu.Unlock()
-	for _, p := range rg.waiting {
+	for _, p := range rg.waiting[rg.confirmed:] {
 		p.err = r.unknown(rg.epoch)
 		close(p.done)
 	}
-	rg.waiting = map[themis.Seq]*pending{}
+	rg.waiting, rg.confirmed = nil, 0
 	rg.change.wake()
 }
 
@@ -180,7 +185,7 @@ func (r *Replica) unknown(e themis.Epoch) error {
 func (rg *reigning) loop() error {
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
-	for {
+	for told := themis.Seq(0); ; {
 		if err := rg.learn(); err != nil {
 			return err
 		}
@@ -202,6 +207,10 @@ func (rg *reigning) loop() error {
 		p := rg.core.Next(now)
 		rg.mu.Unlock()
 		rg.progress()
+		if c := themis.Seq(rg.r.commit.Load()); c > told { // where no frames carry it
+			told = c
+			rg.wakeShippers()
+		}
 		if p != nil {
 			rg.group.Go(func() error { return rg.propose(p) })
 		}
@@ -224,16 +233,32 @@ func (rg *reigning) learn() error {
 	return err
 }
 
-// progress passes on what has become committed.
+// progress passes on what has become committed, first to those who wait for it.
 func (rg *reigning) progress() {
 	rg.mu.Lock()
 	c := rg.core.Commit()
+	done := rg.confirm(c)
 	rg.mu.Unlock()
-	if c > themis.Seq(rg.r.commit.Load()) {
-		rg.r.safe(c)
-		rg.wakeShippers()
+	more := c > themis.Seq(rg.r.commit.Load())
+	if more {
+		rg.r.commits(c)
+	}
+	if more {
+		rg.r.applied.wake()
 	}
 	rg.change.wake()
+	for _, p := range done { // last: who was made ready last runs first
+		close(p.done)
+	}
+}
+
+// confirm counts the writes up to seq as confirmed and returns those that were not; mu is held. Who waits for them is told by closing done.
+func (rg *reigning) confirm(seq themis.Seq) []*pending {
+	from := rg.confirmed
+	for rg.confirmed < len(rg.waiting) && rg.waiting[rg.confirmed].seq <= seq {
+		rg.confirmed++
+	}
+	return slices.Clone(rg.waiting[from:rg.confirmed])
 }
 
 // propose submits a change of the ISR until its outcome is known. Submitting the very same change again is harmless: it takes
@@ -324,13 +349,14 @@ func (rg *reigning) staff() {
 			delete(rg.shippers, m)
 		}
 	}
+	rg.fleet = slices.Collect(maps.Values(rg.shippers))
 }
 
 func (rg *reigning) wakeShippers() {
 	rg.mu.Lock()
 	defer rg.mu.Unlock()
 	for _, s := range rg.shippers {
-		s.poke()
+		s.want()
 	}
 }
 
@@ -342,13 +368,15 @@ func (r *Replica) tap(b wal.Batch) {
 	}
 	r.recent.offer(run{b.Frames, b.First, b.Last})
 	rg.mu.Lock()
-	defer rg.mu.Unlock()
 	if rg.core != nil {
 		rg.core.Appended(b.Last, time.Now())
 	}
-	for _, s := range rg.shippers {
+	fleet := rg.fleet
+	rg.mu.Unlock()
+	for _, s := range fleet {
 		s.offer(b)
 	}
+	runtime.Gosched() // what was sent goes out before this goroutine waits for its own disk
 }
 
 // durable tells the core how far the local disk is. What becomes durable after this primary has given its own ballot counts for
@@ -363,27 +391,29 @@ func (rg *reigning) durable() {
 	rg.progress()
 }
 
-// answer gives waiting writes the results of their entries.
-func (r *Replica) answer(results []store.Result) {
+// inStore forgets the writes up to seq: whoever looks finds them in the store.
+func (r *Replica) inStore(seq themis.Seq) {
 	rg := r.leading.Load()
 	if rg == nil {
 		return
 	}
-	var done []*pending
 	rg.mu.Lock()
-	for _, res := range results {
-		if p := rg.waiting[res.Seq]; p != nil {
-			delete(rg.waiting, res.Seq)
-			if p.id != "" {
-				delete(rg.requests, p.id)
-			}
-			p.result = res
-			done = append(done, p)
-		}
-	}
-	rg.mu.Unlock()
-	for _, p := range done {
-		rg.settle(p)
+	done := rg.confirm(seq)
+	for _, p := range done { // the store was faster than progress
 		close(p.done)
 	}
+	n := 0
+	for n < rg.confirmed && rg.waiting[n].seq <= seq {
+		if p := rg.waiting[n]; p.id != "" {
+			delete(rg.requests, p.id)
+		}
+		n++
+	}
+	gone := rg.waiting[:n]
+	rg.waiting, rg.confirmed = rg.waiting[n:], rg.confirmed-n
+	rg.mu.Unlock()
+	for _, p := range gone {
+		rg.settle(p)
+	}
+	clear(gone)
 }

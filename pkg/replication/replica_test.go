@@ -355,7 +355,7 @@ func (c *trio) converged(ids ...themis.NodeID) {
 		c.mu.Unlock()
 		first := c.node(ids[0])
 		for _, id := range ids[1:] {
-			if c.node(id).openStore().Applied() != first.openStore().Applied() {
+			if a := c.node(id).openStore().Applied(); a != first.openStore().Applied() || a.Seq < first.log.Durable() {
 				return false
 			}
 		}

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -18,27 +19,35 @@ import (
 )
 
 const (
-	shipBytes   = 1 << 20                // frames in one message, when catching up
+	shipBytes   = 1 << 20                // frames in one message, where more than one batch is on its way
+	openShips   = 8                      // messages with frames that a follower may owe an answer for: what comes meanwhile goes in one
 	queueBytes  = 16 << 20               // batches held for one follower; beyond that it reads from the log
-	commitDelay = 2 * time.Millisecond   // an idle stream tells a new commit seq after this
 	silentLimit = 3 * time.Second        // a stream on which nothing comes back for so long is opened anew
 	retryMax    = 500 * time.Millisecond // between attempts
 )
 
 // shipper brings one follower what it lacks, for as long as the reign lasts.
 type shipper struct {
-	rg   *reigning
-	to   cluster.Member
-	stop context.CancelCauseFunc
-	wake chan struct{}
+	rg     *reigning
+	to     cluster.Member
+	stop   context.CancelCauseFunc
+	wake   chan struct{}
+	wanted atomic.Bool // a message is wanted, with frames or without
 
 	freed time.Duration // under rg.mu: when the follower was first told in this stream that it is free; 0: not yet
 	bound bool          // under rg.mu: there is a stream, and no answer to that yet
 
+	out    sync.Mutex // whoever has it may send
+	stream Outgoing   // nil: there is none
+	abort  context.CancelCauseFunc
+	next   themis.Seq // the follower gets, or has got, everything before it
+	scan   *wal.Scanner
+
 	mu      sync.Mutex
 	queue   []wal.Batch
 	held    themis.Bytes
-	problem string // why there is no stream
+	owed    []time.Duration // when the messages with frames that are not answered yet were sent
+	problem string          // why there is no stream
 	install *InstallProgress
 }
 
@@ -56,7 +65,14 @@ func (s *shipper) poke() {
 	}
 }
 
-// offer holds a batch that is on its way to the local disk. It never blocks: what doesn't fit is read from the log later.
+// want asks for a message now.
+func (s *shipper) want() {
+	s.wanted.Store(true)
+	s.poke()
+}
+
+// offer sends a batch that is on its way to the local disk, or holds it. It never blocks: a follower that has answered everything has
+// room for one more message, and else the shipper sends it; what doesn't fit is read from the log later.
 func (s *shipper) offer(b wal.Batch) {
 	s.mu.Lock()
 	s.queue = append(s.queue, b)
@@ -64,8 +80,30 @@ func (s *shipper) offer(b wal.Batch) {
 	for s.held > queueBytes {
 		s.drop()
 	}
+	rests := len(s.owed) == 0
 	s.mu.Unlock()
-	s.poke()
+	if !rests || !s.shipNow() {
+		s.poke()
+	}
+}
+
+// shipNow sends what is held, unless the shipper is about to.
+func (s *shipper) shipNow() bool {
+	if !s.out.TryLock() {
+		return false
+	}
+	defer s.out.Unlock()
+	if s.stream == nil {
+		return false
+	}
+	frames, last := s.take(s.next)
+	if frames == nil {
+		return false
+	}
+	if err := s.message(frames, last); err != nil {
+		s.abort(err)
+	}
+	return true
 }
 
 func (s *shipper) drop() {
@@ -73,19 +111,45 @@ func (s *shipper) drop() {
 	s.queue = s.queue[1:]
 }
 
-// take returns the held batch that begins at next, if there is one, and drops those before it.
-func (s *shipper) take(next themis.Seq) (wal.Batch, bool) {
+// take returns the frames of the held batches from next on, about shipBytes of them, and drops those before them; nil: none is held.
+func (s *shipper) take(next themis.Seq) (frames []byte, last themis.Seq) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for len(s.queue) > 0 && s.queue[0].First < next {
 		s.drop()
 	}
-	if len(s.queue) == 0 || s.queue[0].First != next {
-		return wal.Batch{}, false
+	for len(s.queue) > 0 && s.queue[0].First == next && (frames == nil || len(frames)+len(s.queue[0].Frames) <= shipBytes) {
+		b := s.queue[0]
+		if frames == nil {
+			frames = b.Frames[:len(b.Frames):len(b.Frames)] // others read it, too: appending copies it
+		} else {
+			frames = append(frames, b.Frames...)
+		}
+		last, next = b.Last, b.Last+1
+		s.drop()
 	}
-	b := s.queue[0]
-	s.drop()
-	return b, true
+	return frames, last
+}
+
+// answered takes what the follower has had, and wakes send where it waits for that.
+func (s *shipper) answered(echo time.Duration) {
+	s.mu.Lock()
+	full, n := len(s.owed) >= openShips, 0
+	for n < len(s.owed) && s.owed[n] <= echo {
+		n++
+	}
+	s.owed = append(s.owed[:0], s.owed[n:]...)
+	s.mu.Unlock()
+	if full && n > 0 {
+		s.poke()
+	}
+}
+
+// busy says whether the follower has enough to do.
+func (s *shipper) busy() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.owed) >= openShips
 }
 
 func (s *shipper) say(problem string) {
@@ -140,6 +204,9 @@ func (s *shipper) session(ctx context.Context) error {
 	s.rg.core.Reset(s.to, w.Common, time.Now())
 	s.freed, s.bound = 0, true
 	s.rg.mu.Unlock()
+	s.mu.Lock()
+	s.owed = nil
+	s.mu.Unlock()
 	defer func() {
 		s.rg.mu.Lock()
 		defer s.rg.mu.Unlock()
@@ -152,7 +219,7 @@ func (s *shipper) session(ctx context.Context) error {
 	g.Go(func() error { return s.receive(stream, heard) })
 	g.Go(func() error { return s.watch(ctx, heard, cancel) })
 	g.Go(func() error {
-		err := s.send(ctx, stream, w.Common+1)
+		err := s.send(ctx, stream, w.Common+1, cancel)
 		cancel(err) // ends the stream, and with it receive
 		return err
 	})
@@ -208,6 +275,7 @@ func (s *shipper) receive(stream Outgoing, heard chan<- struct{}) error {
 		if m.Refused != "" {
 			return fmt.Errorf("%s ended the stream: %s", s.to.Node, m.Refused)
 		}
+		s.answered(m.Echo)
 		s.rg.mu.Lock()
 		s.rg.core.Heard(s.to, Ack{Durable: m.Durable, Applied: m.Applied, LSN: m.LSN, Mute: m.Mute, Sent: s.rg.began.Add(m.Echo)}, time.Now())
 		if s.freed > 0 && m.Echo >= s.freed {
@@ -218,96 +286,104 @@ func (s *shipper) receive(stream Outgoing, heard chan<- struct{}) error {
 	}
 }
 
-// send ships from next on: held batches where they fit on, the log otherwise, heartbeats when there is nothing.
-func (s *shipper) send(ctx context.Context, stream Outgoing, next themis.Seq) error {
-	r := s.rg.r
-	var scan *wal.Scanner
+// send ships from next on, until ctx ends.
+func (s *shipper) send(ctx context.Context, stream Outgoing, next themis.Seq, abort context.CancelCauseFunc) error {
+	s.out.Lock()
+	s.stream, s.next, s.abort = stream, next, abort
+	s.out.Unlock()
 	defer func() {
-		if scan != nil {
-			_ = scan.Close()
-		}
+		s.out.Lock()
+		defer s.out.Unlock()
+		s.stream = nil
+		s.endScan()
 	}()
-	told := themis.Seq(0)
-	beat := time.NewTimer(0)
+	beat := time.NewTicker(s.rg.r.o.Heartbeat)
 	defer beat.Stop()
+	for s.wanted.Store(true); ; {
+		if err := s.ship(); err != nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-s.wake:
+		case <-beat.C:
+			s.wanted.Store(true)
+		}
+	}
+}
+
+// ship sends what there is: held batches where they fit on, the log otherwise, and a message without frames where one is wanted.
+func (s *shipper) ship() error {
+	s.out.Lock()
+	defer s.out.Unlock()
 	for {
-		frames, last, err := s.frames(&scan, next)
-		if err != nil {
+		frames, last, err := s.frames()
+		if err != nil || frames == nil && !s.wanted.Load() {
 			return err
 		}
-		if frames == nil {
-			select {
-			case <-ctx.Done():
-				return context.Cause(ctx)
-			case <-s.wake:
-				if s.more(next) {
-					continue
-				}
-				if themis.Seq(r.commit.Load()) == told {
-					break // somebody wants a confirmation
-				}
-				select { // a write may be about to carry the news
-				case <-ctx.Done():
-					return context.Cause(ctx)
-				case <-s.wake:
-				case <-time.After(commitDelay):
-				}
-				if s.more(next) {
-					continue
-				}
-			case <-beat.C:
-			}
-		}
-		told = themis.Seq(r.commit.Load())
-		s.rg.mu.Lock()
-		m := Ship{Frames: frames, Commit: told, Sent: time.Since(s.rg.began), Whole: s.rg.core.Shard().InSync(s.to), Free: s.rg.core.Free(s.to)}
-		if m.Free && s.freed == 0 {
-			s.freed = m.Sent
-		}
-		s.rg.mu.Unlock()
-		if err := stream.Send(m); err != nil {
+		if err := s.message(frames, last); err != nil {
 			return err
 		}
-		if frames != nil {
-			next = last + 1
-		}
-		beat.Reset(r.o.Heartbeat)
 	}
 }
 
-// more says whether there is something to ship from next on.
-func (s *shipper) more(next themis.Seq) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.rg.r.log.Durable() >= next || len(s.queue) > 0 && s.queue[len(s.queue)-1].Last >= next
+// message sends frames, or none, and what else the follower is to know; out is held.
+func (s *shipper) message(frames []byte, last themis.Seq) error {
+	s.wanted.Store(false)
+	s.rg.mu.Lock()
+	m := Ship{
+		Frames: frames, Commit: themis.Seq(s.rg.r.commit.Load()), Sent: time.Since(s.rg.began),
+		Whole: s.rg.core.Shard().InSync(s.to), Free: s.rg.core.Free(s.to),
+	}
+	if m.Free && s.freed == 0 {
+		s.freed = m.Sent
+	}
+	s.rg.mu.Unlock()
+	if frames != nil {
+		s.next = last + 1
+		s.mu.Lock()
+		s.owed = append(s.owed, m.Sent)
+		s.mu.Unlock()
+	}
+	return s.stream.Send(m)
 }
 
-// frames returns what comes next, or nil when there is nothing yet.
-func (s *shipper) frames(scan **wal.Scanner, next themis.Seq) ([]byte, themis.Seq, error) {
-	if b, ok := s.take(next); ok {
-		return b.Frames, b.Last, nil
-	}
-	if s.rg.r.log.Durable() < next {
+// frames returns what comes next, or nil when there is nothing yet, or when the follower owes too many answers; out is held.
+func (s *shipper) frames() ([]byte, themis.Seq, error) {
+	if s.busy() {
 		return nil, 0, nil
 	}
-	if *scan != nil && (*scan).Pos().Seq+1 != next {
-		_ = (*scan).Close()
-		*scan = nil
+	if frames, last := s.take(s.next); frames != nil {
+		return frames, last, nil
 	}
-	if *scan == nil {
-		sc, err := s.rg.r.log.Scan(next)
+	if s.rg.r.log.Durable() < s.next {
+		return nil, 0, nil
+	}
+	if s.scan != nil && s.scan.Pos().Seq+1 != s.next {
+		s.endScan()
+	}
+	if s.scan == nil {
+		sc, err := s.rg.r.log.Scan(s.next)
 		if err != nil {
 			s.rg.r.damaged(err)
 			return nil, 0, err // trimmed away: the next hello asks for an install
 		}
-		*scan = sc
+		s.scan = sc
 	}
-	b, err := (*scan).NextFrames(nil, shipBytes)
+	b, err := s.scan.NextFrames(nil, shipBytes)
 	if errors.Is(err, io.EOF) {
 		return nil, 0, nil
 	}
 	s.rg.r.damaged(err)
 	return b.Frames, b.Last, err
+}
+
+func (s *shipper) endScan() {
+	if s.scan != nil {
+		_ = s.scan.Close()
+		s.scan = nil
+	}
 }
 
 // sendState gives a follower the whole store as it is now; the log goes on from there.

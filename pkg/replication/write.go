@@ -61,7 +61,8 @@ func documentName(o *themis.Op) string {
 	return string(append(b, o.Key...))
 }
 
-// Write appends, waits until the shard's mode and the request's concern hold, applies, and answers. Errors that say it was
+// Write appends, waits until the shard's mode and the request's concern hold, and answers; the store has it a moment later, and
+// STRONG and SESSION reads wait for that. Errors that say it was
 // surely not done: NO_PRIMARY (ask the newer primary), NOT_ENOUGH_REPLICAS, OVERLOADED, DEADLINE, VERSION_MISMATCH, NOT_FOUND,
 // REQUEST_ID_REUSED, READ_ONLY. OUTCOME_UNKNOWN says that it may have been done.
 func (r *Replica) Write(ctx context.Context, w Write) (Written, error) {
@@ -112,8 +113,8 @@ func (r *Replica) gather() {
 	timer := time.NewTimer(gatherMax)
 	defer timer.Stop()
 	for {
-		next := r.applied.next()
-		if r.openStore().Applied().Seq >= upTo {
+		next := rg.change.next()
+		if themis.Seq(r.commit.Load()) >= upTo {
 			return
 		}
 		select {
@@ -235,6 +236,9 @@ func (rg *reigning) begin(ctx context.Context, w Write, payload []byte) (p *pend
 	if err := rg.settled(ctx); err != nil {
 		return nil, false, nil, err
 	}
+	if err := rg.keepPace(ctx); err != nil {
+		return nil, false, nil, err
+	}
 	first := &pending{id: w.RequestID, done: make(chan struct{})}
 	p = first
 	if w.RequestID != "" {
@@ -286,6 +290,29 @@ func (rg *reigning) settled(ctx context.Context) error {
 	return rg.r.waitApplied(ctx, rg.ctx, barrier)
 }
 
+// keepPace waits while too much is confirmed that is not in the store: reads would have to wait long for it.
+func (rg *reigning) keepPace(ctx context.Context) error {
+	for {
+		next := rg.r.applied.next()
+		rg.mu.Lock()
+		ahead := rg.confirmed
+		rg.mu.Unlock()
+		if ahead < mostUnapplied {
+			return nil
+		}
+		select {
+		case <-next:
+		case <-rg.ctx.Done():
+			return rg.r.notPrimary()
+		case <-ctx.Done():
+			return themis.Errorf(themis.Deadline, "%s: %d confirmed writes are on their way to the store; there was no time to wait for them", rg.r.o.Shard, ahead).In(rg.r.o.Shard)
+		}
+	}
+}
+
+// mostUnapplied is how many writes may be confirmed and not yet in the store.
+const mostUnapplied = 1024
+
 func reused(id string) error {
 	return themis.Errorf(themis.RequestIDReused, "Idempotency-Key %q was used for a write with another body", id)
 }
@@ -296,7 +323,7 @@ func (rg *reigning) abandon(id string, p *pending, known *store.RequestRecord, e
 	defer rg.mu.Unlock()
 	delete(rg.requests, id)
 	if known != nil {
-		p.seq, p.hlc, p.result = known.Seq, known.HLC, store.Result{Seq: known.Seq, Ops: known.Ops}
+		p.seq, p.hlc, p.ops = known.Seq, known.HLC, known.Ops
 	}
 	p.err = err
 	close(p.done)
@@ -317,12 +344,25 @@ func (rg *reigning) place(w Write, p *pending, payload []byte) (wait themis.Seq,
 		rg.stripes[i].mu.Lock()
 		defer rg.stripes[i].mu.Unlock()
 	}
+	existed := make([]bool, len(w.Changes))
+	within := map[string]bool{} // what the write itself has made of a document
 	for i := range w.Changes {
-		if wait, err := rg.check(&w.Changes[i], rg.stripes[at[i]].newest[names[i]]); err != nil {
-			return wait, ifCertain(wait, err)
+		n, err := rg.newestOf(&w.Changes[i], rg.stripes[at[i]].newest[names[i]])
+		if err != nil {
+			return 0, err
+		}
+		if err := w.Changes[i].check(n); err != nil {
+			return n.seq, ifCertain(n.seq, err)
+		}
+		existed[i] = n.exists
+		if len(w.Changes) > 1 {
+			if exists, is := within[names[i]]; is {
+				existed[i] = exists
+			}
+			within[names[i]] = w.Changes[i].Code == themis.OpPut
 		}
 	}
-	e, err := rg.append(w, p, payload, names)
+	e, err := rg.append(w, p, payload, names, existed)
 	if err != nil {
 		return 0, err
 	}
@@ -337,7 +377,7 @@ func (rg *reigning) place(w Write, p *pending, payload []byte) (wait themis.Seq,
 }
 
 // append gives the entry its seq and makes the write findable by it, in one step: it may be applied a moment later.
-func (rg *reigning) append(w Write, p *pending, payload []byte, names []string) (themis.Entry, error) {
+func (rg *reigning) append(w Write, p *pending, payload []byte, names []string, existed []bool) (themis.Entry, error) {
 	rg.mu.Lock()
 	defer rg.mu.Unlock()
 	if err := context.Cause(rg.ctx); err != nil {
@@ -351,8 +391,11 @@ func (rg *reigning) append(w Write, p *pending, payload []byte, names []string) 
 		return themis.Entry{}, err
 	}
 	e := a.Entry()
-	p.append, p.seq, p.hlc, p.keys = a, e.Seq, e.HLC, names
-	rg.waiting[e.Seq] = p
+	p.append, p.seq, p.hlc, p.keys, p.ops = a, e.Seq, e.HLC, names, make([]store.OpResult, len(w.Changes))
+	for i := range w.Changes {
+		p.ops[i] = store.OpResult{Collection: w.Changes[i].Collection, Placement: w.Changes[i].Placement, Version: e.HLC + themis.HLC(i), Existed: existed[i]} //nolint:gosec // a small index
+	}
+	rg.waiting = append(rg.waiting, p)
 	rg.open++
 	return e, nil
 }
@@ -364,30 +407,28 @@ func ifCertain(wait themis.Seq, err error) error {
 	return err
 }
 
-// check compares one change's conditions with the newest state of its document, applied or not.
-func (rg *reigning) check(c *Change, n newest) (wait themis.Seq, err error) {
-	if c.IfVersion == 0 && !c.IfAbsent && !c.MustExist {
-		return 0, nil
+// newestOf is the newest state of the change's document, applied or not: n, or what the store has where n is none.
+func (rg *reigning) newestOf(c *Change, n newest) (newest, error) {
+	if n.seq > 0 {
+		return n, nil
 	}
-	exists, version := n.exists, n.version
-	if n.seq == 0 {
-		doc, there, err := rg.r.openStore().Get(c.Collection, c.Placement, c.Key)
-		if err != nil {
-			return 0, err
-		}
-		exists, version = there, doc.Version
-	}
+	version, exists, err := rg.r.openStore().Version(c.Collection, c.Placement, c.Key)
+	return newest{version: version, exists: exists}, err
+}
+
+// check compares the change's conditions with the newest state of its document.
+func (c *Change) check(n newest) error {
 	switch {
-	case c.IfVersion != 0 && !exists:
-		return n.seq, themis.Errorf(themis.VersionMismatch, "document %q does not exist; If-Match asked for version %s", c.Key, c.IfVersion)
-	case c.IfVersion != 0 && version != c.IfVersion:
-		return n.seq, themis.Errorf(themis.VersionMismatch, "document %q is at version %s; If-Match asked for %s", c.Key, version, c.IfVersion)
-	case c.IfAbsent && exists:
-		return n.seq, themis.Errorf(themis.VersionMismatch, "document %q exists already, at version %s; If-None-Match: * asked that it does not", c.Key, version)
-	case c.MustExist && !exists:
-		return n.seq, themis.Errorf(themis.NotFound, "document %q does not exist", c.Key)
+	case c.IfVersion != 0 && !n.exists:
+		return themis.Errorf(themis.VersionMismatch, "document %q does not exist; If-Match asked for version %s", c.Key, c.IfVersion)
+	case c.IfVersion != 0 && n.version != c.IfVersion:
+		return themis.Errorf(themis.VersionMismatch, "document %q is at version %s; If-Match asked for %s", c.Key, n.version, c.IfVersion)
+	case c.IfAbsent && n.exists:
+		return themis.Errorf(themis.VersionMismatch, "document %q exists already, at version %s; If-None-Match: * asked that it does not", c.Key, n.version)
+	case c.MustExist && !n.exists:
+		return themis.Errorf(themis.NotFound, "document %q does not exist", c.Key)
 	}
-	return 0, nil
+	return nil
 }
 
 // settle drops the document states that the applied write left behind.
@@ -402,7 +443,7 @@ func (rg *reigning) settle(p *pending) {
 	}
 }
 
-// await answers once the entry is committed and applied, and on as many disks as the concern asks for.
+// await answers once the entry is committed, and on as many disks as the concern asks for.
 func (rg *reigning) await(ctx context.Context, p *pending, concern themis.WriteConcern) (Written, error) {
 	select {
 	case <-p.done:
@@ -433,7 +474,7 @@ func (rg *reigning) await(ctx context.Context, p *pending, concern themis.WriteC
 				rg.r.o.Shard, p.seq, have, need, concern).In(rg.r.o.Shard)
 		}
 	}
-	return Written{Seq: p.seq, HLC: p.hlc, Ops: p.result.Ops, Concern: effective}, nil
+	return Written{Seq: p.seq, HLC: p.hlc, Ops: p.ops, Concern: effective}, nil
 }
 
 // need is how many disks a concern asks for, the primary's included (C-71), and the concern that is met by those that the mode

@@ -71,6 +71,9 @@ func (s *Store) group(entries []themis.Entry) (group []checked, refusal error) {
 		if err != nil {
 			return group, err
 		}
+		if s.bare {
+			ops, e.Tags.RequestID = nil, ""
+		}
 		group = append(group, checked{e, ops})
 		at = themis.Position{Seq: e.Seq, Epoch: e.Epoch}
 		size += len(e.Payload)

@@ -35,6 +35,31 @@ func (s *Store) Get(c themis.CollectionID, placement []byte, key string) (Docume
 	return s.get(s.db, c, placement, key)
 }
 
+// Version is the version of the document; false when it is absent or deleted.
+func (s *Store) Version(c themis.CollectionID, placement []byte, key string) (themis.HLC, bool, error) {
+	if err := s.users.enter(); err != nil {
+		return 0, false, err
+	}
+	defer s.users.leave()
+	k := documentKey(make([]byte, 0, 64), c, placement, key)
+	if s.absent.surely(k) {
+		return 0, false, nil
+	}
+	v, closer, err := s.db.Get(k)
+	if errors.Is(err, pebble.ErrNotFound) {
+		return 0, false, nil
+	}
+	if err != nil {
+		return 0, false, s.failed("look up", err)
+	}
+	defer func() { _ = closer.Close() }()
+	r, _, err := decodeRecord(k, v)
+	if err != nil {
+		return 0, false, s.damaged("look up", err)
+	}
+	return r.version, !r.tombstone, nil
+}
+
 func (s *Store) get(from pebble.Reader, c themis.CollectionID, placement []byte, key string) (Document, bool, error) {
 	k := documentKey(make([]byte, 0, 64), c, placement, key)
 	v, closer, err := from.Get(k)

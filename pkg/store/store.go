@@ -62,6 +62,7 @@ type Options struct {
 	Logger        *slog.Logger // nil: silence
 	MemTableBytes themis.Bytes // collected in memory before it is written to a table; default 32 MiB, at most four of them at once
 	MaxOpenFiles  int          // default 500
+	PositionOnly  bool         // apply nothing of an entry but its position: to measure what stands around a store
 
 	window window // tests use a small one; part of the format, so never a setting
 	batch  int    // tests use a small one; default batchBytes
@@ -119,6 +120,7 @@ type Store struct {
 	cache  *Cache // ours to close; nil when it was passed in
 	window window
 	batch  int
+	bare   bool // Options.PositionOnly
 
 	writing sync.Mutex            // held by whoever writes
 	state   atomic.Pointer[state] // what the last batch left; replaced whole, never changed
@@ -161,7 +163,7 @@ func absolute(fs vfs.FS, dir string) (string, error) {
 
 func open(dir string, o Options, readOnly bool) (_ *Store, err error) {
 	s := &Store{
-		faulty: make(chan struct{}), dir: dir, fs: o.FS, log: o.Logger, window: o.window, batch: o.batch,
+		faulty: make(chan struct{}), dir: dir, fs: o.FS, log: o.Logger, window: o.window, batch: o.batch, bare: o.PositionOnly,
 		absent: newAbsentDocuments(), absentRequests: newAbsentRequests(o.window),
 	}
 	s.users.init()

@@ -186,15 +186,15 @@ func (l *Log) linger(b *batch) {
 		return
 	}
 	begin := time.Now()
-	for now, last, seen := begin, begin, b.n.Load(); now.Sub(begin) < bound && now.Sub(last) < lingerAlone; now = time.Now() {
-		n := b.n.Load()
-		if int(n) >= expect || b.finished() {
-			return
-		}
-		if n > seen {
+	for last, seen := begin, b.n.Load(); int(seen) < expect && !b.finished(); {
+		runtime.Gosched() // those who are on their way run now: only after that is it known whether one has come
+		now := time.Now()
+		if n := b.n.Load(); n > seen {
 			seen, last = n, now
 		}
-		runtime.Gosched()
+		if now.Sub(begin) >= bound || now.Sub(last) >= lingerAlone {
+			return
+		}
 	}
 }
 

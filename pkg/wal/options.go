@@ -13,7 +13,7 @@ const (
 	defaultBatchBytes   = 1 << 20
 	defaultQueueBytes   = 64 << 20
 	defaultLinger       = 300 * time.Microsecond
-	lingerAlone         = 30 * time.Microsecond // without a newcomer
+	lingerAlone         = 100 * time.Microsecond // without a newcomer
 
 	maxOps = 1 << 16 // operations in one entry
 )
