@@ -49,34 +49,98 @@ func TestCrashAtEveryByte(t *testing.T) {
 	dir, ends := smallLog(t)
 	size := ends[len(ends)-1]
 	crashed := copyDir(t, dir)
-	for _, mark := range []themis.Seq{0, 2, 4} {
-		for cut := int64(0); cut <= size; cut++ {
-			whole := themis.Seq(0)
-			for _, end := range ends {
-				if end <= cut {
-					whole++
-				}
+	for _, room := range []int{0, 3000} { // zeros behind the tail, as in a log that was not closed
+		for _, mark := range []themis.Seq{0, 2, 4} {
+			for cut := int64(0); cut <= size; cut++ {
+				crashAt(t, dir, crashed, ends, cut, mark, room)
 			}
-			data, _ := os.ReadFile(segmentPath(dir, 1))
-			log, _ := os.ReadFile(filepath.Join(dir, logName))
-			if whole < 4 { // epoch 2 began at 4, and LOG says so only after 4 is durable
-				log = logFile{Format: logFormat, Identity: opts().identity(), Epochs: []themis.EpochStart{{Epoch: 1, Seq: 1}}}.encode()
-				if whole == 0 {
-					log = logFile{Format: logFormat, Identity: opts().identity()}.encode()
-				}
-			}
-			os.WriteFile(segmentPath(crashed, 1), data[:cut], 0o600)
-			os.WriteFile(filepath.Join(crashed, logName), log, 0o600)
-			os.WriteFile(filepath.Join(crashed, markName), appendMarkSlot(nil, 1, mark), 0o600)
-			l, r, err := Open(crashed, opts())
-			if err != nil {
-				t.Fatalf("cut at %d: %v", cut, err)
-			}
-			if r.Last.Seq != whole || r.Blank != (whole < mark) || (r.CutBytes > 0) != (whole == 0 && cut > 0 || whole > 0 && ends[whole-1] != cut) {
-				t.Fatalf("cut at %d, mark %d: %d whole entries, recovery %+v", cut, mark, whole, r)
-			}
-			checkPrefix(t, l)
-			mustClose(t, l)
+		}
+	}
+}
+
+// crashAt cuts a copy of smallLog, puts zeros behind it, and opens it.
+func crashAt(t *testing.T, dir, crashed string, ends []int64, cut int64, mark themis.Seq, room int) {
+	t.Helper()
+	data, _ := os.ReadFile(segmentPath(dir, 1))
+	whole, end := themis.Seq(0), int64(0)
+	for _, e := range ends {
+		if e <= cut || room > 0 && onlyZeros(data[cut:e]) {
+			whole, end = whole+1, e
+		}
+	}
+	log, _ := os.ReadFile(filepath.Join(dir, logName))
+	if whole < 4 { // epoch 2 began at 4, and LOG says so only after 4 is durable
+		log = logFile{Format: logFormat, Identity: opts().identity(), Epochs: []themis.EpochStart{{Epoch: 1, Seq: 1}}}.encode()
+		if whole == 0 {
+			log = logFile{Format: logFormat, Identity: opts().identity()}.encode()
+		}
+	}
+	os.WriteFile(segmentPath(crashed, 1), append(data[:cut:cut], make([]byte, room)...), 0o600)
+	os.WriteFile(filepath.Join(crashed, logName), log, 0o600)
+	os.WriteFile(filepath.Join(crashed, markName), appendMarkSlot(nil, 1, mark), 0o600)
+	l, r, err := Open(crashed, opts())
+	if err != nil {
+		t.Fatalf("cut at %d: %v", cut, err)
+	}
+	if r.Last.Seq != whole || r.Blank != (whole < mark) || (r.CutBytes > 0) != (end < cut) || r.CutBytes > max(cut-end, 0) {
+		t.Fatalf("cut at %d, mark %d, room %d: %d whole entries, recovery %+v", cut, mark, room, whole, r)
+	}
+	if st, err := os.Stat(segmentPath(crashed, 1)); err != nil || st.Size() != end {
+		t.Fatalf("cut at %d, room %d: the segment has %d bytes, want %d, %v", cut, room, st.Size(), end, err)
+	}
+	checkPrefix(t, l)
+	mustClose(t, l)
+}
+
+// A log that was not closed has zeros behind its last entry, and only there: also while it goes on in a new segment.
+func TestRoomBehindTheTail(t *testing.T) {
+	dir := t.TempDir()
+	o := smallSegments()
+	l, _ := mustOpen(t, dir, o)
+	reign(t, l, 1)
+	reopens := func(when string) {
+		t.Helper()
+		copied := copyDir(t, dir)
+		if in, err := Inspect(copied, o.identity(), nil); err != nil || len(in.Findings) > 0 {
+			t.Fatalf("%s: %+v, %v", when, in.Findings, err)
+		}
+		again, r, err := Open(copied, o)
+		if err != nil || r.CutBytes != 0 || r.Blank || r.Last != l.Last() {
+			t.Fatalf("%s: %+v, %v; the log ends at %+v", when, r, err, l.Last())
+		}
+		readAll(t, again, 1, 30_000)
+		mustClose(t, again)
+	}
+	rolls := 0
+	l.syncDir = func(d string) error { // the new segment is there, nothing is in it
+		rolls++
+		reopens("between two segments")
+		return syncDir(d)
+	}
+	room := false
+	for i := range 80 {
+		put(t, l, 1, 30_000)
+		v := l.view.Load()
+		st, err := os.Stat(segmentPath(dir, v.segments[len(v.segments)-1].first))
+		if err != nil {
+			t.Fatal(err)
+		}
+		room = room || st.Size() > v.tailSize
+		if i%8 == 0 {
+			reopens("after an entry")
+		}
+	}
+	if !room || rolls < 2 {
+		t.Fatalf("room %v, %d new segments", room, rolls)
+	}
+	if err := l.TruncateBack(l.Last().Seq - 1); err != nil {
+		t.Fatal(err)
+	}
+	reopens("after a cut")
+	mustClose(t, l)
+	for i, s := range l.view.Load().segments {
+		if st, err := os.Stat(segmentPath(dir, s.first)); err != nil || st.Size() != l.view.Load().sizeOf(i) {
+			t.Fatalf("closed, segment %d: %v bytes, %v", s.first, st, err)
 		}
 	}
 }

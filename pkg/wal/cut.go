@@ -83,7 +83,7 @@ func (l *Log) locate(v *view, after themis.Seq) (i int, off int64, end themis.Po
 		return 0, 0, end, fmt.Errorf("cut %s: %w", l.o.Shard, err)
 	}
 	prev := themis.Position{Seq: first - 1, LSN: v.segments[i].lsn, Epoch: epochAt(v.starts, first-1)}
-	off, end, err = walk(data, prev, func(_ int64, _ int, e *themis.Entry) error {
+	off, end, err = walk(data[:min(int64(len(data)), v.sizeOf(i))], prev, func(_ int64, _ int, e *themis.Entry) error {
 		if e.Seq > after {
 			return errStop
 		}

@@ -215,6 +215,10 @@ func (in *inspector) records(path string, data []byte, last bool, info *SegmentI
 		in.add(FaultFlipped, path, 0, "empty, and not the last segment")
 	}
 	for off := int64(0); off < int64(len(data)); {
+		if last && onlyZeros(data[off:]) {
+			info.Bytes = themis.Bytes(off)
+			return nil
+		}
 		e, end, n, err := readRecord(data[off:], in.prev)
 		var order *OrderError
 		if err != nil && !errors.As(err, &order) {

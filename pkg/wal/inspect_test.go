@@ -46,7 +46,9 @@ func TestInspect(t *testing.T) {
 	}{
 		{"nothing", func(string) {}, nil, 0, 0, 40, true},
 		{"torn tail", edit(segmentName(34), func(b []byte) []byte { return append(b, b[:500]...) }), []Fault{FaultTornTail}, 41, 7 * record, 40, true},
-		{"zeros", edit(segmentName(34), func(b []byte) []byte { return append(b, 0, 0, 0) }), []Fault{FaultTornTail}, 41, 7 * record, 40, true},
+		{"zeros", edit(segmentName(34), func(b []byte) []byte { return append(b, 0, 0, 0) }), nil, 0, 0, 40, true},
+		{"zeros before more", edit(segmentName(34), func(b []byte) []byte { return append(b, 0, 0, 0, 7) }), []Fault{FaultTornTail}, 41, 7 * record, 40, true},
+		{"zeros behind another segment", edit(segmentName(12), func(b []byte) []byte { return append(b, 0, 0, 0) }), []Fault{FaultFlipped}, 23, 11 * record, 40, false},
 		{"flipped bit", flip(12, 2*record+700), []Fault{FaultFlipped}, 14, 2 * record, 39, false},
 		{"flipped size prefix", flip(12, 2*record), []Fault{FaultFlipped}, 14, 2 * record, 39, false},
 		{"flipped bit in the last entry of a segment", flip(12, 11*record-1), []Fault{FaultFlipped}, 22, 10 * record, 39, false},

@@ -23,6 +23,7 @@ type Log struct {
 	commit    sync.Mutex
 	tail      *os.File             // the last segment
 	tailBytes int64                // of it that were written
+	roomEnd   int64                // zeros follow up to here
 	scratch   []byte               // the records of one batch, used again
 	sync      func(*os.File) error // fdatasync, but in tests
 	syncDir   func(string) error   // syncDir, but in tests
@@ -234,6 +235,9 @@ func (l *Log) Close() error {
 	if err := l.broken(); err == nil {
 		if err := l.mark.f.Sync(); err != nil {
 			_ = l.fail(nil, fmt.Errorf("sync %s: %w", l.mark.f.Name(), err))
+		}
+		if err := l.giveRoomBack(); err != nil {
+			_ = l.fail(nil, fmt.Errorf("cut %s behind its last entry: %w", l.tail.Name(), err))
 		}
 	}
 	err := errors.Join(l.tail.Close(), l.mark.f.Close(), l.lock.Close()) // a poisoned log closes as well as it can: its first error is the one that counts

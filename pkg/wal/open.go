@@ -1,6 +1,7 @@
 package wal
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"os"
@@ -89,7 +90,8 @@ type found struct {
 	last      themis.Position
 	hlc       themis.HLC
 	maxCommit themis.Seq
-	tailSize  int64 // of the last segment, without the torn tail
+	tailSize  int64 // of the last segment, without what is behind its last whole entry
+	room      int64 // zeros behind that
 	tornBytes int64
 	tornErr   error
 }
@@ -246,13 +248,17 @@ func (s *found) readTail(path string) error {
 	if err == nil {
 		return nil
 	}
+	rest := bytes.TrimRight(data[off:], "\x00")
+	if s.room = int64(len(data)) - off - int64(len(rest)); len(rest) == 0 {
+		return nil
+	}
 	if !torn(err) {
 		return damaged(s.log.Shard, path, off, end, err)
 	}
 	if at, good := nextGoodFrame(data, off+1, end); good {
 		return damaged(s.log.Shard, path, off, end, fmt.Errorf("%w; a whole entry follows at offset %d", err, at))
 	}
-	s.tornBytes, s.tornErr = int64(len(data))-off, err
+	s.tornBytes, s.tornErr = int64(len(rest)), err
 	return nil
 }
 
@@ -314,7 +320,9 @@ func (s *found) repair(l *Log) (r Recovery, err error) {
 	}
 	if s.tornBytes > 0 {
 		r.CutBytes, r.CutFile, r.CutOffset, r.CutReason = s.tornBytes, segmentPath(s.dir, tail.first), s.tailSize, s.tornErr.Error()
-		if err := cutFile(r.CutFile, r.CutOffset); err != nil {
+	}
+	if s.tornBytes+s.room > 0 {
+		if err := cutFile(segmentPath(s.dir, tail.first), s.tailSize); err != nil {
 			return r, err
 		}
 	}

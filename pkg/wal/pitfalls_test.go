@@ -125,8 +125,12 @@ func TestPitfall03ZerosAreEntries(t *testing.T) {
 		t.Fatalf("tidwall no longer takes zeros for entries: last index %d", n)
 	}
 	_, r := mustOpen(t, dir, opts())
-	if r.Last != last || r.CutBytes != 4096 || r.Blank {
+	if r.Last != last || r.CutBytes != 0 || r.Blank {
 		t.Fatalf("recovery %+v", r)
+	}
+	in, err := Inspect(dir, Identity{}, nil)
+	if err != nil || in.Entries != 10 || len(in.Findings) > 0 {
+		t.Fatalf("%+v, %v", in, err)
 	}
 }
 
@@ -451,6 +455,10 @@ func TestPitfall09GaplessIndex(t *testing.T) {
 	if len(all) != 3 || all[0].LSN != base.LSN {
 		t.Fatalf("%+v", all)
 	}
+	if _, err := l.Scan(5000); !errors.As(err, new(*TrimmedError)) {
+		t.Fatalf("scan below the base: %v", err)
+	}
+	mustClose(t, l)
 	raw, err := rawTidwall(copyDir(t, dir))
 	if err != nil {
 		t.Fatal(err)
@@ -458,9 +466,6 @@ func TestPitfall09GaplessIndex(t *testing.T) {
 	defer raw.Close()
 	if n, err := raw.LastIndex(); err != nil || n != 5003 {
 		t.Fatalf("tidwall's index %d is not the seq: %v", n, err)
-	}
-	if _, err := l.Scan(5000); !errors.As(err, new(*TrimmedError)) {
-		t.Fatalf("scan below the base: %v", err)
 	}
 }
 

@@ -16,13 +16,10 @@ func batches(t *testing.T, sizes ...int) (dir string, at []int64) {
 	l, _ := mustOpen(t, dir, opts())
 	reign(t, l, 1)
 	for _, n := range sizes {
-		info, err := os.Stat(segmentPath(dir, 1))
-		if err != nil {
-			t.Fatal(err)
-		}
-		at = append(at, info.Size())
+		at = append(at, l.view.Load().tailSize)
 		var last *Append
 		for range n {
+			var err error
 			if last, err = l.Begin(themis.KindWrite, themis.Tags{}, payloadOf(1, 100), 1); err != nil {
 				t.Fatal(err)
 			}

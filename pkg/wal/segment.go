@@ -130,6 +130,11 @@ func walk(data []byte, prev themis.Position, visit func(off int64, n int, e *the
 	return off, prev, nil
 }
 
+// onlyZeros says that b is room for entries that never came. A record begins with its size, which is not zero.
+func onlyZeros(b []byte) bool {
+	return len(b) > 0 && b[0] == 0 && len(bytes.TrimRight(b, "\x00")) == 0
+}
+
 // torn says whether err may come from a write that never finished. An unknown format, or a whole frame out of its order, is no tear.
 func torn(err error) bool {
 	var order *OrderError

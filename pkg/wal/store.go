@@ -29,6 +29,9 @@ func (l *Log) store(b *batch) error {
 		return fmt.Errorf("write seq %d to %d: %w", first, b.end.Seq, err)
 	}
 	l.tailBytes += int64(len(l.scratch))
+	if err := l.makeRoom(len(l.scratch)); err != nil {
+		return fmt.Errorf("make room in %s: %w", l.tail.Name(), err)
+	}
 	if cap(l.scratch) > 2*int(l.o.BatchBytes) {
 		l.scratch = nil
 	}
@@ -57,14 +60,53 @@ func (l *Log) store(b *batch) error {
 	return nil
 }
 
-// enterSegment goes on in a new file. Its name is durable before anything is written to it; the one before it is durable already.
+// makeRoom writes zeros behind the tail where small batches have used up those that were there: a batch that lies within them changes
+// no metadata, so that its fsync has only its own bytes to wait for. What it writes is synced with the batch. Batches that are large
+// do without: for them twice the bytes cost more. A disk that has no room for zeros may still have some for entries.
+func (l *Log) makeRoom(batch int) error {
+	if l.tailBytes <= l.roomEnd {
+		return nil
+	}
+	l.roomEnd = l.tailBytes
+	end := min(l.tailBytes+roomBytes, int64(l.o.SegmentBytes))
+	if batch > roomBatch || end <= l.tailBytes {
+		return nil
+	}
+	if _, err := l.tail.WriteAt(zeros[:end-l.tailBytes], l.tailBytes); err != nil {
+		return l.tail.Truncate(l.tailBytes)
+	}
+	l.roomEnd = end
+	return nil
+}
+
+// giveRoomBack cuts the zeros off, durably.
+func (l *Log) giveRoomBack() error {
+	if l.roomEnd <= l.tailBytes {
+		return nil
+	}
+	if err := l.tail.Truncate(l.tailBytes); err != nil {
+		return err
+	}
+	l.roomEnd = l.tailBytes
+	return l.sync(l.tail)
+}
+
+const (
+	roomBytes = 512 << 10 // zeros at once
+	roomBatch = 128 << 10 // the largest batch for which zeros are written
+)
+
+var zeros [roomBytes]byte
+
+// enterSegment goes on in a new file. Its name is durable before anything is written to it; the one before it is durable already,
+// and ends with its last entry: room reaches no further than where a segment is full.
 func (l *Log) enterSegment(first themis.Seq) error {
 	tail, err := os.OpenFile(segmentPath(l.dir, first), os.O_CREATE|os.O_EXCL|os.O_WRONLY, filePerm)
 	if err != nil {
 		return err
 	}
 	err = l.tail.Close()
-	l.tail, l.tailBytes = tail, 0
+	l.tail, l.tailBytes, l.roomEnd = tail, 0, 0
 	return errors.Join(err, l.syncDir(l.dir))
 }
 
@@ -75,7 +117,7 @@ func (l *Log) openTail() error {
 	if err != nil {
 		return fmt.Errorf("open last segment: %w", err)
 	}
-	l.tail, l.tailBytes = tail, v.tailSize
+	l.tail, l.tailBytes, l.roomEnd = tail, v.tailSize, v.tailSize
 	return nil
 }
 
