@@ -127,14 +127,17 @@ func TestReplication(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	checkRows(t, c, []int{1, 4}, 2)
-	for _, r := range c.Rows {
+	checkRows(t, c, []int{1, 4, 1, 4}, 2)
+	for i, r := range c.Rows {
+		if want := []string{"replicate", "replicate", "write", "write"}[i]; r.Op != want {
+			t.Errorf("row %d is %q, want %q", i, r.Op, want)
+		}
 		if r.P50 <= 0 || r.P99 < r.P50 {
 			t.Errorf("p50 %v, p99 %v", r.P50, r.P99)
 		}
 	}
-	if files, err := os.ReadDir(profiles); err != nil || len(files) != 6 {
-		t.Errorf("profiles: %v, %v; want 2 cases of 3 processes", files, err)
+	if files, err := os.ReadDir(profiles); err != nil || len(files) != 12 {
+		t.Errorf("profiles: %v, %v; want 4 cases of 3 processes", files, err)
 	}
 	empty(t, dir)
 }

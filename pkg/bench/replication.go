@@ -27,11 +27,12 @@ type trio struct {
 
 // Replication measures writes under SYNC with two followers, in three processes of h's program, against bare TLS and three times
 // write and fdatasync in the same processes. Writers are goroutines in the primary's process. What is measured is all of
-// replication.Replica.Write: conditions, framing, group commit, shipping over mTLS gRPC, three fsyncs, commit and apply; no calls
-// of clients, and no request ids.
+// replication.Replica.Write: conditions, framing, group commit, shipping over mTLS gRPC, three fsyncs and commit; no calls of
+// clients, and no request ids. It is measured twice: "replicate" applies nothing but positions, as what stands beside it stores
+// nothing, and "write" is with the stores of all three.
 func Replication(ctx context.Context, h Host, o Options) (c Comparison, err error) {
 	c = Comparison{
-		Benchmark: "replication", Ours: "replication.Replica.Write, SYNC, two followers, three processes, mTLS gRPC, applied to the store",
+		Benchmark: "replication", Ours: "replication.Replica.Write, SYNC, two followers, three processes, mTLS gRPC; replicate: without what a store takes, write: with the stores of all three",
 		Base: "bare TLS 1.3 to two processes, write and fdatasync of as many frames as there are writers in all three",
 	}
 	if o, err = o.complete(); err != nil {

@@ -50,17 +50,6 @@ func TestTheEndOfAStreamIsTold(t *testing.T) {
 	})
 }
 
-// What is said once in a row of messages is not lost when they are taken as one.
-func TestMergedMessagesKeepWhatWasSaid(t *testing.T) {
-	for name, said := range map[string]Ship{"first": {Whole: true, Free: true}, "last": {}} {
-		more := make(chan Ship, 1)
-		more <- Ship{Whole: !said.Whole, Free: !said.Free, Sent: 7}
-		if m := merge(said, more); !m.Whole || !m.Free || m.Sent != 7 {
-			t.Errorf("said %s: %+v", name, m)
-		}
-	}
-}
-
 // A replica that goes down takes no stream, begins no reign and, as primary, serves nothing that was on its way.
 func TestAReplicaThatQuitsBeginsNothing(t *testing.T) {
 	c := newTrio(t, cluster.Policy{Mode: themis.Sync, K: 1, RF: 2}, "a", "b")
