@@ -27,7 +27,7 @@ best round of each counts. Judge by the ratio: absolute figures say as much abou
 machine, with --data-dir on the disk that is to be measured. Nothing stays behind.` + workloadHelp,
 		Example: "  themis-cli bench --shards 4 --mix B --duration 600 --threads 64\n  themis-cli bench --mix reads=80,cross=20 --rate 2000 -o json",
 	}
-	group(cmd, benchWAL(a), benchReplication(a), benchClient(a), benchRestart(a), benchFailover(a))
+	group(cmd, benchRouting(a), benchStore(a), benchWAL(a), benchReplication(a), benchClient(a), benchRestart(a), benchFailover(a))
 	f.register(cmd.Flags())
 	cmd.PreRunE = func(cmd *cobra.Command, args []string) error {
 		if len(args) > 0 {
@@ -54,11 +54,16 @@ type comparisonFlags struct {
 }
 
 func (f *comparisonFlags) register(cmd *cobra.Command, writers string, cases ...int) {
+	cmd.Flags().IntSliceVar(&f.options.Writers, writers, cases, "how many at once, a case each")
+	f.registerRounds(cmd, time.Second)
+}
+
+// registerRounds are those of a benchmark of one at a time.
+func (f *comparisonFlags) registerRounds(cmd *cobra.Command, each time.Duration) {
 	fs := cmd.Flags()
 	fs.StringVar(&f.options.Dir, "data-dir", "", "`DIR` on the disk to be measured; default: the system's for temporary files")
-	fs.IntSliceVar(&f.options.Writers, writers, cases, "how many at once, a case each")
 	fs.IntVar(&f.options.Rounds, "rounds", 5, "rounds of each case")
-	fs.DurationVar(&f.options.Each, "each", time.Second, "`TIME` of a round")
+	fs.DurationVar(&f.options.Each, "each", each, "`TIME` of a round")
 	fs.IntVar(&f.options.EntryBytes, "entry-bytes", 1024, "bytes of a document")
 	fs.BoolVar(&f.strict, "strict", false, "exit code 1 where a floor is missed")
 }
@@ -131,6 +136,31 @@ func benchWAL(a *app) *cobra.Command {
 		RunE:    func(cmd *cobra.Command, _ []string) error { return a.compare(cmd.Context(), f, bench.WAL) },
 	}
 	f.register(cmd, "writers", 1, 16, 64, 256)
+	return cmd
+}
+
+func benchRouting(a *app) *cobra.Command {
+	var f comparisonFlags
+	cmd := &cobra.Command{
+		Use: "routing", Short: "The shard of a token and of a key, beside a binary search and the hash alone", Args: usage.None,
+		Example: "  themis-cli bench routing",
+		RunE:    func(cmd *cobra.Command, _ []string) error { return a.compare(cmd.Context(), f, bench.Routing) },
+	}
+	f.registerRounds(cmd, 200*time.Millisecond)
+	for _, none := range []string{"data-dir", "entry-bytes"} {
+		_ = cmd.Flags().MarkHidden(none) //nolint:errcheck // it is there: registered above
+	}
+	return cmd
+}
+
+func benchStore(a *app) *cobra.Command {
+	var f comparisonFlags
+	cmd := &cobra.Command{
+		Use: "store", Short: "Documents applied in a burst and sustained, and read, beside a bare Pebble", Args: usage.None,
+		Example: "  themis-cli bench store --data-dir /var/lib/themis",
+		RunE:    func(cmd *cobra.Command, _ []string) error { return a.compare(cmd.Context(), f, bench.Store) },
+	}
+	f.registerRounds(cmd, 3*time.Second)
 	return cmd
 }
 

@@ -1,5 +1,7 @@
 // Package bench measures the cluster's parts against what the same machine gives to the simplest program, in the same minutes.
 //
+//	Routing      routing.Table                         beside  a binary search, and the hash of the key alone
+//	Store        store.Store                           beside  Pebble without a log
 //	WAL          wal.Log                               beside  one loop of write and fdatasync
 //	Replication  replication over mTLS, 3 processes    beside  bare TLS and three times write and fdatasync
 //	Client       the Go client and a cluster of three      beside  etcd with three members and its client
