@@ -5,6 +5,7 @@
 // Each requirement has one line, | ID | state | test(s) or note |, with a state of done, thin or missing. Tests are named in backquotes
 // as `pkg/wal.TestTornTail` or `pkg/wal.TestTornTail/at_every_byte`. A done line names at least one test; every test named, on whatever
 // line, must have run and passed, no part of it skipped: in this run (the output of go test -json), or in a report of a long command.
+// A failure in this run outweighs a report; a test that is too long for this run, and skips here, is shown by its report.
 // A report is a JSON file in the reports directory:
 //
 //	{"command": "…", "commit": "40 hex digits", "seed": 7, "date": "RFC 3339", "tests": ["pkg/wal.TestCrash", …]}
@@ -111,8 +112,9 @@ func parse(page []byte) (rows []row, faults []string) {
 
 // verdict is what is known of a test. The zero verdict: it did not run.
 type verdict struct {
-	passed bool
-	reason string // why it doesn't count although it ran
+	passed   bool
+	reported bool   // by a report
+	reason   string // why it doesn't count although it ran
 }
 
 // check compares the rows with the IDs that must be there and with what was shown.
@@ -156,7 +158,7 @@ func check(rows []row, ids []string, shown map[string]verdict) []string {
 	return faults
 }
 
-// evidence gathers the verdicts of this run and of the reports. A failure or a skip in this run outweighs a report.
+// evidence gathers the verdicts of this run and of the reports. A failure in this run outweighs a report.
 func evidence(results, reports string) (map[string]verdict, error) {
 	shown := map[string]verdict{}
 	files, err := filepath.Glob(filepath.Join(reports, "*.json"))
@@ -169,7 +171,7 @@ func evidence(results, reports string) (map[string]verdict, error) {
 			return nil, fmt.Errorf("report %s: %w", name, err)
 		}
 		for _, test := range tests {
-			shown[test] = verdict{passed: true}
+			shown[test] = verdict{passed: true, reported: true}
 		}
 	}
 	f, err := os.Open(results)
@@ -197,7 +199,9 @@ func readResults(in io.Reader, shown map[string]verdict) error {
 			case "fail":
 				spoil(shown, pkg, e.Test, "failed")
 			case "skip":
-				spoil(shown, pkg, e.Test, "was skipped")
+				if !shown[name].reported {
+					spoil(shown, pkg, e.Test, "was skipped")
+				}
 			}
 		}
 		if errors.Is(err, io.EOF) {

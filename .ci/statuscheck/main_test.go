@@ -34,6 +34,7 @@ func TestStatusCheck(t *testing.T) {
 		{"it failed once of twice", "| REP-01 | done | `pkg/wal.TestA` |\n" + line2, event("fail", "TestA") + event("pass", "TestA"), "", "TestA failed"},
 		{"it passed, then failed", "| REP-01 | done | `pkg/wal.TestA` |\n" + line2, event("pass", "TestA") + event("fail", "TestA"), "", "TestA failed"},
 		{"it was skipped", "| REP-01 | done | `pkg/wal.TestA` |\n" + line2, event("skip", "TestA"), "", "TestA was skipped"},
+		{"it was skipped, but is shown in a report", "| REP-01 | done | `pkg/wal.TestLong` |\n" + line2, event("skip", "TestLong"), goodReport, ""},
 		{"a part was skipped", "| REP-01 | done | `pkg/wal.TestA` |\n" + line2, event("skip", "TestA/x/y") + event("pass", "TestA/x") + event("pass", "TestA"), "", "has a part that was skipped: pkg/wal.TestA/x/y"},
 		{"a seed of a fuzz target failed", "| REP-01 | done | `pkg/wal.FuzzA` |\n" + line2, event("fail", "FuzzA/seed#0") + event("pass", "FuzzA"), "", "has a part that failed: pkg/wal.FuzzA/seed#0"},
 		{"only one of two passed", "| REP-01 | done | `pkg/wal.TestA` `pkg/wal.TestB` |\n" + line2, event("pass", "TestA"), "", "TestB did not run"},
