@@ -100,3 +100,44 @@ func TestAReplicaThatQuitsBeginsNothing(t *testing.T) {
 		<-time.After(5 * time.Millisecond)
 	}
 }
+
+// The epoch of a reign that the record gives to this boot of a copy, and that is over or can't begin, is told; no other.
+func TestWhichReignsAreOver(t *testing.T) {
+	self := member("a")
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	for name, c := range map[string]struct {
+		primary  cluster.Member
+		boot     themis.BootID
+		last     themis.Epoch // the newest reign that it began
+		promised themis.Epoch
+		reign    context.Context // of the reign that it has; nil: none
+		want     themis.Epoch
+	}{
+		"it will begin":                        {self, "boot", 2, 3, nil, 0},
+		"it goes on":                           {self, "boot", 3, 3, t.Context(), 0},
+		"it has ended":                         {self, "boot", 3, 3, nil, 3},
+		"it is just ending":                    {self, "boot", 3, 3, ended, 3},
+		"a later epoch was promised before it": {self, "boot", 2, 4, nil, 3},
+		"a later epoch was promised under it":  {self, "boot", 3, 4, nil, 3},
+		"it is another's":                      {member("b"), "boot", 2, 4, nil, 0},
+		"it is an earlier boot's":              {self, "other", 2, 4, nil, 0},
+	} {
+		r := &Replica{o: Options{Self: self, Boot: "boot"}, last: c.last, record: cluster.Shard{Epoch: 3, Primary: c.primary, Boot: c.boot}}
+		r.promise.Promised = c.promised
+		if c.reign != nil {
+			r.reign = &reigning{epoch: 3, ctx: c.reign}
+		}
+		if got := r.Fitness().Resigned; got != c.want {
+			t.Errorf("%s: %d, want %d", name, got, c.want)
+		}
+		if got := r.LastFitness().Resigned; got != c.want {
+			t.Errorf("%s, asked without waiting: %d, want %d", name, got, c.want)
+		}
+		r.mu.Lock() // a disk hangs under it
+		if got := r.LastFitness().Resigned; got != c.want {
+			t.Errorf("%s, while a disk hangs: %d, want %d", name, got, c.want)
+		}
+		r.mu.Unlock()
+	}
+}

@@ -1,0 +1,115 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"os"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/themisdb/themis/pkg/cluster"
+	"github.com/themisdb/themis/pkg/control"
+	"github.com/themisdb/themis/pkg/themis"
+)
+
+// A node whose lease holds, but whose transactions are not done, does not take the controllership: nothing it decided would be.
+func TestWhoCanDoNothingTakesNothing(t *testing.T) {
+	done := true
+	kv := &control.Faulty{KV: control.NewMemory(nil), Before: func(_ context.Context, c control.Call) error {
+		if c == control.CallTxn && !done {
+			return errors.New("the disk hangs")
+		}
+		return nil
+	}}
+	m, err := control.NewMap(kv, "c1", control.Options{TTL: time.Minute})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = kv.Close() })
+	n := &Node{id: identity{Node: "node-1", Storage: "disk-1"}, boot: "boot-1"}
+	lease, err := m.Heartbeat(t.Context(), cluster.Alive{Node: "node-1", Storage: "disk-1", Boot: "boot-1"}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.lease.Store(lease)
+	v := cluster.View{Nodes: map[themis.NodeID]cluster.Node{"node-1": {ID: "node-1", Control: &cluster.ControlMember{}}}}
+	c := &controlLoop{n: n, m: m}
+	long := time.Now().Add(-time.Minute)
+	if !c.shouldTake(t.Context(), v, long) {
+		t.Fatal("nobody ever was the controller, and this node does not become it")
+	}
+	done = false
+	if c.shouldTake(t.Context(), v, long) {
+		t.Fatal("a node that can do nothing would become the controller")
+	}
+}
+
+// What a node heard of the controller before it counts from when it has listened without a gap, and of that controller alone.
+func TestWhatIsKnownOfTheControllerBefore(t *testing.T) {
+	v := cluster.View{Controller: cluster.Controller{Term: 3, Node: "node-2", Boot: "boot-2"}}
+	now := time.Now()
+	for name, c := range map[string]struct {
+		term    themis.Term
+		started time.Time
+		self    themis.NodeID
+		want    bool
+	}{
+		"heard all the time":             {3, now.Add(-time.Minute), "node-1", true},
+		"this process stood still since": {3, now.Add(time.Second), "node-1", false},
+		"another controller was heard":   {2, now.Add(-time.Minute), "node-1", false},
+		"it was this node":               {3, now.Add(-time.Minute), "node-2", false},
+		"none was ever heard":            {0, now.Add(-time.Minute), "node-1", false},
+	} {
+		n := &Node{id: identity{Node: c.self}}
+		n.heard.from(c.term, now)
+		p := (&controlLoop{n: n}).predecessor(v, c.started)
+		if got := p.Node == "node-2" && p.Boot == "boot-2" && p.Watched.Equal(now) && p.LastOK.Equal(now); got != c.want || !c.want && !p.LastOK.IsZero() {
+			t.Errorf("%s: %+v", name, p)
+		}
+	}
+}
+
+// SIGTERM tells a node to hand over and end, SIGINT to end without; a second signal cuts the first short, a third ends it at once.
+func TestSignals(t *testing.T) {
+	for name, c := range map[string]struct {
+		sent              []os.Signal
+		stop, hurry, over bool
+	}{
+		"one SIGTERM": {[]os.Signal{syscall.SIGTERM}, true, false, false},
+		"one SIGINT":  {[]os.Signal{os.Interrupt}, false, true, false},
+		"two":         {[]os.Signal{syscall.SIGTERM, syscall.SIGTERM}, true, true, false},
+		"three":       {[]os.Signal{syscall.SIGTERM, os.Interrupt, syscall.SIGTERM}, true, true, true},
+	} {
+		ctx, stop, hurry, release := signals(t.Context())
+		came := []<-chan struct{}{stop, hurry, ctx.Done()}
+		want := []bool{c.stop, c.hurry, c.over}
+		for i, s := range c.sent {
+			if err := syscall.Kill(os.Getpid(), s.(syscall.Signal)); err != nil {
+				t.Fatal(err)
+			}
+			step := i // what this signal does is awaited before the next: one signal that waits hides another of its kind
+			if s == os.Interrupt && i == 0 {
+				step = 1
+			}
+			select {
+			case <-came[step]:
+			case <-time.After(5 * time.Second):
+				t.Fatalf("%s: signal %d did nothing", name, i+1)
+			}
+		}
+		for i, ch := range came {
+			select {
+			case <-ch:
+				if !want[i] {
+					t.Errorf("%s: %d was told", name, i)
+				}
+			default:
+				if want[i] {
+					t.Errorf("%s: %d was not told", name, i)
+				}
+			}
+		}
+		release()
+	}
+}
