@@ -61,21 +61,38 @@ func TestAWriteTellsWhatItFound(t *testing.T) {
 func TestWritesKeepPaceWithTheStore(t *testing.T) {
 	r, stop := runReplica(t, filepath.Join(t.TempDir(), "shard-1"), true)
 	defer stop()
-	rg := &reigning{r: r, ctx: t.Context(), confirmed: mostUnapplied}
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
-	defer cancel()
-	if err := rg.keepPace(ctx); themis.CodeOf(err) != themis.Deadline {
-		t.Fatalf("%d ahead: %v", rg.confirmed, err)
+	for _, rg := range []*reigning{{confirmed: mostUnapplied}, {confirmed: 1, ahead: recentBytes}} {
+		rg.r, rg.ctx = r, t.Context()
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+		defer cancel()
+		if err := rg.keepPace(ctx); themis.CodeOf(err) != themis.Deadline {
+			t.Fatalf("%d writes, %d bytes ahead: %v", rg.confirmed, rg.ahead, err)
+		}
+		done := make(chan error, 1)
+		go func() { done <- rg.keepPace(t.Context()) }()
+		rg.mu.Lock()
+		rg.confirmed, rg.ahead = rg.confirmed-1, 0
+		rg.mu.Unlock()
+		r.applied.wake()
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
 	}
-	done := make(chan error, 1)
-	go func() { done <- rg.keepPace(t.Context()) }()
-	rg.mu.Lock()
-	rg.confirmed--
-	rg.mu.Unlock()
-	r.applied.wake()
-	if err := <-done; err != nil {
-		t.Fatal(err)
+}
+
+// What is confirmed counts until it is in the store, and then no more.
+func TestWhatIsAheadOfTheStore(t *testing.T) {
+	c := newTrio(t, cluster.Policy{Mode: themis.Sync, K: 1, RF: 2}, "node-1", "node-2")
+	p := c.elect()
+	for i := range 50 {
+		c.mustWrite(p, put("k", string(make([]byte, i))))
 	}
+	rg := c.node(p).leading.Load()
+	c.eventually("nothing ahead of the store", func() bool {
+		rg.mu.Lock()
+		defer rg.mu.Unlock()
+		return len(rg.waiting) == 0 && rg.confirmed == 0 && rg.ahead == 0
+	})
 }
 
 // sink is a follower that is slow to answer.

@@ -34,6 +34,7 @@ type reigning struct {
 	fleet     []*shipper // the same; replaced whole
 	waiting   []*pending // appended and not yet in the store, in the order of the log
 	confirmed int        // of waiting, how many are committed: the first ones
+	ahead     int        // bytes of those
 	requests  map[string]*pending
 	queued    int
 	open      int       // writes that have a place in the log and whose callers wait
@@ -50,6 +51,7 @@ type pending struct {
 	seq    themis.Seq
 	hlc    themis.HLC
 	keys   []string
+	size   int // of its payload
 	ops    []store.OpResult
 	done   chan struct{} // closed once it is committed, or err says why that is not known
 	err    error
@@ -138,7 +140,7 @@ func (r *Replica) dethrone(rg *reigning) {
 		p.err = r.unknown(rg.epoch)
 		close(p.done)
 	}
-	rg.waiting, rg.confirmed = nil, 0
+	rg.waiting, rg.confirmed, rg.ahead = nil, 0, 0
 	rg.change.wake()
 }
 
@@ -256,6 +258,7 @@ func (rg *reigning) progress() {
 func (rg *reigning) confirm(seq themis.Seq) []*pending {
 	from := rg.confirmed
 	for rg.confirmed < len(rg.waiting) && rg.waiting[rg.confirmed].seq <= seq {
+		rg.ahead += rg.waiting[rg.confirmed].size
 		rg.confirmed++
 	}
 	return slices.Clone(rg.waiting[from:rg.confirmed])
@@ -404,9 +407,11 @@ func (r *Replica) inStore(seq themis.Seq) {
 	}
 	n := 0
 	for n < rg.confirmed && rg.waiting[n].seq <= seq {
-		if p := rg.waiting[n]; p.id != "" {
+		p := rg.waiting[n]
+		if p.id != "" {
 			delete(rg.requests, p.id)
 		}
+		rg.ahead -= p.size
 		n++
 	}
 	gone := rg.waiting[:n]

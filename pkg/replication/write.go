@@ -295,9 +295,9 @@ func (rg *reigning) keepPace(ctx context.Context) error {
 	for {
 		next := rg.r.applied.next()
 		rg.mu.Lock()
-		ahead := rg.confirmed
+		writes, bytes := rg.confirmed, rg.ahead
 		rg.mu.Unlock()
-		if ahead < mostUnapplied {
+		if writes < mostUnapplied && bytes < recentBytes {
 			return nil
 		}
 		select {
@@ -305,12 +305,12 @@ func (rg *reigning) keepPace(ctx context.Context) error {
 		case <-rg.ctx.Done():
 			return rg.r.notPrimary()
 		case <-ctx.Done():
-			return themis.Errorf(themis.Deadline, "%s: %d confirmed writes are on their way to the store; there was no time to wait for them", rg.r.o.Shard, ahead).In(rg.r.o.Shard)
+			return themis.Errorf(themis.Deadline, "%s: %d confirmed writes of %d bytes are on their way to the store; there was no time to wait for them", rg.r.o.Shard, writes, bytes).In(rg.r.o.Shard)
 		}
 	}
 }
 
-// mostUnapplied is how many writes may be confirmed and not yet in the store.
+// mostUnapplied is how many writes may be confirmed and not yet in the store, of recentBytes in all.
 const mostUnapplied = 1024
 
 func reused(id string) error {
@@ -391,7 +391,7 @@ func (rg *reigning) append(w Write, p *pending, payload []byte, names []string, 
 		return themis.Entry{}, err
 	}
 	e := a.Entry()
-	p.append, p.seq, p.hlc, p.keys, p.ops = a, e.Seq, e.HLC, names, make([]store.OpResult, len(w.Changes))
+	p.append, p.seq, p.hlc, p.keys, p.size, p.ops = a, e.Seq, e.HLC, names, len(payload), make([]store.OpResult, len(w.Changes))
 	for i := range w.Changes {
 		p.ops[i] = store.OpResult{Collection: w.Changes[i].Collection, Placement: w.Changes[i].Placement, Version: e.HLC + themis.HLC(i), Existed: existed[i]} //nolint:gosec // a small index
 	}
