@@ -171,7 +171,7 @@ func TestOperationsFollowFromTheSeed(t *testing.T) {
 	other.Seed = 6
 	same := 0
 	for i := int64(9999); i >= 0; i-- { // whatever the order
-		if g.Op(i) != g.Op(i) {
+		if once, twice := g.Op(i), g.Op(i); once != twice {
 			t.Fatalf("op %d is never the same", i)
 		}
 		if g.Op(i) == other.Op(i) {
