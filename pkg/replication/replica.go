@@ -176,7 +176,7 @@ func Open(o Options) (_ *Replica, err error) {
 		if lost != "" {
 			o.Event("quarantine", "done", "corruption", lost, p.Promised)
 			o.Logger.Warn("replica is blank", "reason", lost)
-		} else if !o.Fresh {
+		} else if !o.Fresh && guard.On(guard.EmptyIsBlank) {
 			p.Blank = "a new copy, not yet filled"
 		}
 		if err := p.write(o.Dir); err != nil {

@@ -53,6 +53,7 @@ const (
 	UnusedCovered  Rule = "unused-covered"  // and when the primary's log has all that the copy's log holds
 	UnusedRescued  Rule = "unused-rescued"  // and when nothing was rescued in it
 	OldDisk        Rule = "old-disk"        // a disk that is older than the control plane has seen it is not used
+	EmptyIsBlank   Rule = "empty-is-blank"  // a copy that begins empty after the first reign is blank
 	AckedLost      Rule = "acked-lost"      // a copy that lacks what it acknowledged in this reign is blank
 	LogDamage      Rule = "log-damage"      // a copy whose log is found damaged while it is served does not go on as if it were whole
 	OldMember      Rule = "old-member"      // a member of the control plane on such a disk does not even start
