@@ -128,7 +128,7 @@ func TestParse(t *testing.T) {
 func fourths(row int64) themis.ShardID { return themis.ShardID(fmt.Sprint("shard-", 1+row%4)) }
 
 func TestOperationsAreMixedAsTheMixSays(t *testing.T) {
-	const n, rows = 100_000, 500
+	const n, rows = 40_000, 200
 	for _, m := range append([]Mix{{"", 80, 30}, {"", 100, 0}, {"", 0, 100}}, Mixes...) {
 		g := Generator{Mix: m, Seed: 5, Rows: rows, Shard: fourths}
 		writes, cross, crossWrites, hit := 0, 0, 0, [rows]int{}
