@@ -25,8 +25,12 @@ func (a *app) wake(e *themis.Error) string {
 
 // complain writes an error to stderr.
 func (a *app) complain(cmd *cobra.Command, err error) {
-	if e, ok := errors.AsType[*themis.Error](err); ok && e.Code == themis.Unreachable && e.Fix == "" {
+	e, ok := errors.AsType[*themis.Error](err)
+	switch {
+	case ok && e.Code == themis.Unreachable && e.Fix == "":
 		e.Fix = a.wake(e)
+	case ok && e.Code == themis.Deadline && (e.Fix == "" || e.Fix == themis.Deadline.Info().Next): // timeout_ms is HTTP's
+		e.Fix = "ask again, or give it more time: --timeout TIME"
 	}
 	usage.Complain(a.errOut, cmd, err, a.flags.output == "json" || a.flags.output == "ndjson")
 }

@@ -119,6 +119,7 @@ var reports = []contractCase{
 	}},
 
 	{"exit code 1, VERSION_MISMATCH on stderr as JSON", "exit-1-json.txt", cli("doc", "put", "notes", "e", "{}", "--if-none-match", "-o", "json")},
+	{theErrors + "REQUEST_ID_REUSED, exit code 1", "exit-1-reused.txt", cli("doc", "put", "notes", "e", `{"n":6}`, "--request-id", "r5")},
 	{"exit code 1, NOT_FOUND for people", "exit-1.txt", cli("doc", "get", "notes", "none")},
 	{"exit code 2: wrong usage", "exit-2.txt", cli("cluster", "health", "--nope")},
 	{"exit code 4: not permitted", "exit-4.txt", func(c *contract) string {
@@ -145,9 +146,31 @@ var hurt = []contractCase{
 	{"--fail-on critical", "degraded-fail-on.txt", cli("cluster", "status")},
 	{"nagios 2: CRITICAL", "nagios-2.txt", cli("cluster", "health", "--exit-style", "nagios")},
 	{"NOT_ENOUGH_REPLICAS 503 within timeout_ms; nothing was done", "http-not-enough.txt", send("PUT", docs+"/f?timeout_ms=300", `1`)},
+	{"exit code 1, NOT_ENOUGH_REPLICAS for people", "exit-1-not-enough.txt", cli("doc", "put", "notes", "f", "1", "--timeout", "2s")},
+	{"exit code 1, NOT_ENOUGH_REPLICAS as JSON", "exit-1-not-enough-json.txt", cli("doc", "put", "notes", "f", "1", "--timeout", "2s", "-o", "json")},
 	{"exit code 9: gave up waiting", "exit-9.txt", cli("cluster", "health", "--wait", "HEALTHY", "--timeout", "2s", "-o", "json", "--quiet")},
 	{"GET /readyz of a node that serves", "http-readyz-hurt.txt", get("/readyz")},
 }
+
+// paused are those of a cluster of one copy each, whose second node, the primary of shard-2, does not answer. The key of lone is there.
+var paused = []contractCase{
+	{theErrors + "DEADLINE 504: surely not done", "http-deadline.txt", get(lone + "?timeout_ms=700")},
+	{"exit code 9, DEADLINE", "exit-9-deadline.txt", cli("doc", "get", "notes", loneKey, "--timeout", "2s")},
+	{theErrors + "OUTCOME_UNKNOWN 504: it may have been done", "http-unknown.txt", send("PUT", lone+"?timeout_ms=700", "1")},
+}
+
+// headless are those of the same one, with that node killed.
+var headless = []contractCase{
+	{theErrors + "NO_PRIMARY 503, a read", "http-no-primary.txt", get(lone + "?timeout_ms=500")},
+	{theErrors + "NO_PRIMARY 503, a write: surely not done", "http-no-primary-put.txt", send("PUT", lone+"?timeout_ms=500", "1")},
+	{"exit code 1, NO_PRIMARY for people", "exit-1-no-primary.txt", cli("doc", "get", "notes", loneKey, "--timeout", "2s")},
+	{"exit code 1, NO_PRIMARY as JSON", "exit-1-no-primary-json.txt", cli("doc", "put", "notes", loneKey, "1", "--timeout", "2s", "-o", "json")},
+}
+
+const (
+	loneKey = "b" // its token lies in shard-2 of two
+	lone    = docs + "/" + loneKey
+)
 
 // gone are those of a cluster that does not run.
 var gone = []contractCase{
@@ -198,10 +221,37 @@ func TestContract(t *testing.T) {
 	c.complete()
 }
 
+// TestContractOfAShardWithoutPrimary holds the errors of a shard whose only copy does not answer, or is gone.
+func TestContractOfAShardWithoutPrimary(t *testing.T) {
+	t.Parallel()
+	c := &contract{t: t, bin: built(t), root: t.TempDir()}
+	t.Cleanup(func() { endPlaygrounds(t, c.root) })
+	c.must("playground", "--data-dir", c.dir(), "--nodes", "2", "--shards", "2", "--replication-factor", "1", "--mode", "NONE", "--control-nodes", "1", "--no-load", "--detach")
+	p, err := client.LoadPlayground(c.dir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.nodes = p
+	if out := c.cli("doc", "put", "notes", loneKey, "{}", "-o", "json"); !strings.Contains(out, `"shard": "shard-2"`) {
+		t.Fatalf("%s is not in shard-2:\n%s", loneKey, out)
+	}
+	if _, out := c.plain("shard", "show", "2", "-o", "json"); !strings.Contains(out, `"primary": "node-2"`) {
+		t.Fatalf("node-2 does not lead shard-2:\n%s", out)
+	}
+	if out := c.http("GET", lone, ""); !strings.Contains(out, "200 OK") { // the first node has its connection to the second
+		t.Fatal(out)
+	}
+	c.must("playground", "node", "pause", "node-2")
+	c.all(paused)
+	c.must("playground", "node", "resume", "node-2")
+	c.must("playground", "node", "kill", "node-2")
+	c.all(headless)
+}
+
 // complete finds goldens that no case holds any more.
 func (c *contract) complete() {
 	held := map[string]bool{"codes.txt": true, "terminal.txt": true}
-	for _, k := range slices.Concat(healthy, reports, hurt, gone) {
+	for _, k := range slices.Concat(healthy, reports, hurt, gone, paused, headless) {
 		if held[k.golden] {
 			c.t.Errorf("%s is held twice", k.golden)
 		}

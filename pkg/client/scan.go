@@ -109,7 +109,7 @@ func (c *Client) scan(ctx context.Context, collection string, o ScanOptions, yie
 		if _, limited := ctx.Deadline(); !limited && time.Since(stuck) > c.o.Timeout {
 			return err
 		}
-		if m = c.newer(ctx, m, a.pause()); ctx.Err() != nil {
+		if m, _ = c.newer(ctx, m, a.pause()); ctx.Err() != nil {
 			return err
 		}
 	}

@@ -130,18 +130,55 @@ func (c *Client) try(ctx context.Context, changes bool, find func(*Map) (themis.
 	if err != nil {
 		return err
 	}
+	late := lateIn(ctx)
+	var why error     // of the last answer; that time ran out says less
+	answered := false // somebody told the map meanwhile: the cluster is there
 	for {
 		err := c.once(ctx, a, m, find, do)
 		if err == nil {
 			return nil
 		}
-		if !a.again(err) || ctx.Err() != nil {
-			return a.verdict(err)
+		if themis.CodeOf(err) != themis.Deadline {
+			why = err
+		} else if why != nil && themis.CodeOf(why) != themis.OutcomeUnknown {
+			err = why
 		}
-		if m = c.newer(ctx, m, a.pause()); ctx.Err() != nil {
-			return a.verdict(err)
+		if !a.again(err) || ctx.Err() != nil || !a.unknown && time.Now().After(late) {
+			return led(a.verdict(err), m, answered, find)
 		}
+		now, heard := c.newer(ctx, m, a.pause())
+		answered = answered || heard
+		if ctx.Err() != nil {
+			return led(a.verdict(err), m, answered, find)
+		}
+		m = now
 	}
+}
+
+const (
+	latePart = 5 // the last fifth of a request's time, and
+	lateMost = 300 * time.Millisecond
+)
+
+// lateIn is from when on a request that was surely not done is not sent again: no answer would come in time, and a write's outcome be open.
+func lateIn(ctx context.Context) time.Time {
+	end, limited := ctx.Deadline()
+	if !limited {
+		return time.Now().Add(1<<63 - 1)
+	}
+	return end.Add(-min(lateMost, time.Until(end)/latePart))
+}
+
+// led says that a shard's primary can't be reached where other nodes of the cluster answer.
+func led(err error, m *Map, answered bool, find func(*Map) (themis.ShardID, error)) error {
+	if !answered || themis.CodeOf(err) != themis.Unreachable {
+		return err
+	}
+	shard, finds := find(m)
+	if finds != nil {
+		return err
+	}
+	return themis.Errorf(themis.NoPrimary, "the primary of %s can't be reached: %w", shard, err).In(shard)
 }
 
 func (c *Client) once(ctx context.Context, a *attempt, m *Map, find func(*Map) (themis.ShardID, error), do func(context.Context, route, nodev1.DocumentServiceClient) error) error {
@@ -189,18 +226,20 @@ func (c *Client) firstMap(ctx context.Context) (*Map, error) {
 	}
 }
 
-// newer waits for d and asks for the map meanwhile; it answers the newest there is, sooner when that is newer than m.
-func (c *Client) newer(ctx context.Context, m *Map, d time.Duration) *Map {
+// newer waits for d and asks for the map meanwhile; it answers the newest there is, sooner when that is newer than m, and whether anybody
+// told it.
+func (c *Client) newer(ctx context.Context, m *Map, d time.Duration) (newest *Map, heard bool) {
 	ctx, cancel := context.WithTimeout(ctx, d)
 	defer cancel()
 	for ctx.Err() == nil {
 		now, err := c.refresh(ctx)
 		if err == nil && now.Revision > m.Revision {
-			return now
+			return now, true
 		}
+		heard = heard || err == nil
 		if err != nil {
 			<-ctx.Done()
 		}
 	}
-	return c.table.Load()
+	return c.table.Load(), heard
 }

@@ -162,8 +162,20 @@ func (r *router) try(ctx context.Context, repeatable, once bool, do func(cluster
 
 // unanswered is what a client is told when its time is over: that another node could not be reached is this cluster's business.
 func unanswered(err error) error {
-	if themis.CodeOf(err) == themis.Unreachable {
+	e, ok := errors.AsType[*themis.Error](err)
+	if !ok || e.Code != themis.Unreachable {
+		return err
+	}
+	if e.Shard == "" {
 		return themis.Errorf(themis.NoPrimary, "the shard's primary can't be reached: %w", err)
+	}
+	return themis.Errorf(themis.NoPrimary, "the primary of %s can't be reached: %w", e.Shard, err).In(e.Shard)
+}
+
+// of names the shard in an error of the way to its primary, which knows none.
+func of(shard themis.ShardID, err error) error {
+	if e, ok := errors.AsType[*themis.Error](err); ok && e.Shard == "" {
+		e.Shard = shard
 	}
 	return err
 }
@@ -242,10 +254,11 @@ func (r *router) writeThere(ctx context.Context, v cluster.View, shard themis.Sh
 	if err != nil {
 		return nil, err
 	}
-	return c.Write(ctx, &nodev1.WriteRequest{
+	out, err := c.Write(ctx, &nodev1.WriteRequest{
 		Collection: req.GetCollection(), Operations: req.GetOperations(), RequestId: req.GetRequestId(), WriteConcern: req.GetWriteConcern(),
 		RoutingVersion: v.Routing.Version(), ShardId: string(shard), Id: req.GetId(), Forwarded: true,
 	})
+	return out, of(shard, err)
 }
 
 // Read implements web.Documents.
@@ -338,10 +351,11 @@ func (r *router) readThere(ctx context.Context, v cluster.View, shard themis.Sha
 	if err != nil {
 		return nil, err
 	}
-	return c.Read(ctx, &nodev1.ReadRequest{
+	out, err := c.Read(ctx, &nodev1.ReadRequest{
 		Collection: req.GetCollection(), Key: req.GetKey(), ShardKey: req.GetShardKey(), Consistency: req.GetConsistency(), SessionToken: req.GetSessionToken(),
 		RoutingVersion: v.Routing.Version(), ShardId: string(shard), Forwarded: true,
 	})
+	return out, of(shard, err)
 }
 
 // Scan yields the documents of a collection on one shard, from a token on, in order of token and key.
