@@ -2,15 +2,9 @@ package node
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
-	"hash"
-	"hash/crc32"
 	"io"
-	"os"
-	"path/filepath"
 	"time"
 
 	"google.golang.org/grpc"
@@ -19,7 +13,6 @@ import (
 	"github.com/themisdb/themis/pkg/replication"
 	"github.com/themisdb/themis/pkg/rpc"
 	nodev1 "github.com/themisdb/themis/pkg/rpc/proto/themis/node/v1"
-	"github.com/themisdb/themis/pkg/store"
 	"github.com/themisdb/themis/pkg/themis"
 )
 
@@ -144,79 +137,6 @@ func (i *incoming) Send(m replication.Reply) error {
 	})
 }
 
-var castagnoli = crc32.MakeTable(crc32.Castagnoli)
-
-const installChunk = 1 << 20
-
-// Install implements replication.Transport: every file in chunks with a checksum each, and a digest of the whole.
-func (t *transport) Install(ctx context.Context, to cluster.Member, h replication.Hello, snap store.Snapshot, dir string, progress func(themis.Bytes)) error {
-	c, err := t.client(ctx, to.Node, "install")
-	if err != nil {
-		return err
-	}
-	s, err := c.Install(ctx)
-	if err != nil {
-		return err
-	}
-	if err := s.Send(&nodev1.InstallRequest{Hello: helloOut(h)}); err != nil {
-		return closing(s, err)
-	}
-	sent := themis.Bytes(0)
-	for _, f := range snap.Files {
-		if err := sendFile(s, filepath.Join(dir, f.Name), f, &sent, progress); err != nil {
-			return closing(s, err)
-		}
-	}
-	end := &nodev1.InstallEnd{
-		Seq: uint64(snap.Position.Seq), Epoch: uint64(snap.Position.Epoch), Lsn: uint64(snap.Position.LSN),
-		Files: uint64(len(snap.Files)), Bytes: uint64(snap.Bytes()), Format: snap.Format, Hlc: uint64(snap.HLC), //nolint:gosec // never negative
-	}
-	if err := s.Send(&nodev1.InstallRequest{End: end}); err != nil {
-		return closing(s, err)
-	}
-	_, err = s.CloseAndRecv()
-	return err
-}
-
-// closing is the follower's own word on why it ended the stream, where there is one.
-func closing(s grpc.ClientStreamingClient[nodev1.InstallRequest, nodev1.InstallResponse], err error) error {
-	if errors.Is(err, io.EOF) {
-		_, err = s.CloseAndRecv()
-	}
-	return err
-}
-
-func sendFile(s grpc.ClientStreamingClient[nodev1.InstallRequest, nodev1.InstallResponse], name string, want store.File, sent *themis.Bytes, progress func(themis.Bytes)) error {
-	f, err := os.Open(name) //nolint:gosec // our own checkpoint
-	if err != nil {
-		return err
-	}
-	defer func() { _ = f.Close() }()
-	sum := sha256.New()
-	for off := uint64(0); ; {
-		buf := make([]byte, installChunk)
-		n, err := io.ReadFull(f, buf)
-		last := errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)
-		if err != nil && !last {
-			return fmt.Errorf("read %s: %w", name, err)
-		}
-		sum.Write(buf[:n])
-		m := &nodev1.InstallRequest{File: want.Name, Offset: off, Data: buf[:n], Crc32: crc32.Checksum(buf[:n], castagnoli), EndOfFile: last}
-		if last {
-			m.Digest = hex.EncodeToString(sum.Sum(nil))
-		}
-		if err := s.Send(m); err != nil {
-			return err
-		}
-		off += uint64(n)
-		*sent += themis.Bytes(n)
-		progress(*sent)
-		if last {
-			return nil
-		}
-	}
-}
-
 // replicationService is a follower's side of the stream.
 type replicationService struct {
 	nodev1.UnimplementedReplicationServiceServer
@@ -266,124 +186,11 @@ func (s *replicationService) Replicate(stream grpc.BidiStreamingServer[nodev1.Re
 	err = stream.Send(&nodev1.ReplicateResponse{
 		Accepted: w.Accepted, Refused: w.Refused, PromisedEpoch: uint64(w.Promised), CommonSeq: uint64(w.Common), NeedsInstall: w.Install,
 	})
+	if f != nil { // no install will go on any more
+		err = errors.Join(err, dropReceived(s.dir(h.Shard), ""))
+	}
 	if err != nil || f == nil {
 		return err
 	}
 	return f.Serve(&incoming{stream})
-}
-
-// Install implements the service: what comes is kept aside until all of it is there and checked.
-func (s *replicationService) Install(stream grpc.ClientStreamingServer[nodev1.InstallRequest, nodev1.InstallResponse]) error {
-	first, err := stream.Recv()
-	if err != nil {
-		return err
-	}
-	if first.GetHello() == nil {
-		return themis.Errorf(themis.InvalidArgument, "hello: missing in the first message")
-	}
-	h := helloIn(first.GetHello())
-	if err := s.may(stream.Context(), h); err != nil {
-		return err
-	}
-	r, err := s.get(h.Shard)
-	if err == nil {
-		err = r.Takes()
-	}
-	if err != nil {
-		return err
-	}
-	dir, err := os.MkdirTemp(s.dir(h.Shard), "install-*")
-	if err != nil {
-		return fmt.Errorf("install %s: %w", h.Shard, err)
-	}
-	defer func() { _ = os.RemoveAll(dir) }()
-	in := &receiver{dir: dir}
-	end, err := in.all(stream)
-	if err != nil {
-		return err
-	}
-	snap := store.Snapshot{
-		Format:   end.GetFormat(),
-		Position: themis.Position{Seq: themis.Seq(end.GetSeq()), Epoch: themis.Epoch(end.GetEpoch()), LSN: themis.LSN(end.GetLsn())},
-		HLC:      themis.HLC(end.GetHlc()), Files: in.files,
-	}
-	if uint64(len(in.files)) != end.GetFiles() || uint64(snap.Bytes()) != end.GetBytes() { //nolint:gosec // never negative
-		return themis.Errorf(themis.Corrupt, "install %s: %d files of %d bytes came, %d of %d were sent", h.Shard, len(in.files), snap.Bytes(), end.GetFiles(), end.GetBytes())
-	}
-	if err := r.Install(h, snap, dir); err != nil {
-		return err
-	}
-	return stream.SendAndClose(&nodev1.InstallResponse{DurableSeq: end.GetSeq()})
-}
-
-// receiver writes the files of a checkpoint.
-type receiver struct {
-	dir   string
-	files []store.File
-
-	f    *os.File
-	name string
-	size uint64
-	sum  hash.Hash
-}
-
-func (r *receiver) all(stream grpc.ClientStreamingServer[nodev1.InstallRequest, nodev1.InstallResponse]) (*nodev1.InstallEnd, error) {
-	defer func() {
-		if r.f != nil {
-			_ = r.f.Close()
-		}
-	}()
-	for {
-		m, err := stream.Recv()
-		if errors.Is(err, io.EOF) {
-			return nil, themis.Errorf(themis.InvalidArgument, "the checkpoint ends without its end")
-		}
-		if err != nil {
-			return nil, err
-		}
-		if m.GetEnd() != nil {
-			if r.f != nil {
-				return nil, themis.Errorf(themis.Corrupt, "%s: cut short", r.name)
-			}
-			return m.GetEnd(), nil
-		}
-		if err := r.chunk(m); err != nil {
-			return nil, err
-		}
-	}
-}
-
-func (r *receiver) chunk(m *nodev1.InstallRequest) error {
-	if r.f == nil {
-		if m.GetFile() == "" || filepath.Base(m.GetFile()) != m.GetFile() {
-			return themis.Errorf(themis.InvalidArgument, "file %q: want a plain name", m.GetFile())
-		}
-		f, err := os.OpenFile(filepath.Join(r.dir, m.GetFile()), os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600) //nolint:gosec // a plain name in our own directory
-		if err != nil {
-			return fmt.Errorf("receive %s: %w", m.GetFile(), err)
-		}
-		r.f, r.name, r.size, r.sum = f, m.GetFile(), 0, sha256.New()
-	}
-	switch {
-	case m.GetFile() != r.name || m.GetOffset() != r.size:
-		return themis.Errorf(themis.Corrupt, "%s at %d where %s at %d belongs", m.GetFile(), m.GetOffset(), r.name, r.size)
-	case crc32.Checksum(m.GetData(), castagnoli) != m.GetCrc32():
-		return themis.Errorf(themis.Corrupt, "%s at %d: checksum does not match", r.name, r.size)
-	}
-	if _, err := r.f.Write(m.GetData()); err != nil {
-		return fmt.Errorf("receive %s: %w", r.name, err)
-	}
-	r.sum.Write(m.GetData())
-	r.size += uint64(len(m.GetData()))
-	if !m.GetEndOfFile() {
-		return nil
-	}
-	digest := hex.EncodeToString(r.sum.Sum(nil))
-	if digest != m.GetDigest() {
-		return themis.Errorf(themis.Corrupt, "%s: digest does not match", r.name)
-	}
-	err := errors.Join(r.f.Sync(), r.f.Close())
-	r.f = nil
-	r.files = append(r.files, store.File{Name: r.name, Size: themis.Bytes(r.size), SHA256: digest}) //nolint:gosec // a file's size
-	return err
 }

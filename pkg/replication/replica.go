@@ -157,6 +157,9 @@ func Open(o Options) (_ *Replica, err error) {
 	if err := os.MkdirAll(o.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("open replica: %w", err)
 	}
+	if err := dropCheckpoints(o.Dir); err != nil {
+		return nil, fmt.Errorf("open replica: %w", err)
+	}
 	p, there, err := readPromise(o.Dir)
 	lost := ""
 	if themis.CodeOf(err) == themis.Corrupt {

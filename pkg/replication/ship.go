@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
-	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -33,6 +31,7 @@ type shipper struct {
 	stop   context.CancelCauseFunc
 	wake   chan struct{}
 	wanted atomic.Bool // a message is wanted, with frames or without
+	made   *checkpoint // of run alone: what an install that broke off goes on with; nil: none
 
 	freed time.Duration // under rg.mu: when the follower was first told in this stream that it is free; 0: not yet
 	bound bool          // under rg.mu: there is a stream, and no answer to that yet
@@ -160,8 +159,12 @@ func (s *shipper) say(problem string) {
 
 func (s *shipper) run(ctx context.Context) error {
 	wait := 20 * time.Millisecond
+	defer s.dropCheckpoint()
 	for ctx.Err() == nil {
 		began := time.Now()
+		if s.made != nil && began.Sub(s.made.used) > keepCheckpoint {
+			s.dropCheckpoint()
+		}
 		err := s.session(ctx)
 		if err != nil {
 			s.say(err.Error())
@@ -384,40 +387,6 @@ func (s *shipper) endScan() {
 		_ = s.scan.Close()
 		s.scan = nil
 	}
-}
-
-// sendState gives a follower the whole store as it is now; the log goes on from there.
-func (s *shipper) sendState(ctx context.Context, h Hello) error {
-	r := s.rg.r
-	dir, err := os.MkdirTemp(r.o.Dir, "checkpoint-*")
-	if err != nil {
-		return fmt.Errorf("checkpoint for %s: %w", s.to.Node, err)
-	}
-	defer func() { _ = os.RemoveAll(dir) }()
-	snap, err := r.openStore().Checkpoint(filepath.Join(dir, "store"))
-	if err != nil {
-		return fmt.Errorf("checkpoint for %s: %w", s.to.Node, err)
-	}
-	h.Lineage = upTo(h.Lineage, snap.Position.Seq)
-	h.Last = snap.Position.Seq
-	p := &InstallProgress{Began: time.Now(), Total: snap.Bytes()}
-	show := func(p *InstallProgress) {
-		s.mu.Lock()
-		s.install = p
-		s.mu.Unlock()
-	}
-	show(p)
-	defer show(nil)
-	r.o.Logger.Info("install begins", "node", s.to.Node, "epoch", s.rg.epoch, "seq", snap.Position.Seq, "bytes", p.Total)
-	err = r.o.Transport.Install(ctx, s.to, h, snap, filepath.Join(dir, "store"), func(sent themis.Bytes) {
-		show(&InstallProgress{Began: p.Began, Sent: sent, Total: p.Total})
-	})
-	if err != nil {
-		return fmt.Errorf("install on %s: %w", s.to.Node, err)
-	}
-	in := Installed{Node: s.to.Node, Bytes: p.Total, Seq: snap.Position.Seq, Took: time.Since(p.Began)}
-	r.o.Event("install", "done", "", in.String(), s.rg.epoch)
-	return nil
 }
 
 // Installed is the reason of the event "install": what a copy got.

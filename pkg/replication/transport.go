@@ -43,7 +43,8 @@ type Incoming interface {
 // Transport carries a primary's words to its followers. Open ends with ctx; a Welcome that is not accepted comes with no stream.
 type Transport interface {
 	Open(ctx context.Context, to cluster.Member, h Hello) (Outgoing, Welcome, error)
-	// Install sends a checkpoint: every file of snap in dir, then where the log goes on. progress is told of bytes sent.
+	// Install sends a checkpoint: every file of snap in dir, but those that an earlier Install of the same snap.ID had brought whole
+	// before it broke off; then where the log goes on. progress is told of bytes that are there.
 	Install(ctx context.Context, to cluster.Member, h Hello, snap store.Snapshot, dir string, progress func(sent themis.Bytes)) error
 }
 

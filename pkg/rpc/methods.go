@@ -40,6 +40,7 @@ var methods = map[string]Method{
 
 	nodev1.ReplicationService_Replicate_FullMethodName: {Operation: "ship", Needs: []string{pki.Replicate}, Changes: true, Long: true},
 	nodev1.ReplicationService_Install_FullMethodName:   {Operation: "install", Needs: []string{pki.Replicate}, Changes: true, Long: true},
+	nodev1.ReplicationService_Held_FullMethodName:      {Operation: "held", Needs: []string{pki.Replicate}, Long: true},
 
 	nodev1.DocumentService_Write_FullMethodName:       {Operation: "write", Needs: []string{pki.Write}, Changes: true},
 	nodev1.DocumentService_WriteStream_FullMethodName: {Operation: "write_stream", Needs: []string{pki.Write}, Changes: true, Long: true},

@@ -85,7 +85,7 @@ func TestTableHasEveryMethod(t *testing.T) {
 // needed is the contract, written down a second time. What is not here any certificate may call.
 var needed = map[string]string{
 	"ReplicateData": pki.Replicate, "ReplicateDataStream": pki.Replicate, "RequestVote": pki.Replicate, "AppendEntries": pki.Replicate,
-	"Replicate": pki.Replicate, "Install": pki.Replicate,
+	"Replicate": pki.Replicate, "Install": pki.Replicate, "Held": pki.Replicate,
 	"PrepareTransaction": pki.Write, "CommitTransaction": pki.Write, "AbortTransaction": pki.Write,
 	"Write": pki.Write, "WriteStream": pki.Write, "Read": pki.Read, "Scan": pki.Read,
 	"MigrateData": pki.Admin, "Act": pki.Admin, "ApplyConfig": pki.Admin, "Bootstrap": pki.Admin,

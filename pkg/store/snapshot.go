@@ -19,7 +19,8 @@ import (
 
 // Snapshot says what a checkpoint directory holds.
 type Snapshot struct {
-	Format   uint32          `json:"format"` // FormatVersion of the store that made it
+	ID       string          `json:"id,omitempty"` // of two checkpoints with one id all files are the same; empty: it has none
+	Format   uint32          `json:"format"`       // FormatVersion of the store that made it
 	Position themis.Position `json:"position"`
 	HLC      themis.HLC      `json:"hlc"`
 	Files    []File          `json:"files"` // by name

@@ -508,8 +508,9 @@ type InstallRequest struct {
 	Data          []byte                 `protobuf:"bytes,4,opt,name=data,proto3" json:"data,omitempty"`
 	Crc32         uint32                 `protobuf:"varint,5,opt,name=crc32,proto3" json:"crc32,omitempty"` // CRC32C of data
 	EndOfFile     bool                   `protobuf:"varint,6,opt,name=end_of_file,json=endOfFile,proto3" json:"end_of_file,omitempty"`
-	Digest        string                 `protobuf:"bytes,7,opt,name=digest,proto3" json:"digest,omitempty"` // of the whole file, with end_of_file
-	End           *InstallEnd            `protobuf:"bytes,8,opt,name=end,proto3" json:"end,omitempty"`       // in the last message
+	Digest        string                 `protobuf:"bytes,7,opt,name=digest,proto3" json:"digest,omitempty"`                           // of the whole file, with end_of_file
+	End           *InstallEnd            `protobuf:"bytes,8,opt,name=end,proto3" json:"end,omitempty"`                                 // in the last message
+	SnapshotId    string                 `protobuf:"bytes,9,opt,name=snapshot_id,json=snapshotId,proto3" json:"snapshot_id,omitempty"` // in the first message: what comes is kept under it when the stream breaks; empty: nothing is kept
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -598,6 +599,13 @@ func (x *InstallRequest) GetEnd() *InstallEnd {
 		return x.End
 	}
 	return nil
+}
+
+func (x *InstallRequest) GetSnapshotId() string {
+	if x != nil {
+		return x.SnapshotId
+	}
+	return ""
 }
 
 // InstallEnd describes the whole.
@@ -746,6 +754,165 @@ func (x *InstallResponse) GetDurableSeq() uint64 {
 	return 0
 }
 
+// HeldRequest names a checkpoint.
+type HeldRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Hello         *Hello                 `protobuf:"bytes,1,opt,name=hello,proto3" json:"hello,omitempty"`
+	SnapshotId    string                 `protobuf:"bytes,2,opt,name=snapshot_id,json=snapshotId,proto3" json:"snapshot_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HeldRequest) Reset() {
+	*x = HeldRequest{}
+	mi := &file_themis_node_v1_node_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HeldRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HeldRequest) ProtoMessage() {}
+
+func (x *HeldRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_themis_node_v1_node_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HeldRequest.ProtoReflect.Descriptor instead.
+func (*HeldRequest) Descriptor() ([]byte, []int) {
+	return file_themis_node_v1_node_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *HeldRequest) GetHello() *Hello {
+	if x != nil {
+		return x.Hello
+	}
+	return nil
+}
+
+func (x *HeldRequest) GetSnapshotId() string {
+	if x != nil {
+		return x.SnapshotId
+	}
+	return ""
+}
+
+// HeldResponse lists its files that came whole.
+type HeldResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Files         []*HeldFile            `protobuf:"bytes,1,rep,name=files,proto3" json:"files,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HeldResponse) Reset() {
+	*x = HeldResponse{}
+	mi := &file_themis_node_v1_node_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HeldResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HeldResponse) ProtoMessage() {}
+
+func (x *HeldResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_themis_node_v1_node_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HeldResponse.ProtoReflect.Descriptor instead.
+func (*HeldResponse) Descriptor() ([]byte, []int) {
+	return file_themis_node_v1_node_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *HeldResponse) GetFiles() []*HeldFile {
+	if x != nil {
+		return x.Files
+	}
+	return nil
+}
+
+// HeldFile is one file that came whole and is on disk.
+type HeldFile struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Bytes         uint64                 `protobuf:"varint,2,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	Digest        string                 `protobuf:"bytes,3,opt,name=digest,proto3" json:"digest,omitempty"` // SHA-256, hexadecimal
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HeldFile) Reset() {
+	*x = HeldFile{}
+	mi := &file_themis_node_v1_node_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HeldFile) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HeldFile) ProtoMessage() {}
+
+func (x *HeldFile) ProtoReflect() protoreflect.Message {
+	mi := &file_themis_node_v1_node_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HeldFile.ProtoReflect.Descriptor instead.
+func (*HeldFile) Descriptor() ([]byte, []int) {
+	return file_themis_node_v1_node_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *HeldFile) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *HeldFile) GetBytes() uint64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+func (x *HeldFile) GetDigest() string {
+	if x != nil {
+		return x.Digest
+	}
+	return ""
+}
+
 // Operation is one change of one document.
 type Operation struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -761,7 +928,7 @@ type Operation struct {
 
 func (x *Operation) Reset() {
 	*x = Operation{}
-	mi := &file_themis_node_v1_node_proto_msgTypes[8]
+	mi := &file_themis_node_v1_node_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -773,7 +940,7 @@ func (x *Operation) String() string {
 func (*Operation) ProtoMessage() {}
 
 func (x *Operation) ProtoReflect() protoreflect.Message {
-	mi := &file_themis_node_v1_node_proto_msgTypes[8]
+	mi := &file_themis_node_v1_node_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -786,7 +953,7 @@ func (x *Operation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Operation.ProtoReflect.Descriptor instead.
 func (*Operation) Descriptor() ([]byte, []int) {
-	return file_themis_node_v1_node_proto_rawDescGZIP(), []int{8}
+	return file_themis_node_v1_node_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Operation) GetDelete() bool {
@@ -849,7 +1016,7 @@ type WriteRequest struct {
 
 func (x *WriteRequest) Reset() {
 	*x = WriteRequest{}
-	mi := &file_themis_node_v1_node_proto_msgTypes[9]
+	mi := &file_themis_node_v1_node_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -861,7 +1028,7 @@ func (x *WriteRequest) String() string {
 func (*WriteRequest) ProtoMessage() {}
 
 func (x *WriteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_themis_node_v1_node_proto_msgTypes[9]
+	mi := &file_themis_node_v1_node_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -874,7 +1041,7 @@ func (x *WriteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WriteRequest.ProtoReflect.Descriptor instead.
 func (*WriteRequest) Descriptor() ([]byte, []int) {
-	return file_themis_node_v1_node_proto_rawDescGZIP(), []int{9}
+	return file_themis_node_v1_node_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *WriteRequest) GetCollection() string {
@@ -951,7 +1118,7 @@ type OperationResult struct {
 
 func (x *OperationResult) Reset() {
 	*x = OperationResult{}
-	mi := &file_themis_node_v1_node_proto_msgTypes[10]
+	mi := &file_themis_node_v1_node_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -963,7 +1130,7 @@ func (x *OperationResult) String() string {
 func (*OperationResult) ProtoMessage() {}
 
 func (x *OperationResult) ProtoReflect() protoreflect.Message {
-	mi := &file_themis_node_v1_node_proto_msgTypes[10]
+	mi := &file_themis_node_v1_node_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -976,7 +1143,7 @@ func (x *OperationResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OperationResult.ProtoReflect.Descriptor instead.
 func (*OperationResult) Descriptor() ([]byte, []int) {
-	return file_themis_node_v1_node_proto_rawDescGZIP(), []int{10}
+	return file_themis_node_v1_node_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *OperationResult) GetVersion() string {
@@ -1010,7 +1177,7 @@ type WriteResponse struct {
 
 func (x *WriteResponse) Reset() {
 	*x = WriteResponse{}
-	mi := &file_themis_node_v1_node_proto_msgTypes[11]
+	mi := &file_themis_node_v1_node_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1022,7 +1189,7 @@ func (x *WriteResponse) String() string {
 func (*WriteResponse) ProtoMessage() {}
 
 func (x *WriteResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_themis_node_v1_node_proto_msgTypes[11]
+	mi := &file_themis_node_v1_node_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1035,7 +1202,7 @@ func (x *WriteResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WriteResponse.ProtoReflect.Descriptor instead.
 func (*WriteResponse) Descriptor() ([]byte, []int) {
-	return file_themis_node_v1_node_proto_rawDescGZIP(), []int{11}
+	return file_themis_node_v1_node_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *WriteResponse) GetId() uint64 {
@@ -1111,7 +1278,7 @@ type ReadRequest struct {
 
 func (x *ReadRequest) Reset() {
 	*x = ReadRequest{}
-	mi := &file_themis_node_v1_node_proto_msgTypes[12]
+	mi := &file_themis_node_v1_node_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1123,7 +1290,7 @@ func (x *ReadRequest) String() string {
 func (*ReadRequest) ProtoMessage() {}
 
 func (x *ReadRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_themis_node_v1_node_proto_msgTypes[12]
+	mi := &file_themis_node_v1_node_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1136,7 +1303,7 @@ func (x *ReadRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadRequest.ProtoReflect.Descriptor instead.
 func (*ReadRequest) Descriptor() ([]byte, []int) {
-	return file_themis_node_v1_node_proto_rawDescGZIP(), []int{12}
+	return file_themis_node_v1_node_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ReadRequest) GetCollection() string {
@@ -1209,7 +1376,7 @@ type ReadResponse struct {
 
 func (x *ReadResponse) Reset() {
 	*x = ReadResponse{}
-	mi := &file_themis_node_v1_node_proto_msgTypes[13]
+	mi := &file_themis_node_v1_node_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1221,7 +1388,7 @@ func (x *ReadResponse) String() string {
 func (*ReadResponse) ProtoMessage() {}
 
 func (x *ReadResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_themis_node_v1_node_proto_msgTypes[13]
+	mi := &file_themis_node_v1_node_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1234,7 +1401,7 @@ func (x *ReadResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadResponse.ProtoReflect.Descriptor instead.
 func (*ReadResponse) Descriptor() ([]byte, []int) {
-	return file_themis_node_v1_node_proto_rawDescGZIP(), []int{13}
+	return file_themis_node_v1_node_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ReadResponse) GetValue() []byte {
@@ -1290,7 +1457,7 @@ type ScanRequest struct {
 
 func (x *ScanRequest) Reset() {
 	*x = ScanRequest{}
-	mi := &file_themis_node_v1_node_proto_msgTypes[14]
+	mi := &file_themis_node_v1_node_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1302,7 +1469,7 @@ func (x *ScanRequest) String() string {
 func (*ScanRequest) ProtoMessage() {}
 
 func (x *ScanRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_themis_node_v1_node_proto_msgTypes[14]
+	mi := &file_themis_node_v1_node_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1315,7 +1482,7 @@ func (x *ScanRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ScanRequest.ProtoReflect.Descriptor instead.
 func (*ScanRequest) Descriptor() ([]byte, []int) {
-	return file_themis_node_v1_node_proto_rawDescGZIP(), []int{14}
+	return file_themis_node_v1_node_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ScanRequest) GetCollection() string {
@@ -1391,7 +1558,7 @@ type ScanResponse struct {
 
 func (x *ScanResponse) Reset() {
 	*x = ScanResponse{}
-	mi := &file_themis_node_v1_node_proto_msgTypes[15]
+	mi := &file_themis_node_v1_node_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1403,7 +1570,7 @@ func (x *ScanResponse) String() string {
 func (*ScanResponse) ProtoMessage() {}
 
 func (x *ScanResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_themis_node_v1_node_proto_msgTypes[15]
+	mi := &file_themis_node_v1_node_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1416,7 +1583,7 @@ func (x *ScanResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ScanResponse.ProtoReflect.Descriptor instead.
 func (*ScanResponse) Descriptor() ([]byte, []int) {
-	return file_themis_node_v1_node_proto_rawDescGZIP(), []int{15}
+	return file_themis_node_v1_node_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ScanResponse) GetDocuments() []*ScannedDocument {
@@ -1439,7 +1606,7 @@ type ScannedDocument struct {
 
 func (x *ScannedDocument) Reset() {
 	*x = ScannedDocument{}
-	mi := &file_themis_node_v1_node_proto_msgTypes[16]
+	mi := &file_themis_node_v1_node_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1451,7 +1618,7 @@ func (x *ScannedDocument) String() string {
 func (*ScannedDocument) ProtoMessage() {}
 
 func (x *ScannedDocument) ProtoReflect() protoreflect.Message {
-	mi := &file_themis_node_v1_node_proto_msgTypes[16]
+	mi := &file_themis_node_v1_node_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1464,7 +1631,7 @@ func (x *ScannedDocument) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ScannedDocument.ProtoReflect.Descriptor instead.
 func (*ScannedDocument) Descriptor() ([]byte, []int) {
-	return file_themis_node_v1_node_proto_rawDescGZIP(), []int{16}
+	return file_themis_node_v1_node_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ScannedDocument) GetKey() string {
@@ -1504,7 +1671,7 @@ type DescribeRequest struct {
 
 func (x *DescribeRequest) Reset() {
 	*x = DescribeRequest{}
-	mi := &file_themis_node_v1_node_proto_msgTypes[17]
+	mi := &file_themis_node_v1_node_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1516,7 +1683,7 @@ func (x *DescribeRequest) String() string {
 func (*DescribeRequest) ProtoMessage() {}
 
 func (x *DescribeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_themis_node_v1_node_proto_msgTypes[17]
+	mi := &file_themis_node_v1_node_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1529,7 +1696,7 @@ func (x *DescribeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DescribeRequest.ProtoReflect.Descriptor instead.
 func (*DescribeRequest) Descriptor() ([]byte, []int) {
-	return file_themis_node_v1_node_proto_rawDescGZIP(), []int{17}
+	return file_themis_node_v1_node_proto_rawDescGZIP(), []int{20}
 }
 
 // DescribeResponse is a node's self-portrait.
@@ -1559,7 +1726,7 @@ type DescribeResponse struct {
 
 func (x *DescribeResponse) Reset() {
 	*x = DescribeResponse{}
-	mi := &file_themis_node_v1_node_proto_msgTypes[18]
+	mi := &file_themis_node_v1_node_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1571,7 +1738,7 @@ func (x *DescribeResponse) String() string {
 func (*DescribeResponse) ProtoMessage() {}
 
 func (x *DescribeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_themis_node_v1_node_proto_msgTypes[18]
+	mi := &file_themis_node_v1_node_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1584,7 +1751,7 @@ func (x *DescribeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DescribeResponse.ProtoReflect.Descriptor instead.
 func (*DescribeResponse) Descriptor() ([]byte, []int) {
-	return file_themis_node_v1_node_proto_rawDescGZIP(), []int{18}
+	return file_themis_node_v1_node_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *DescribeResponse) GetNodeId() string {
@@ -1725,7 +1892,7 @@ type DiskAge struct {
 
 func (x *DiskAge) Reset() {
 	*x = DiskAge{}
-	mi := &file_themis_node_v1_node_proto_msgTypes[19]
+	mi := &file_themis_node_v1_node_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1737,7 +1904,7 @@ func (x *DiskAge) String() string {
 func (*DiskAge) ProtoMessage() {}
 
 func (x *DiskAge) ProtoReflect() protoreflect.Message {
-	mi := &file_themis_node_v1_node_proto_msgTypes[19]
+	mi := &file_themis_node_v1_node_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1750,7 +1917,7 @@ func (x *DiskAge) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiskAge.ProtoReflect.Descriptor instead.
 func (*DiskAge) Descriptor() ([]byte, []int) {
-	return file_themis_node_v1_node_proto_rawDescGZIP(), []int{19}
+	return file_themis_node_v1_node_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *DiskAge) GetNodeId() string {
@@ -1789,7 +1956,7 @@ type BootstrapRequest struct {
 
 func (x *BootstrapRequest) Reset() {
 	*x = BootstrapRequest{}
-	mi := &file_themis_node_v1_node_proto_msgTypes[20]
+	mi := &file_themis_node_v1_node_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1801,7 +1968,7 @@ func (x *BootstrapRequest) String() string {
 func (*BootstrapRequest) ProtoMessage() {}
 
 func (x *BootstrapRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_themis_node_v1_node_proto_msgTypes[20]
+	mi := &file_themis_node_v1_node_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1814,7 +1981,7 @@ func (x *BootstrapRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BootstrapRequest.ProtoReflect.Descriptor instead.
 func (*BootstrapRequest) Descriptor() ([]byte, []int) {
-	return file_themis_node_v1_node_proto_rawDescGZIP(), []int{20}
+	return file_themis_node_v1_node_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *BootstrapRequest) GetClusterId() string {
@@ -1868,7 +2035,7 @@ type BootstrapResponse struct {
 
 func (x *BootstrapResponse) Reset() {
 	*x = BootstrapResponse{}
-	mi := &file_themis_node_v1_node_proto_msgTypes[21]
+	mi := &file_themis_node_v1_node_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1880,7 +2047,7 @@ func (x *BootstrapResponse) String() string {
 func (*BootstrapResponse) ProtoMessage() {}
 
 func (x *BootstrapResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_themis_node_v1_node_proto_msgTypes[21]
+	mi := &file_themis_node_v1_node_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1893,7 +2060,7 @@ func (x *BootstrapResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BootstrapResponse.ProtoReflect.Descriptor instead.
 func (*BootstrapResponse) Descriptor() ([]byte, []int) {
-	return file_themis_node_v1_node_proto_rawDescGZIP(), []int{21}
+	return file_themis_node_v1_node_proto_rawDescGZIP(), []int{24}
 }
 
 // GetMapRequest asks for the routing part of the map.
@@ -1906,7 +2073,7 @@ type GetMapRequest struct {
 
 func (x *GetMapRequest) Reset() {
 	*x = GetMapRequest{}
-	mi := &file_themis_node_v1_node_proto_msgTypes[22]
+	mi := &file_themis_node_v1_node_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1918,7 +2085,7 @@ func (x *GetMapRequest) String() string {
 func (*GetMapRequest) ProtoMessage() {}
 
 func (x *GetMapRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_themis_node_v1_node_proto_msgTypes[22]
+	mi := &file_themis_node_v1_node_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1931,7 +2098,7 @@ func (x *GetMapRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetMapRequest.ProtoReflect.Descriptor instead.
 func (*GetMapRequest) Descriptor() ([]byte, []int) {
-	return file_themis_node_v1_node_proto_rawDescGZIP(), []int{22}
+	return file_themis_node_v1_node_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *GetMapRequest) GetKnownRevision() uint64 {
@@ -1952,7 +2119,7 @@ type GetMapResponse struct {
 
 func (x *GetMapResponse) Reset() {
 	*x = GetMapResponse{}
-	mi := &file_themis_node_v1_node_proto_msgTypes[23]
+	mi := &file_themis_node_v1_node_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1964,7 +2131,7 @@ func (x *GetMapResponse) String() string {
 func (*GetMapResponse) ProtoMessage() {}
 
 func (x *GetMapResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_themis_node_v1_node_proto_msgTypes[23]
+	mi := &file_themis_node_v1_node_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1977,7 +2144,7 @@ func (x *GetMapResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetMapResponse.ProtoReflect.Descriptor instead.
 func (*GetMapResponse) Descriptor() ([]byte, []int) {
-	return file_themis_node_v1_node_proto_rawDescGZIP(), []int{23}
+	return file_themis_node_v1_node_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *GetMapResponse) GetRevision() uint64 {
@@ -2003,7 +2170,7 @@ type GetStateRequest struct {
 
 func (x *GetStateRequest) Reset() {
 	*x = GetStateRequest{}
-	mi := &file_themis_node_v1_node_proto_msgTypes[24]
+	mi := &file_themis_node_v1_node_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2015,7 +2182,7 @@ func (x *GetStateRequest) String() string {
 func (*GetStateRequest) ProtoMessage() {}
 
 func (x *GetStateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_themis_node_v1_node_proto_msgTypes[24]
+	mi := &file_themis_node_v1_node_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2028,7 +2195,7 @@ func (x *GetStateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetStateRequest.ProtoReflect.Descriptor instead.
 func (*GetStateRequest) Descriptor() ([]byte, []int) {
-	return file_themis_node_v1_node_proto_rawDescGZIP(), []int{24}
+	return file_themis_node_v1_node_proto_rawDescGZIP(), []int{27}
 }
 
 // WatchStateRequest opens a stream of health reports and events.
@@ -2041,7 +2208,7 @@ type WatchStateRequest struct {
 
 func (x *WatchStateRequest) Reset() {
 	*x = WatchStateRequest{}
-	mi := &file_themis_node_v1_node_proto_msgTypes[25]
+	mi := &file_themis_node_v1_node_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2053,7 +2220,7 @@ func (x *WatchStateRequest) String() string {
 func (*WatchStateRequest) ProtoMessage() {}
 
 func (x *WatchStateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_themis_node_v1_node_proto_msgTypes[25]
+	mi := &file_themis_node_v1_node_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2066,7 +2233,7 @@ func (x *WatchStateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchStateRequest.ProtoReflect.Descriptor instead.
 func (*WatchStateRequest) Descriptor() ([]byte, []int) {
-	return file_themis_node_v1_node_proto_rawDescGZIP(), []int{25}
+	return file_themis_node_v1_node_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *WatchStateRequest) GetFromHlc() string {
@@ -2090,7 +2257,7 @@ type StateFrame struct {
 
 func (x *StateFrame) Reset() {
 	*x = StateFrame{}
-	mi := &file_themis_node_v1_node_proto_msgTypes[26]
+	mi := &file_themis_node_v1_node_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2102,7 +2269,7 @@ func (x *StateFrame) String() string {
 func (*StateFrame) ProtoMessage() {}
 
 func (x *StateFrame) ProtoReflect() protoreflect.Message {
-	mi := &file_themis_node_v1_node_proto_msgTypes[26]
+	mi := &file_themis_node_v1_node_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2115,7 +2282,7 @@ func (x *StateFrame) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StateFrame.ProtoReflect.Descriptor instead.
 func (*StateFrame) Descriptor() ([]byte, []int) {
-	return file_themis_node_v1_node_proto_rawDescGZIP(), []int{26}
+	return file_themis_node_v1_node_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *StateFrame) GetHlc() string {
@@ -2162,7 +2329,7 @@ type GetLocalStateRequest struct {
 
 func (x *GetLocalStateRequest) Reset() {
 	*x = GetLocalStateRequest{}
-	mi := &file_themis_node_v1_node_proto_msgTypes[27]
+	mi := &file_themis_node_v1_node_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2174,7 +2341,7 @@ func (x *GetLocalStateRequest) String() string {
 func (*GetLocalStateRequest) ProtoMessage() {}
 
 func (x *GetLocalStateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_themis_node_v1_node_proto_msgTypes[27]
+	mi := &file_themis_node_v1_node_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2187,7 +2354,7 @@ func (x *GetLocalStateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetLocalStateRequest.ProtoReflect.Descriptor instead.
 func (*GetLocalStateRequest) Descriptor() ([]byte, []int) {
-	return file_themis_node_v1_node_proto_rawDescGZIP(), []int{27}
+	return file_themis_node_v1_node_proto_rawDescGZIP(), []int{30}
 }
 
 // GetLocalStateResponse is health.NodeState as JSON.
@@ -2200,7 +2367,7 @@ type GetLocalStateResponse struct {
 
 func (x *GetLocalStateResponse) Reset() {
 	*x = GetLocalStateResponse{}
-	mi := &file_themis_node_v1_node_proto_msgTypes[28]
+	mi := &file_themis_node_v1_node_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2212,7 +2379,7 @@ func (x *GetLocalStateResponse) String() string {
 func (*GetLocalStateResponse) ProtoMessage() {}
 
 func (x *GetLocalStateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_themis_node_v1_node_proto_msgTypes[28]
+	mi := &file_themis_node_v1_node_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2225,7 +2392,7 @@ func (x *GetLocalStateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetLocalStateResponse.ProtoReflect.Descriptor instead.
 func (*GetLocalStateResponse) Descriptor() ([]byte, []int) {
-	return file_themis_node_v1_node_proto_rawDescGZIP(), []int{28}
+	return file_themis_node_v1_node_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *GetLocalStateResponse) GetStateJson() []byte {
@@ -2247,7 +2414,7 @@ type ListEventsRequest struct {
 
 func (x *ListEventsRequest) Reset() {
 	*x = ListEventsRequest{}
-	mi := &file_themis_node_v1_node_proto_msgTypes[29]
+	mi := &file_themis_node_v1_node_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2259,7 +2426,7 @@ func (x *ListEventsRequest) String() string {
 func (*ListEventsRequest) ProtoMessage() {}
 
 func (x *ListEventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_themis_node_v1_node_proto_msgTypes[29]
+	mi := &file_themis_node_v1_node_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2272,7 +2439,7 @@ func (x *ListEventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListEventsRequest.ProtoReflect.Descriptor instead.
 func (*ListEventsRequest) Descriptor() ([]byte, []int) {
-	return file_themis_node_v1_node_proto_rawDescGZIP(), []int{29}
+	return file_themis_node_v1_node_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *ListEventsRequest) GetFromHlc() string {
@@ -2306,7 +2473,7 @@ type ListEventsResponse struct {
 
 func (x *ListEventsResponse) Reset() {
 	*x = ListEventsResponse{}
-	mi := &file_themis_node_v1_node_proto_msgTypes[30]
+	mi := &file_themis_node_v1_node_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2318,7 +2485,7 @@ func (x *ListEventsResponse) String() string {
 func (*ListEventsResponse) ProtoMessage() {}
 
 func (x *ListEventsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_themis_node_v1_node_proto_msgTypes[30]
+	mi := &file_themis_node_v1_node_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2331,7 +2498,7 @@ func (x *ListEventsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListEventsResponse.ProtoReflect.Descriptor instead.
 func (*ListEventsResponse) Descriptor() ([]byte, []int) {
-	return file_themis_node_v1_node_proto_rawDescGZIP(), []int{30}
+	return file_themis_node_v1_node_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *ListEventsResponse) GetEventsJson() [][]byte {
@@ -2353,7 +2520,7 @@ type ApplyConfigRequest struct {
 
 func (x *ApplyConfigRequest) Reset() {
 	*x = ApplyConfigRequest{}
-	mi := &file_themis_node_v1_node_proto_msgTypes[31]
+	mi := &file_themis_node_v1_node_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2365,7 +2532,7 @@ func (x *ApplyConfigRequest) String() string {
 func (*ApplyConfigRequest) ProtoMessage() {}
 
 func (x *ApplyConfigRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_themis_node_v1_node_proto_msgTypes[31]
+	mi := &file_themis_node_v1_node_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2378,7 +2545,7 @@ func (x *ApplyConfigRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyConfigRequest.ProtoReflect.Descriptor instead.
 func (*ApplyConfigRequest) Descriptor() ([]byte, []int) {
-	return file_themis_node_v1_node_proto_rawDescGZIP(), []int{31}
+	return file_themis_node_v1_node_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *ApplyConfigRequest) GetName() string {
@@ -2414,7 +2581,7 @@ type ApplyConfigResponse struct {
 
 func (x *ApplyConfigResponse) Reset() {
 	*x = ApplyConfigResponse{}
-	mi := &file_themis_node_v1_node_proto_msgTypes[32]
+	mi := &file_themis_node_v1_node_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2426,7 +2593,7 @@ func (x *ApplyConfigResponse) String() string {
 func (*ApplyConfigResponse) ProtoMessage() {}
 
 func (x *ApplyConfigResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_themis_node_v1_node_proto_msgTypes[32]
+	mi := &file_themis_node_v1_node_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2439,7 +2606,7 @@ func (x *ApplyConfigResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyConfigResponse.ProtoReflect.Descriptor instead.
 func (*ApplyConfigResponse) Descriptor() ([]byte, []int) {
-	return file_themis_node_v1_node_proto_rawDescGZIP(), []int{32}
+	return file_themis_node_v1_node_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *ApplyConfigResponse) GetVersion() uint64 {
@@ -2475,7 +2642,7 @@ type ActRequest struct {
 
 func (x *ActRequest) Reset() {
 	*x = ActRequest{}
-	mi := &file_themis_node_v1_node_proto_msgTypes[33]
+	mi := &file_themis_node_v1_node_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2487,7 +2654,7 @@ func (x *ActRequest) String() string {
 func (*ActRequest) ProtoMessage() {}
 
 func (x *ActRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_themis_node_v1_node_proto_msgTypes[33]
+	mi := &file_themis_node_v1_node_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2500,7 +2667,7 @@ func (x *ActRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ActRequest.ProtoReflect.Descriptor instead.
 func (*ActRequest) Descriptor() ([]byte, []int) {
-	return file_themis_node_v1_node_proto_rawDescGZIP(), []int{33}
+	return file_themis_node_v1_node_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *ActRequest) GetVerb() string {
@@ -2534,7 +2701,7 @@ type ActResponse struct {
 
 func (x *ActResponse) Reset() {
 	*x = ActResponse{}
-	mi := &file_themis_node_v1_node_proto_msgTypes[34]
+	mi := &file_themis_node_v1_node_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2546,7 +2713,7 @@ func (x *ActResponse) String() string {
 func (*ActResponse) ProtoMessage() {}
 
 func (x *ActResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_themis_node_v1_node_proto_msgTypes[34]
+	mi := &file_themis_node_v1_node_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2559,7 +2726,7 @@ func (x *ActResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ActResponse.ProtoReflect.Descriptor instead.
 func (*ActResponse) Descriptor() ([]byte, []int) {
-	return file_themis_node_v1_node_proto_rawDescGZIP(), []int{34}
+	return file_themis_node_v1_node_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *ActResponse) GetResultJson() []byte {
@@ -2582,7 +2749,7 @@ type JoinRequest struct {
 
 func (x *JoinRequest) Reset() {
 	*x = JoinRequest{}
-	mi := &file_themis_node_v1_node_proto_msgTypes[35]
+	mi := &file_themis_node_v1_node_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2594,7 +2761,7 @@ func (x *JoinRequest) String() string {
 func (*JoinRequest) ProtoMessage() {}
 
 func (x *JoinRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_themis_node_v1_node_proto_msgTypes[35]
+	mi := &file_themis_node_v1_node_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2607,7 +2774,7 @@ func (x *JoinRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinRequest.ProtoReflect.Descriptor instead.
 func (*JoinRequest) Descriptor() ([]byte, []int) {
-	return file_themis_node_v1_node_proto_rawDescGZIP(), []int{35}
+	return file_themis_node_v1_node_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *JoinRequest) GetToken() string {
@@ -2652,7 +2819,7 @@ type JoinResponse struct {
 
 func (x *JoinResponse) Reset() {
 	*x = JoinResponse{}
-	mi := &file_themis_node_v1_node_proto_msgTypes[36]
+	mi := &file_themis_node_v1_node_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2664,7 +2831,7 @@ func (x *JoinResponse) String() string {
 func (*JoinResponse) ProtoMessage() {}
 
 func (x *JoinResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_themis_node_v1_node_proto_msgTypes[36]
+	mi := &file_themis_node_v1_node_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2677,7 +2844,7 @@ func (x *JoinResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinResponse.ProtoReflect.Descriptor instead.
 func (*JoinResponse) Descriptor() ([]byte, []int) {
-	return file_themis_node_v1_node_proto_rawDescGZIP(), []int{36}
+	return file_themis_node_v1_node_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *JoinResponse) GetCertPem() []byte {
@@ -2771,7 +2938,7 @@ const file_themis_node_v1_node_proto_rawDesc = "" +
 	"\vdurable_lsn\x18\t \x01(\x04R\n" +
 	"durableLsn\x12\x12\n" +
 	"\x04mute\x18\n" +
-	" \x01(\bR\x04mute\"\xf9\x01\n" +
+	" \x01(\bR\x04mute\"\x9a\x02\n" +
 	"\x0eInstallRequest\x12+\n" +
 	"\x05hello\x18\x01 \x01(\v2\x15.themis.node.v1.HelloR\x05hello\x12\x12\n" +
 	"\x04file\x18\x02 \x01(\tR\x04file\x12\x16\n" +
@@ -2780,7 +2947,9 @@ const file_themis_node_v1_node_proto_rawDesc = "" +
 	"\x05crc32\x18\x05 \x01(\rR\x05crc32\x12\x1e\n" +
 	"\vend_of_file\x18\x06 \x01(\bR\tendOfFile\x12\x16\n" +
 	"\x06digest\x18\a \x01(\tR\x06digest\x12,\n" +
-	"\x03end\x18\b \x01(\v2\x1a.themis.node.v1.InstallEndR\x03end\"\xd2\x01\n" +
+	"\x03end\x18\b \x01(\v2\x1a.themis.node.v1.InstallEndR\x03end\x12\x1f\n" +
+	"\vsnapshot_id\x18\t \x01(\tR\n" +
+	"snapshotId\"\xd2\x01\n" +
 	"\n" +
 	"InstallEnd\x12\x10\n" +
 	"\x03seq\x18\x01 \x01(\x04R\x03seq\x12\x14\n" +
@@ -2793,7 +2962,17 @@ const file_themis_node_v1_node_proto_rawDesc = "" +
 	"\x03hlc\x18\b \x01(\x04R\x03hlc\"2\n" +
 	"\x0fInstallResponse\x12\x1f\n" +
 	"\vdurable_seq\x18\x01 \x01(\x04R\n" +
-	"durableSeq\"\xa7\x01\n" +
+	"durableSeq\"[\n" +
+	"\vHeldRequest\x12+\n" +
+	"\x05hello\x18\x01 \x01(\v2\x15.themis.node.v1.HelloR\x05hello\x12\x1f\n" +
+	"\vsnapshot_id\x18\x02 \x01(\tR\n" +
+	"snapshotId\">\n" +
+	"\fHeldResponse\x12.\n" +
+	"\x05files\x18\x01 \x03(\v2\x18.themis.node.v1.HeldFileR\x05files\"L\n" +
+	"\bHeldFile\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
+	"\x05bytes\x18\x02 \x01(\x04R\x05bytes\x12\x16\n" +
+	"\x06digest\x18\x03 \x01(\tR\x06digest\"\xa7\x01\n" +
 	"\tOperation\x12\x16\n" +
 	"\x06delete\x18\x01 \x01(\bR\x06delete\x12\x10\n" +
 	"\x03key\x18\x02 \x01(\tR\x03key\x12\x1b\n" +
@@ -2965,10 +3144,11 @@ const file_themis_node_v1_node_proto_rawDesc = "" +
 	"\n" +
 	"cluster_id\x18\x03 \x01(\tR\tclusterId\x12!\n" +
 	"\fcluster_name\x18\x04 \x01(\tR\vclusterName\x12+\n" +
-	"\x11control_endpoints\x18\x05 \x03(\tR\x10controlEndpoints2\xb8\x01\n" +
+	"\x11control_endpoints\x18\x05 \x03(\tR\x10controlEndpoints2\xfb\x01\n" +
 	"\x12ReplicationService\x12T\n" +
 	"\tReplicate\x12 .themis.node.v1.ReplicateRequest\x1a!.themis.node.v1.ReplicateResponse(\x010\x01\x12L\n" +
-	"\aInstall\x12\x1e.themis.node.v1.InstallRequest\x1a\x1f.themis.node.v1.InstallResponse(\x012\xaf\x02\n" +
+	"\aInstall\x12\x1e.themis.node.v1.InstallRequest\x1a\x1f.themis.node.v1.InstallResponse(\x01\x12A\n" +
+	"\x04Held\x12\x1b.themis.node.v1.HeldRequest\x1a\x1c.themis.node.v1.HeldResponse2\xaf\x02\n" +
 	"\x0fDocumentService\x12D\n" +
 	"\x05Write\x12\x1c.themis.node.v1.WriteRequest\x1a\x1d.themis.node.v1.WriteResponse\x12N\n" +
 	"\vWriteStream\x12\x1c.themis.node.v1.WriteRequest\x1a\x1d.themis.node.v1.WriteResponse(\x010\x01\x12A\n" +
@@ -3000,7 +3180,7 @@ func file_themis_node_v1_node_proto_rawDescGZIP() []byte {
 	return file_themis_node_v1_node_proto_rawDescData
 }
 
-var file_themis_node_v1_node_proto_msgTypes = make([]protoimpl.MessageInfo, 38)
+var file_themis_node_v1_node_proto_msgTypes = make([]protoimpl.MessageInfo, 41)
 var file_themis_node_v1_node_proto_goTypes = []any{
 	(*Problem)(nil),               // 0: themis.node.v1.Problem
 	(*EpochStart)(nil),            // 1: themis.node.v1.EpochStart
@@ -3010,36 +3190,39 @@ var file_themis_node_v1_node_proto_goTypes = []any{
 	(*InstallRequest)(nil),        // 5: themis.node.v1.InstallRequest
 	(*InstallEnd)(nil),            // 6: themis.node.v1.InstallEnd
 	(*InstallResponse)(nil),       // 7: themis.node.v1.InstallResponse
-	(*Operation)(nil),             // 8: themis.node.v1.Operation
-	(*WriteRequest)(nil),          // 9: themis.node.v1.WriteRequest
-	(*OperationResult)(nil),       // 10: themis.node.v1.OperationResult
-	(*WriteResponse)(nil),         // 11: themis.node.v1.WriteResponse
-	(*ReadRequest)(nil),           // 12: themis.node.v1.ReadRequest
-	(*ReadResponse)(nil),          // 13: themis.node.v1.ReadResponse
-	(*ScanRequest)(nil),           // 14: themis.node.v1.ScanRequest
-	(*ScanResponse)(nil),          // 15: themis.node.v1.ScanResponse
-	(*ScannedDocument)(nil),       // 16: themis.node.v1.ScannedDocument
-	(*DescribeRequest)(nil),       // 17: themis.node.v1.DescribeRequest
-	(*DescribeResponse)(nil),      // 18: themis.node.v1.DescribeResponse
-	(*DiskAge)(nil),               // 19: themis.node.v1.DiskAge
-	(*BootstrapRequest)(nil),      // 20: themis.node.v1.BootstrapRequest
-	(*BootstrapResponse)(nil),     // 21: themis.node.v1.BootstrapResponse
-	(*GetMapRequest)(nil),         // 22: themis.node.v1.GetMapRequest
-	(*GetMapResponse)(nil),        // 23: themis.node.v1.GetMapResponse
-	(*GetStateRequest)(nil),       // 24: themis.node.v1.GetStateRequest
-	(*WatchStateRequest)(nil),     // 25: themis.node.v1.WatchStateRequest
-	(*StateFrame)(nil),            // 26: themis.node.v1.StateFrame
-	(*GetLocalStateRequest)(nil),  // 27: themis.node.v1.GetLocalStateRequest
-	(*GetLocalStateResponse)(nil), // 28: themis.node.v1.GetLocalStateResponse
-	(*ListEventsRequest)(nil),     // 29: themis.node.v1.ListEventsRequest
-	(*ListEventsResponse)(nil),    // 30: themis.node.v1.ListEventsResponse
-	(*ApplyConfigRequest)(nil),    // 31: themis.node.v1.ApplyConfigRequest
-	(*ApplyConfigResponse)(nil),   // 32: themis.node.v1.ApplyConfigResponse
-	(*ActRequest)(nil),            // 33: themis.node.v1.ActRequest
-	(*ActResponse)(nil),           // 34: themis.node.v1.ActResponse
-	(*JoinRequest)(nil),           // 35: themis.node.v1.JoinRequest
-	(*JoinResponse)(nil),          // 36: themis.node.v1.JoinResponse
-	nil,                           // 37: themis.node.v1.StateFrame.ObservedAtMsEntry
+	(*HeldRequest)(nil),           // 8: themis.node.v1.HeldRequest
+	(*HeldResponse)(nil),          // 9: themis.node.v1.HeldResponse
+	(*HeldFile)(nil),              // 10: themis.node.v1.HeldFile
+	(*Operation)(nil),             // 11: themis.node.v1.Operation
+	(*WriteRequest)(nil),          // 12: themis.node.v1.WriteRequest
+	(*OperationResult)(nil),       // 13: themis.node.v1.OperationResult
+	(*WriteResponse)(nil),         // 14: themis.node.v1.WriteResponse
+	(*ReadRequest)(nil),           // 15: themis.node.v1.ReadRequest
+	(*ReadResponse)(nil),          // 16: themis.node.v1.ReadResponse
+	(*ScanRequest)(nil),           // 17: themis.node.v1.ScanRequest
+	(*ScanResponse)(nil),          // 18: themis.node.v1.ScanResponse
+	(*ScannedDocument)(nil),       // 19: themis.node.v1.ScannedDocument
+	(*DescribeRequest)(nil),       // 20: themis.node.v1.DescribeRequest
+	(*DescribeResponse)(nil),      // 21: themis.node.v1.DescribeResponse
+	(*DiskAge)(nil),               // 22: themis.node.v1.DiskAge
+	(*BootstrapRequest)(nil),      // 23: themis.node.v1.BootstrapRequest
+	(*BootstrapResponse)(nil),     // 24: themis.node.v1.BootstrapResponse
+	(*GetMapRequest)(nil),         // 25: themis.node.v1.GetMapRequest
+	(*GetMapResponse)(nil),        // 26: themis.node.v1.GetMapResponse
+	(*GetStateRequest)(nil),       // 27: themis.node.v1.GetStateRequest
+	(*WatchStateRequest)(nil),     // 28: themis.node.v1.WatchStateRequest
+	(*StateFrame)(nil),            // 29: themis.node.v1.StateFrame
+	(*GetLocalStateRequest)(nil),  // 30: themis.node.v1.GetLocalStateRequest
+	(*GetLocalStateResponse)(nil), // 31: themis.node.v1.GetLocalStateResponse
+	(*ListEventsRequest)(nil),     // 32: themis.node.v1.ListEventsRequest
+	(*ListEventsResponse)(nil),    // 33: themis.node.v1.ListEventsResponse
+	(*ApplyConfigRequest)(nil),    // 34: themis.node.v1.ApplyConfigRequest
+	(*ApplyConfigResponse)(nil),   // 35: themis.node.v1.ApplyConfigResponse
+	(*ActRequest)(nil),            // 36: themis.node.v1.ActRequest
+	(*ActResponse)(nil),           // 37: themis.node.v1.ActResponse
+	(*JoinRequest)(nil),           // 38: themis.node.v1.JoinRequest
+	(*JoinResponse)(nil),          // 39: themis.node.v1.JoinResponse
+	nil,                           // 40: themis.node.v1.StateFrame.ObservedAtMsEntry
 }
 var file_themis_node_v1_node_proto_depIdxs = []int32{
 	1,  // 0: themis.node.v1.Hello.lineage:type_name -> themis.node.v1.EpochStart
@@ -3047,48 +3230,52 @@ var file_themis_node_v1_node_proto_depIdxs = []int32{
 	2,  // 2: themis.node.v1.InstallRequest.hello:type_name -> themis.node.v1.Hello
 	6,  // 3: themis.node.v1.InstallRequest.end:type_name -> themis.node.v1.InstallEnd
 	1,  // 4: themis.node.v1.InstallEnd.lineage:type_name -> themis.node.v1.EpochStart
-	8,  // 5: themis.node.v1.WriteRequest.operations:type_name -> themis.node.v1.Operation
-	10, // 6: themis.node.v1.WriteResponse.results:type_name -> themis.node.v1.OperationResult
-	16, // 7: themis.node.v1.ScanResponse.documents:type_name -> themis.node.v1.ScannedDocument
-	19, // 8: themis.node.v1.DescribeResponse.seen_disks:type_name -> themis.node.v1.DiskAge
-	37, // 9: themis.node.v1.StateFrame.observed_at_ms:type_name -> themis.node.v1.StateFrame.ObservedAtMsEntry
-	3,  // 10: themis.node.v1.ReplicationService.Replicate:input_type -> themis.node.v1.ReplicateRequest
-	5,  // 11: themis.node.v1.ReplicationService.Install:input_type -> themis.node.v1.InstallRequest
-	9,  // 12: themis.node.v1.DocumentService.Write:input_type -> themis.node.v1.WriteRequest
-	9,  // 13: themis.node.v1.DocumentService.WriteStream:input_type -> themis.node.v1.WriteRequest
-	12, // 14: themis.node.v1.DocumentService.Read:input_type -> themis.node.v1.ReadRequest
-	14, // 15: themis.node.v1.DocumentService.Scan:input_type -> themis.node.v1.ScanRequest
-	17, // 16: themis.node.v1.AdminService.Describe:input_type -> themis.node.v1.DescribeRequest
-	20, // 17: themis.node.v1.AdminService.Bootstrap:input_type -> themis.node.v1.BootstrapRequest
-	22, // 18: themis.node.v1.AdminService.GetMap:input_type -> themis.node.v1.GetMapRequest
-	24, // 19: themis.node.v1.AdminService.GetState:input_type -> themis.node.v1.GetStateRequest
-	25, // 20: themis.node.v1.AdminService.WatchState:input_type -> themis.node.v1.WatchStateRequest
-	27, // 21: themis.node.v1.AdminService.GetLocalState:input_type -> themis.node.v1.GetLocalStateRequest
-	29, // 22: themis.node.v1.AdminService.ListEvents:input_type -> themis.node.v1.ListEventsRequest
-	31, // 23: themis.node.v1.AdminService.ApplyConfig:input_type -> themis.node.v1.ApplyConfigRequest
-	33, // 24: themis.node.v1.AdminService.Act:input_type -> themis.node.v1.ActRequest
-	35, // 25: themis.node.v1.AdminService.Join:input_type -> themis.node.v1.JoinRequest
-	4,  // 26: themis.node.v1.ReplicationService.Replicate:output_type -> themis.node.v1.ReplicateResponse
-	7,  // 27: themis.node.v1.ReplicationService.Install:output_type -> themis.node.v1.InstallResponse
-	11, // 28: themis.node.v1.DocumentService.Write:output_type -> themis.node.v1.WriteResponse
-	11, // 29: themis.node.v1.DocumentService.WriteStream:output_type -> themis.node.v1.WriteResponse
-	13, // 30: themis.node.v1.DocumentService.Read:output_type -> themis.node.v1.ReadResponse
-	15, // 31: themis.node.v1.DocumentService.Scan:output_type -> themis.node.v1.ScanResponse
-	18, // 32: themis.node.v1.AdminService.Describe:output_type -> themis.node.v1.DescribeResponse
-	21, // 33: themis.node.v1.AdminService.Bootstrap:output_type -> themis.node.v1.BootstrapResponse
-	23, // 34: themis.node.v1.AdminService.GetMap:output_type -> themis.node.v1.GetMapResponse
-	26, // 35: themis.node.v1.AdminService.GetState:output_type -> themis.node.v1.StateFrame
-	26, // 36: themis.node.v1.AdminService.WatchState:output_type -> themis.node.v1.StateFrame
-	28, // 37: themis.node.v1.AdminService.GetLocalState:output_type -> themis.node.v1.GetLocalStateResponse
-	30, // 38: themis.node.v1.AdminService.ListEvents:output_type -> themis.node.v1.ListEventsResponse
-	32, // 39: themis.node.v1.AdminService.ApplyConfig:output_type -> themis.node.v1.ApplyConfigResponse
-	34, // 40: themis.node.v1.AdminService.Act:output_type -> themis.node.v1.ActResponse
-	36, // 41: themis.node.v1.AdminService.Join:output_type -> themis.node.v1.JoinResponse
-	26, // [26:42] is the sub-list for method output_type
-	10, // [10:26] is the sub-list for method input_type
-	10, // [10:10] is the sub-list for extension type_name
-	10, // [10:10] is the sub-list for extension extendee
-	0,  // [0:10] is the sub-list for field type_name
+	2,  // 5: themis.node.v1.HeldRequest.hello:type_name -> themis.node.v1.Hello
+	10, // 6: themis.node.v1.HeldResponse.files:type_name -> themis.node.v1.HeldFile
+	11, // 7: themis.node.v1.WriteRequest.operations:type_name -> themis.node.v1.Operation
+	13, // 8: themis.node.v1.WriteResponse.results:type_name -> themis.node.v1.OperationResult
+	19, // 9: themis.node.v1.ScanResponse.documents:type_name -> themis.node.v1.ScannedDocument
+	22, // 10: themis.node.v1.DescribeResponse.seen_disks:type_name -> themis.node.v1.DiskAge
+	40, // 11: themis.node.v1.StateFrame.observed_at_ms:type_name -> themis.node.v1.StateFrame.ObservedAtMsEntry
+	3,  // 12: themis.node.v1.ReplicationService.Replicate:input_type -> themis.node.v1.ReplicateRequest
+	5,  // 13: themis.node.v1.ReplicationService.Install:input_type -> themis.node.v1.InstallRequest
+	8,  // 14: themis.node.v1.ReplicationService.Held:input_type -> themis.node.v1.HeldRequest
+	12, // 15: themis.node.v1.DocumentService.Write:input_type -> themis.node.v1.WriteRequest
+	12, // 16: themis.node.v1.DocumentService.WriteStream:input_type -> themis.node.v1.WriteRequest
+	15, // 17: themis.node.v1.DocumentService.Read:input_type -> themis.node.v1.ReadRequest
+	17, // 18: themis.node.v1.DocumentService.Scan:input_type -> themis.node.v1.ScanRequest
+	20, // 19: themis.node.v1.AdminService.Describe:input_type -> themis.node.v1.DescribeRequest
+	23, // 20: themis.node.v1.AdminService.Bootstrap:input_type -> themis.node.v1.BootstrapRequest
+	25, // 21: themis.node.v1.AdminService.GetMap:input_type -> themis.node.v1.GetMapRequest
+	27, // 22: themis.node.v1.AdminService.GetState:input_type -> themis.node.v1.GetStateRequest
+	28, // 23: themis.node.v1.AdminService.WatchState:input_type -> themis.node.v1.WatchStateRequest
+	30, // 24: themis.node.v1.AdminService.GetLocalState:input_type -> themis.node.v1.GetLocalStateRequest
+	32, // 25: themis.node.v1.AdminService.ListEvents:input_type -> themis.node.v1.ListEventsRequest
+	34, // 26: themis.node.v1.AdminService.ApplyConfig:input_type -> themis.node.v1.ApplyConfigRequest
+	36, // 27: themis.node.v1.AdminService.Act:input_type -> themis.node.v1.ActRequest
+	38, // 28: themis.node.v1.AdminService.Join:input_type -> themis.node.v1.JoinRequest
+	4,  // 29: themis.node.v1.ReplicationService.Replicate:output_type -> themis.node.v1.ReplicateResponse
+	7,  // 30: themis.node.v1.ReplicationService.Install:output_type -> themis.node.v1.InstallResponse
+	9,  // 31: themis.node.v1.ReplicationService.Held:output_type -> themis.node.v1.HeldResponse
+	14, // 32: themis.node.v1.DocumentService.Write:output_type -> themis.node.v1.WriteResponse
+	14, // 33: themis.node.v1.DocumentService.WriteStream:output_type -> themis.node.v1.WriteResponse
+	16, // 34: themis.node.v1.DocumentService.Read:output_type -> themis.node.v1.ReadResponse
+	18, // 35: themis.node.v1.DocumentService.Scan:output_type -> themis.node.v1.ScanResponse
+	21, // 36: themis.node.v1.AdminService.Describe:output_type -> themis.node.v1.DescribeResponse
+	24, // 37: themis.node.v1.AdminService.Bootstrap:output_type -> themis.node.v1.BootstrapResponse
+	26, // 38: themis.node.v1.AdminService.GetMap:output_type -> themis.node.v1.GetMapResponse
+	29, // 39: themis.node.v1.AdminService.GetState:output_type -> themis.node.v1.StateFrame
+	29, // 40: themis.node.v1.AdminService.WatchState:output_type -> themis.node.v1.StateFrame
+	31, // 41: themis.node.v1.AdminService.GetLocalState:output_type -> themis.node.v1.GetLocalStateResponse
+	33, // 42: themis.node.v1.AdminService.ListEvents:output_type -> themis.node.v1.ListEventsResponse
+	35, // 43: themis.node.v1.AdminService.ApplyConfig:output_type -> themis.node.v1.ApplyConfigResponse
+	37, // 44: themis.node.v1.AdminService.Act:output_type -> themis.node.v1.ActResponse
+	39, // 45: themis.node.v1.AdminService.Join:output_type -> themis.node.v1.JoinResponse
+	29, // [29:46] is the sub-list for method output_type
+	12, // [12:29] is the sub-list for method input_type
+	12, // [12:12] is the sub-list for extension type_name
+	12, // [12:12] is the sub-list for extension extendee
+	0,  // [0:12] is the sub-list for field type_name
 }
 
 func init() { file_themis_node_v1_node_proto_init() }
@@ -3102,7 +3289,7 @@ func file_themis_node_v1_node_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_themis_node_v1_node_proto_rawDesc), len(file_themis_node_v1_node_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   38,
+			NumMessages:   41,
 			NumExtensions: 0,
 			NumServices:   3,
 		},

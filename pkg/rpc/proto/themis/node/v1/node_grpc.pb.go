@@ -23,6 +23,7 @@ const _ = grpc.SupportPackageIsVersion9
 const (
 	ReplicationService_Replicate_FullMethodName = "/themis.node.v1.ReplicationService/Replicate"
 	ReplicationService_Install_FullMethodName   = "/themis.node.v1.ReplicationService/Install"
+	ReplicationService_Held_FullMethodName      = "/themis.node.v1.ReplicationService/Held"
 )
 
 // ReplicationServiceClient is the client API for ReplicationService service.
@@ -35,6 +36,8 @@ type ReplicationServiceClient interface {
 	Replicate(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[ReplicateRequest, ReplicateResponse], error)
 	// Install replaces a follower's store by a checkpoint of the primary's and its log by an empty one behind it.
 	Install(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[InstallRequest, InstallResponse], error)
+	// Held tells which files of a checkpoint came whole before an install of it broke off: they need not be sent again.
+	Held(ctx context.Context, in *HeldRequest, opts ...grpc.CallOption) (*HeldResponse, error)
 }
 
 type replicationServiceClient struct {
@@ -71,6 +74,16 @@ func (c *replicationServiceClient) Install(ctx context.Context, opts ...grpc.Cal
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type ReplicationService_InstallClient = grpc.ClientStreamingClient[InstallRequest, InstallResponse]
 
+func (c *replicationServiceClient) Held(ctx context.Context, in *HeldRequest, opts ...grpc.CallOption) (*HeldResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(HeldResponse)
+	err := c.cc.Invoke(ctx, ReplicationService_Held_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // ReplicationServiceServer is the server API for ReplicationService service.
 // All implementations must embed UnimplementedReplicationServiceServer
 // for forward compatibility.
@@ -81,6 +94,8 @@ type ReplicationServiceServer interface {
 	Replicate(grpc.BidiStreamingServer[ReplicateRequest, ReplicateResponse]) error
 	// Install replaces a follower's store by a checkpoint of the primary's and its log by an empty one behind it.
 	Install(grpc.ClientStreamingServer[InstallRequest, InstallResponse]) error
+	// Held tells which files of a checkpoint came whole before an install of it broke off: they need not be sent again.
+	Held(context.Context, *HeldRequest) (*HeldResponse, error)
 	mustEmbedUnimplementedReplicationServiceServer()
 }
 
@@ -96,6 +111,9 @@ func (UnimplementedReplicationServiceServer) Replicate(grpc.BidiStreamingServer[
 }
 func (UnimplementedReplicationServiceServer) Install(grpc.ClientStreamingServer[InstallRequest, InstallResponse]) error {
 	return status.Error(codes.Unimplemented, "method Install not implemented")
+}
+func (UnimplementedReplicationServiceServer) Held(context.Context, *HeldRequest) (*HeldResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Held not implemented")
 }
 func (UnimplementedReplicationServiceServer) mustEmbedUnimplementedReplicationServiceServer() {}
 func (UnimplementedReplicationServiceServer) testEmbeddedByValue()                            {}
@@ -132,13 +150,36 @@ func _ReplicationService_Install_Handler(srv interface{}, stream grpc.ServerStre
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type ReplicationService_InstallServer = grpc.ClientStreamingServer[InstallRequest, InstallResponse]
 
+func _ReplicationService_Held_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(HeldRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ReplicationServiceServer).Held(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ReplicationService_Held_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ReplicationServiceServer).Held(ctx, req.(*HeldRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // ReplicationService_ServiceDesc is the grpc.ServiceDesc for ReplicationService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
 var ReplicationService_ServiceDesc = grpc.ServiceDesc{
 	ServiceName: "themis.node.v1.ReplicationService",
 	HandlerType: (*ReplicationServiceServer)(nil),
-	Methods:     []grpc.MethodDesc{},
+	Methods: []grpc.MethodDesc{
+		{
+			MethodName: "Held",
+			Handler:    _ReplicationService_Held_Handler,
+		},
+	},
 	Streams: []grpc.StreamDesc{
 		{
 			StreamName:    "Replicate",
