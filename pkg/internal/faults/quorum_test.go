@@ -1,6 +1,7 @@
 package faults
 
 import (
+	"fmt"
 	"net/http"
 	"os/exec"
 	"path/filepath"
@@ -19,11 +20,12 @@ import (
 // reads at eventual go on, every face says what has happened, and nobody who belongs to the cluster is told to make another. With
 // one of the two back all goes on, and nothing that was acknowledged is lost.
 func TestControlPlaneMajorityGone(t *testing.T) {
+	built := buildCLI(t)
 	h := newHosts(t, setup{
 		names: []string{"node-1", "node-2", "witness-1", "witness-2", "witness-3"}, control: 3, shards: 2, args: shortLease,
 		roles: map[string]string{"witness-1": "controller", "witness-2": "controller", "witness-3": "controller"},
 	})
-	cli := h.buildCLI(t)
+	cli := cli{h, built()}
 	w := h.workNear(5, "k")
 	w.more(t, 100, rto)
 	before := h.epochs(t)
@@ -96,11 +98,20 @@ type cli struct {
 	bin string
 }
 
-func (h *hosts) buildCLI(t *testing.T) cli {
+// buildCLI builds it while the test goes on; the returned function waits for that and tells where it is.
+func buildCLI(t *testing.T) (built func() string) {
 	t.Helper()
-	c := cli{h, filepath.Join(h.dir, "themis-cli")}
-	run(t, "go", "build", "-o", c.bin, "../../../cmd/themis-cli")
-	return c
+	bin, done := filepath.Join(t.TempDir(), "themis-cli"), make(chan error, 1)
+	go func() {
+		out, err := exec.Command("go", "build", "-o", bin, "../../../cmd/themis-cli").CombinedOutput() //nolint:gosec,noctx // our own
+		if err != nil {
+			err = fmt.Errorf("%w\n%s", err, out)
+		}
+		done <- err
+	}()
+	wait := sync.OnceValue(func() error { return <-done })
+	t.Cleanup(func() { _ = wait() })
+	return func() string { must(t, wait()); return bin }
 }
 
 // says runs a command and checks its exit code and words. No answer may take longer than it would take to ask again.
