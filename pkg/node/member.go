@@ -174,7 +174,7 @@ func (n *Node) beat(ctx context.Context, m *control.Map, lease *control.Lease) e
 	const often, retry = 10 * time.Second, time.Second
 	t := time.NewTimer(retry) // by then the map is here, and with it the ages of others' disks
 	defer t.Stop()
-	for first := true; ; first = false {
+	for first := true; ; {
 		full, broken := n.disk.changed.next(), n.shards.broke.next()
 		renewed := n.renewed.next()
 		wait := often
@@ -190,6 +190,7 @@ func (n *Node) beat(ctx context.Context, m *control.Map, lease *control.Lease) e
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-t.C:
+			first = false
 			n.growOlder(ctx, m)
 		case <-full:
 		case <-broken:

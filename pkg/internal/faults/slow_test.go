@@ -81,6 +81,9 @@ func TestLogDamagedWhileServed(t *testing.T) {
 			if role == "follower" {
 				Long(t)
 			}
+			if role == "follower" {
+				Long(t)
+			}
 			h, w, primary, others := atWork(t, setup{shards: 1}, 200)
 			victim := primary
 			if role == "follower" {
