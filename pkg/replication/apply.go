@@ -14,8 +14,11 @@ import (
 )
 
 const (
-	applyBytes = 4 << 20               // applied in one call at most, a larger entry apart
-	applyRest  = 20 * time.Millisecond // of a follower between two calls: many entries at once cost far less each
+	applyBytes = 4 << 20 // applied in one call at most, a larger entry apart
+	// Between two calls a replica rests, unless somebody has waited for an entry lately: many entries at once cost far less each.
+	applyRest = 20 * time.Millisecond // of a follower
+	leadRest  = 5 * time.Millisecond  // of a primary
+	calm      = 50 * time.Millisecond // since somebody has waited
 )
 
 // safe tells that everything up to seq is committed.
@@ -94,15 +97,22 @@ func (r *Replica) applyLoop(ctx context.Context) error {
 		}
 		r.inStore(entries[len(entries)-1].Seq)
 		r.applied.wake()
-		if n := len(entries); n > 0 && entries[n-1].Seq == upTo && r.leading.Load() == nil {
+		if n := len(entries); n > 0 && entries[n-1].Seq == upTo {
 			r.rest(ctx)
 		}
 	}
 }
 
-// rest lets entries gather on a follower, unless somebody waits for them.
+// rest lets entries gather, unless somebody waits for them.
 func (r *Replica) rest(ctx context.Context) {
-	t := time.NewTimer(applyRest)
+	d := applyRest
+	if r.leading.Load() != nil {
+		d = leadRest
+	}
+	if time.Since(time.Unix(0, r.hurried.Load())) < calm {
+		return
+	}
+	t := time.NewTimer(d)
 	defer t.Stop()
 	select {
 	case <-t.C:
@@ -111,7 +121,9 @@ func (r *Replica) rest(ctx context.Context) {
 	}
 }
 
+// hurryUp says that somebody waits for an entry.
 func (r *Replica) hurryUp() {
+	r.hurried.Store(time.Now().UnixNano())
 	select {
 	case r.hurry <- struct{}{}:
 	default:

@@ -122,6 +122,7 @@ type Replica struct {
 	applied signal                   // something was committed or applied
 	recent  recent                   // frames that are not applied yet
 	hurry   chan struct{}            // somebody waits for something to be applied
+	hurried atomic.Int64             // when somebody last did, in ns
 }
 
 // signal wakes all who wait for something to change.

@@ -300,6 +300,7 @@ func (rg *reigning) keepPace(ctx context.Context) error {
 		if writes < mostUnapplied && bytes < recentBytes {
 			return nil
 		}
+		rg.r.hurryUp()
 		select {
 		case <-next:
 		case <-rg.ctx.Done():
