@@ -159,9 +159,12 @@ func (i *installing) send(snap store.Snapshot, dir string, breakAt themis.Bytes)
 		if sent < breakAt {
 			return
 		}
-		for i.t.Context().Err() == nil {
-			if n, err := sizeOf(filepath.Join(i.dir, "follower", installPrefix+snap.ID)); err == nil && n >= breakAt-2*installChunk {
-				break
+		for range 2000 { // ten seconds
+			came, _ := filepath.Glob(filepath.Join(i.dir, "follower", installPrefix+"*"))
+			if len(came) == 1 {
+				if n, err := sizeOf(came[0]); err == nil && n >= breakAt-2*installChunk {
+					break
+				}
 			}
 			<-time.After(5 * time.Millisecond)
 		}
