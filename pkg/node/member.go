@@ -199,13 +199,18 @@ func (n *Node) beat(ctx context.Context, m *control.Map, lease *control.Lease) e
 	}
 }
 
-// diskUsed is the used share of the file system, and its free bytes; nil when it can't be read.
+// diskUsed is the used share of the file system, and its free bytes; nil when it can't be read. What the file system keeps for the
+// superuser counts neither as used nor as free, as df counts.
 func diskUsed(dir string) (*float64, *themis.Bytes) {
 	var st unix.Statfs_t
 	if err := unix.Statfs(dir, &st); err != nil || st.Blocks == 0 {
 		return nil, nil
 	}
-	ratio := 1 - float64(st.Bavail)/float64(st.Blocks)
+	used := float64(st.Blocks - st.Bfree)
+	ratio := 1.0
+	if all := used + float64(st.Bavail); all > 0 {
+		ratio = used / all
+	}
 	free := themis.Bytes(int64(st.Bavail) * int64(st.Bsize)) //nolint:gosec,unconvert // sizes of disks
 	return &ratio, &free
 }
