@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"github.com/themisdb/themis/cmd/internal/usage"
 	"github.com/themisdb/themis/pkg/bench"
@@ -96,9 +97,35 @@ func benchDir(dir string) error {
 	return nil
 }
 
-// untilUnread ends ctx also when nobody reads the output any more, so that a benchmark takes its processes along.
+// untilUnread ends ctx also when nobody reads the output any more, so that a benchmark takes its processes along. The signal alone
+// does not say so: it comes as well when a connection to a killed node breaks.
 func untilUnread(ctx context.Context) (context.Context, context.CancelFunc) {
-	return signal.NotifyContext(ctx, syscall.SIGPIPE)
+	ctx, cancel := context.WithCancel(ctx)
+	broken := make(chan os.Signal, 1)
+	signal.Notify(broken, syscall.SIGPIPE)
+	go func() { // ends with ctx
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-broken:
+				if unread(os.Stdout) || unread(os.Stderr) {
+					cancel()
+				}
+			}
+		}
+	}()
+	return ctx, func() {
+		signal.Stop(broken)
+		cancel()
+	}
+}
+
+// unread says whether f is a pipe that nobody reads any more.
+func unread(f *os.File) bool {
+	fds := []unix.PollFd{{Fd: int32(f.Fd())}} //nolint:gosec // a small number
+	n, err := unix.Poll(fds, 0)
+	return err == nil && n > 0 && fds[0].Revents&unix.POLLERR != 0
 }
 
 func (a *app) benchHost() (bench.Host, error) {
