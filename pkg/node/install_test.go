@@ -14,7 +14,6 @@ import (
 	"time"
 
 	"github.com/themisdb/themis/pkg/cluster"
-	"github.com/themisdb/themis/pkg/pki"
 	"github.com/themisdb/themis/pkg/replication"
 	"github.com/themisdb/themis/pkg/rpc"
 	"github.com/themisdb/themis/pkg/store"
@@ -65,44 +64,27 @@ func newInstalling(t *testing.T) *installing {
 	t.Helper()
 	i := &installing{t: t, dir: t.TempDir(), at: themis.Position{Epoch: 1}, hlc: 1 << 40}
 	f := newFleetWith(t, nil, "node-1", "node-2")
-	open := func(name string) *pki.Source {
-		src, err := pki.Open(pki.FilesIn(f.path("pki"), name), pki.Options{})
-		if err != nil {
-			t.Fatal(err)
-		}
-		return src
-	}
-	server, err := rpc.NewServer(rpc.ServerOptions{Source: open("node-2"), Cluster: "demo"})
-	if err != nil {
-		t.Fatal(err)
-	}
+	var err error
 	follower := filepath.Join(i.dir, "follower")
 	i.to, err = replication.Open(replication.Options{Dir: follower, Cluster: "c-1", Shard: "shard-1", Self: installTo, Boot: "b-2", Reigns: nil})
 	if err != nil {
 		t.Fatal(err)
 	}
-	ServeReplication(server, func(themis.ShardID) (*replication.Replica, error) { return i.to, nil }, func(themis.ShardID) string { return follower }, nil)
 	lis, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	ctx, stop := context.WithCancel(context.Background())
-	done := make(chan error, 2)
-	go func() { done <- server.Run(ctx, counting{lis, &i.came}) }()
+	done := make(chan error, 1)
 	go func() { done <- i.to.Run(ctx) }()
-	if i.pool, err = rpc.NewPool(rpc.PoolOptions{Source: open("node-1")}); err != nil {
-		t.Fatal(err)
-	}
-	i.addr = lis.Addr().String()
+	i.addr, i.pool = lis.Addr().String(), f.serveCopy(t, counting{lis, &i.came}, i.to, follower)
 	i.over = NewTransport(i.pool, func(themis.NodeID) (string, error) { return i.addr, nil })
 	i.hello = replication.Hello{Cluster: "c-1", Shard: "shard-1", Epoch: 1, Primary: cluster.Member{Node: "node-1", Storage: "disk-1"}, Follower: installTo.Storage, Lineage: []themis.EpochStart{{Epoch: 1, Seq: 1}}, First: 1}
 	if i.from, err = store.Open(filepath.Join(i.dir, "primary"), store.Options{MemTableBytes: 1 << 20}); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		_ = i.pool.Close()
 		stop()
-		<-done
 		<-done
 		if err := i.from.Close(); err != nil {
 			t.Error(err)

@@ -68,6 +68,9 @@ func (t *transport) Open(ctx context.Context, to cluster.Member, h replication.H
 		Accepted: m.GetAccepted(), Refused: m.GetRefused(), Promised: themis.Epoch(m.GetPromisedEpoch()),
 		Common: themis.Seq(m.GetCommonSeq()), Install: m.GetNeedsInstall(),
 	}
+	if !w.Accepted || w.Install {
+		return nil, w, nil // the follower has ended it
+	}
 	return &outgoing{s}, w, nil
 }
 

@@ -3,9 +3,7 @@ package replication
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -23,7 +21,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// trio is one shard on real disks in one process: streams are channels, the control plane is one record.
+// trio is one shard on real disks in one process: streams are in memory, the control plane is one record.
 type trio struct {
 	t      *testing.T
 	dir    string
@@ -31,9 +29,9 @@ type trio struct {
 	record cluster.Shard
 	failed map[themis.NodeID]bool
 	nodes  map[themis.NodeID]*trioNode
-	cut    map[themis.NodeID]bool // no stream reaches it
-	room   sync.Map               // NodeID: Room; default: enough
-	lapsed sync.Map               // NodeID: whose lease in the control plane has ended
+	net    *Memory
+	room   sync.Map // NodeID: Room; default: enough
+	lapsed sync.Map // NodeID: whose lease in the control plane has ended
 	boots  int
 	scrub  time.Duration // how often the logs are looked at; 0: as usual
 }
@@ -46,7 +44,7 @@ type trioNode struct {
 }
 
 func newTrio(t *testing.T, p cluster.Policy, nodes ...themis.NodeID) *trio {
-	c := &trio{t: t, dir: t.TempDir(), nodes: map[themis.NodeID]*trioNode{}, failed: map[themis.NodeID]bool{}, cut: map[themis.NodeID]bool{}}
+	c := &trio{t: t, dir: t.TempDir(), nodes: map[themis.NodeID]*trioNode{}, failed: map[themis.NodeID]bool{}, net: NewMemory()}
 	c.record = cluster.Shard{Format: 1, ID: "shard-1", Have: p, Want: p, Revision: 1}
 	for _, id := range nodes {
 		m := cluster.Member{Node: id, Storage: themis.StorageID("disk-" + id)}
@@ -60,6 +58,7 @@ func newTrio(t *testing.T, p cluster.Policy, nodes ...themis.NodeID) *trio {
 		for id := range c.nodes {
 			c.stop(id)
 		}
+		c.net.Wait()
 	})
 	return c
 }
@@ -73,7 +72,7 @@ func (c *trio) start(id themis.NodeID) {
 	boot := themis.BootID(fmt.Sprint("boot-", c.boots))
 	o := Options{
 		Dir: filepath.Join(c.dir, string(id)), Cluster: "c", Shard: "shard-1", Boot: boot, Fresh: fresh, Epoch: epoch,
-		Self: cluster.Member{Node: id, Storage: themis.StorageID("disk-" + id)}, Transport: trioTransport{c, id}, Registry: c,
+		Self: cluster.Member{Node: id, Storage: themis.StorageID("disk-" + id)}, Transport: c.net.From(id), Registry: c,
 		Room:   func() Room { room, _ := c.room.Load(id); r, _ := room.(Room); return r },
 		Reigns: func(time.Time) bool { _, ended := c.lapsed.Load(id); return !ended }, Logger: slog.New(slog.DiscardHandler), Heartbeat: 50 * time.Millisecond, Scrub: c.scrub,
 	}
@@ -86,6 +85,7 @@ func (c *trio) start(id themis.NodeID) {
 	}
 	ctx, stop := context.WithCancel(context.Background())
 	n := &trioNode{r: r, boot: boot, stop: stop, done: make(chan error, 1)}
+	c.net.Put(id, r)
 	go func() { n.done <- r.Run(ctx) }()
 	c.mu.Lock()
 	c.nodes[id] = n
@@ -99,6 +99,7 @@ func (c *trio) stop(id themis.NodeID) {
 	n := c.nodes[id]
 	delete(c.nodes, id)
 	c.mu.Unlock()
+	c.net.Put(id, nil)
 	n.stop()
 	if err := <-n.done; err != nil {
 		c.t.Errorf("%s: %v", id, err)
@@ -213,129 +214,6 @@ func (c *trio) read(id themis.NodeID, key string) (string, error) {
 		err = themis.Errorf(themis.NotFound, "no %s", key)
 	}
 	return string(d.Value), err
-}
-
-type trioTransport struct {
-	c  *trio
-	me themis.NodeID
-}
-
-var errCut = errors.New("connection lost")
-
-type pipe struct {
-	ctx  context.Context
-	end  context.CancelFunc
-	down chan Ship
-	up   chan Reply
-	cut  func() bool
-}
-
-func (p *pipe) wait() error {
-	if p.ctx.Err() != nil || p.cut() {
-		p.end()
-		return errCut
-	}
-	return nil
-}
-
-type primaryEnd struct{ *pipe }
-
-func (p primaryEnd) Send(m Ship) error {
-	if err := p.wait(); err != nil {
-		return err
-	}
-	select {
-	case p.down <- m:
-		return nil
-	case <-p.ctx.Done():
-		return errCut
-	}
-}
-
-func (p primaryEnd) Recv() (Reply, error) {
-	select {
-	case m := <-p.up:
-		return m, p.wait()
-	case <-p.ctx.Done():
-		return Reply{}, errCut
-	}
-}
-
-type followerEnd struct{ *pipe }
-
-func (p followerEnd) Recv() (Ship, error) {
-	select {
-	case m := <-p.down:
-		return m, p.wait()
-	case <-p.ctx.Done():
-		return Ship{}, errCut
-	}
-}
-
-func (p followerEnd) Send(m Reply) error {
-	select {
-	case p.up <- m:
-		return nil
-	case <-p.ctx.Done():
-		return errCut
-	}
-}
-
-func (t trioTransport) isCut(to themis.NodeID) bool {
-	t.c.mu.Lock()
-	defer t.c.mu.Unlock()
-	return t.c.cut[to] || t.c.cut[t.me] || t.c.nodes[to] == nil || t.c.nodes[t.me] == nil
-}
-
-func (t trioTransport) Open(ctx context.Context, to cluster.Member, h Hello) (Outgoing, Welcome, error) {
-	r := t.c.node(to.Node)
-	if r == nil || t.isCut(to.Node) {
-		return nil, Welcome{}, errCut
-	}
-	ctx, end := context.WithCancel(ctx)
-	w, f, err := r.Accept(ctx, h)
-	if err != nil || f == nil {
-		end()
-		return nil, w, err
-	}
-	p := &pipe{ctx: ctx, end: end, down: make(chan Ship, 16), up: make(chan Reply, 16), cut: func() bool { return t.isCut(to.Node) }}
-	go func() {
-		defer end()
-		_ = f.Serve(followerEnd{p})
-	}()
-	return primaryEnd{p}, w, nil
-}
-
-func (t trioTransport) Install(_ context.Context, to cluster.Member, h Hello, snap store.Snapshot, dir string, progress func(themis.Bytes)) error {
-	r := t.c.node(to.Node)
-	if r == nil || t.isCut(to.Node) {
-		return errCut
-	}
-	in, err := os.MkdirTemp(t.c.t.TempDir(), "install")
-	if err != nil {
-		return err
-	}
-	for _, f := range snap.Files {
-		if err := copyFile(filepath.Join(in, f.Name), filepath.Join(dir, f.Name)); err != nil {
-			return err
-		}
-		progress(f.Size)
-	}
-	return r.Install(h, snap, in)
-}
-
-func copyFile(to, from string) error {
-	in, err := os.Open(from)
-	if err != nil {
-		return err
-	}
-	defer in.Close()
-	out, err := os.Create(to)
-	if err != nil {
-		return err
-	}
-	_, err = io.Copy(out, in)
-	return errors.Join(err, out.Close())
 }
 
 func (c *trio) digest(id themis.NodeID) store.Digest {
@@ -533,14 +411,10 @@ func TestAsyncTailIsRescuedBeforeItIsCut(t *testing.T) {
 	first := c.elect()
 	c.mustWrite(first, put("shared", "1"))
 	c.converged("node-1", "node-2", "node-3")
-	c.mu.Lock()
-	c.cut[first] = true
-	c.mu.Unlock()
+	c.net.Cut(first, true)
 	lost := c.mustWrite(first, put("alone", "2"))
 	c.stop(first)
-	c.mu.Lock()
-	c.cut[first] = false
-	c.mu.Unlock()
+	c.net.Cut(first, false)
 	second := c.elect()
 	c.mustWrite(second, put("later", "3"))
 	c.start(first)
