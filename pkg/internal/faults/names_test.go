@@ -121,7 +121,7 @@ func (m *named) must(dir string, args ...string) string {
 	return out
 }
 
-// D-07 and D-08 as they are written: four host names, default ports.
+// A deployment in five steps: D-07 and D-08 as they are written, with four host names and default ports; then load, health and bench.
 func TestFoundingByNames(t *testing.T) {
 	nodes := "node-1,node-2,node-3,node-4"
 	m := newNamed(t, strings.Split(nodes, ",")...)
@@ -191,6 +191,17 @@ applied as configuration version 1
 		}
 		<-time.After(50 * time.Millisecond)
 	}
+	// The rest of a deployment in five steps: load, health, bench.
+	loaded := m.must("", strings.Fields("load --config config/sharding/shard-router.yaml --dataset oltp --rows 2000 --workers 8")...)
+	if !strings.Contains(loaded, "2000 of 2000") {
+		t.Errorf("load says\n%s", loaded)
+	}
+	m.must("", "cluster", "health", "--fail-on", "critical")
+	measured := m.must("", strings.Fields("bench --shards 4 --mix B --duration 1 --threads 16 --warm-up 0 --rows 500")...)
+	if !strings.Contains(measured, "mix B (50 % reads, 50 % writes, 10 % cross-shard) on 500 rows of oltp") || !strings.Contains(measured, " 0 failed") {
+		t.Errorf("bench says\n%s", measured)
+	}
+
 	m.settings("rebalance:\n  skew_treshold: 0.2\n")
 	if exit, _, errOut := m.run("", apply...); exit != 2 || !strings.Contains(errOut, "config/sharding/shard-router.yaml:2: rebalance.skew_treshold: unknown key; did you mean rebalance.skew_threshold?") {
 		t.Errorf("exit %d\n%s", exit, errOut)
