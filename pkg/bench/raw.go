@@ -13,8 +13,6 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/themisdb/themis/pkg/pki"
 	"github.com/themisdb/themis/pkg/themis"
 	"github.com/themisdb/themis/pkg/wal"
@@ -107,7 +105,7 @@ func (r rawFile) append(b []byte) error {
 	if _, err := r.f.Write(b); err != nil {
 		return err
 	}
-	return unix.Fdatasync(int(r.f.Fd())) //nolint:gosec // a file descriptor
+	return fdatasync(r.f)
 }
 
 func (r rawFile) remove() error { return errors.Join(r.f.Close(), os.Remove(r.f.Name())) }

@@ -247,6 +247,6 @@ func forget(dir string) error {
 		if err != nil {
 			return err
 		}
-		return errors.Join(unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED), f.Close()) //nolint:gosec // a file descriptor
+		return errors.Join(uncache(f), f.Close())
 	})
 }

@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"errors"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -115,10 +116,23 @@ func (d *disk) holdBallast(free, reserve, want themis.Bytes) error {
 	}
 	if next < have {
 		err = f.Truncate(int64(next))
-	} else if err = unix.Fallocate(int(f.Fd()), 0, 0, int64(next)); errors.Is(err, unix.EOPNOTSUPP) { //nolint:gosec // a descriptor
-		err = nil // this file system can't hold room for a file; the reserve has to do
+	} else if err = fallocate(f, int64(next)); errors.Is(err, errors.ErrUnsupported) {
+		err = writeZeros(f, int64(have), int64(next))
 	}
 	return errors.Join(err, f.Close())
+}
+
+// writeZeros fills the bytes from…to of f, so that they take their room.
+func writeZeros(f io.WriterAt, from, to int64) error {
+	zeros := make([]byte, 1<<20)
+	for from < to {
+		n, err := f.WriteAt(zeros[:min(int64(len(zeros)), to-from)], from)
+		if err != nil {
+			return err
+		}
+		from += int64(n)
+	}
+	return nil
 }
 
 // Room is how much room there was a moment ago.
