@@ -47,11 +47,13 @@ func (t *transport) Install(ctx context.Context, to cluster.Member, h replicatio
 		return closing(s, err)
 	}
 	sent := themis.Bytes(0)
+	for _, there := range has {
+		sent += there
+	}
+	progress(sent)
 	for _, f := range snap.Files {
 		there, some := has[f.Name]
-		sent += there
 		if some && there == f.Size {
-			progress(sent)
 			continue
 		}
 		if err := sendFile(s, filepath.Join(dir, f.Name), f, there, &sent, progress); err != nil {

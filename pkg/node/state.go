@@ -90,8 +90,8 @@ func follower(c replication.CopyStatus, last themis.Seq) health.Follower {
 		f.State = cluster.Bootstrapping
 		total := c.Install.Total
 		f.Install = &health.Install{Done: c.Install.Sent, Total: &total, Since: c.Install.Began}
-		if took := time.Since(c.Install.Began); c.Install.Sent > 0 {
-			eta := int64(float64(took.Milliseconds()) * float64(total-c.Install.Sent) / float64(c.Install.Sent))
+		if left := c.Install.Left(time.Now()); left > 0 {
+			eta := left.Milliseconds()
 			f.Install.ETAMs = &eta
 		}
 	case c.InSync:

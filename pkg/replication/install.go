@@ -84,8 +84,14 @@ func (s *shipper) sendState(ctx context.Context, h Hello) error {
 	show(p)
 	defer show(nil)
 	r.o.Logger.Info("install begins", "node", s.to.Node, "epoch", s.rg.epoch, "seq", snap.Position.Seq, "bytes", p.Total, "snapshot", snap.ID)
+	started := false
 	err = r.o.Transport.Install(ctx, s.to, h, snap, c.files(), func(sent themis.Bytes) {
-		show(&InstallProgress{Began: p.Began, Sent: sent, Total: p.Total})
+		now := *p
+		if now.Sent = sent; !started {
+			started, now.Resumed = true, sent
+		}
+		p = &now
+		show(p)
 	})
 	c.used = time.Now()
 	if err == nil || slices.Contains([]themis.Code{themis.Corrupt, themis.RefusedUnsafe, themis.InvalidArgument, themis.Unimplemented}, themis.CodeOf(err)) {

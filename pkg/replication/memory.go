@@ -133,6 +133,7 @@ func (t memoryTransport) Install(ctx context.Context, to cluster.Member, h Hello
 	}
 	defer func() { _ = os.RemoveAll(in) }()
 	sent := themis.Bytes(0)
+	progress(sent)
 	for _, f := range snap.Files {
 		if err := ctx.Err(); err != nil {
 			return err

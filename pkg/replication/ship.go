@@ -52,9 +52,19 @@ type shipper struct {
 
 // InstallProgress is how far a copy that gets the primary's state is.
 type InstallProgress struct {
-	Began time.Time
-	Sent  themis.Bytes
-	Total themis.Bytes
+	Began   time.Time
+	Resumed themis.Bytes // of Sent, what an earlier try had sent
+	Sent    themis.Bytes
+	Total   themis.Bytes
+}
+
+// Left is how long the rest takes at the pace so far; 0 while that can't be said: buffers take the first bytes at once.
+func (p InstallProgress) Left(now time.Time) time.Duration {
+	done, took := p.Sent-p.Resumed, now.Sub(p.Began)
+	if done <= 0 || took < time.Second {
+		return 0
+	}
+	return time.Duration(float64(took) * float64(p.Total-p.Sent) / float64(done))
 }
 
 func (s *shipper) poke() {

@@ -44,7 +44,7 @@ type Incoming interface {
 type Transport interface {
 	Open(ctx context.Context, to cluster.Member, h Hello) (Outgoing, Welcome, error)
 	// Install sends a checkpoint: every file of snap in dir, but those that an earlier Install of the same snap.ID had brought whole
-	// before it broke off; then where the log goes on. progress is told of bytes that are there.
+	// before it broke off; then where the log goes on. progress is told of bytes that are there or on their way, first of those from before.
 	Install(ctx context.Context, to cluster.Member, h Hello, snap store.Snapshot, dir string, progress func(sent themis.Bytes)) error
 }
 

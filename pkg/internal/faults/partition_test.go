@@ -1,6 +1,8 @@
 package faults
 
 import (
+	"crypto/rand"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -174,27 +176,63 @@ func TestFollowerCutOffCatchesUp(t *testing.T) {
 	}
 }
 
-// A follower is cut off for so long that the log no longer holds what it lacks: it is rebuilt from the primary's store.
+// A follower is cut off for so long that the log no longer holds what it lacks: it is rebuilt from the primary's store. Over a link
+// that takes some time for that, health says how far it is and how long it will take.
 func TestFollowerCutOffForLongIsRebuilt(t *testing.T) {
 	c := newCut(t, setup{shards: 1, args: []string{"--wal-segment-size-mb", "1", "--wal-keep-segments", "2", "--store-memtable-mb", "4"}}, follower)
 	c.away(t, func() {
 		primary := c.others[0]
 		first := filepath.Join(c.disk[primary], "shards", "shard-1", "wal", "00000000000000000001")
-		body := fmt.Sprintf(`{"filler":%q}`, strings.Repeat("x", 256<<10))
+		random := make([]byte, 128<<10) // what is stored is compressed
+		_, _ = rand.Read(random)        // never fails
+		body := fmt.Sprintf(`{"filler":%q}`, hex.EncodeToString(random))
 		for i := 0; ; i++ {
 			if _, err := os.Stat(first); errors.Is(err, fs.ErrNotExist) {
 				break
 			}
-			if status, answer := c.request(http.MethodPut, primary, fmt.Sprint("filler", i%20), body); status != http.StatusOK {
+			if status, answer := c.request(http.MethodPut, primary, fmt.Sprint("filler", i%80), body); status != http.StatusOK {
 				t.Fatalf("filler: %d %s", status, answer)
 			}
 			if i > 400 {
 				<-time.After(100 * time.Millisecond)
 			}
 		}
+		c.net.Heal()
+		c.net.Set(primary, c.victim, Link{Rate: 3 << 20})
+		c.rebuildIsTold(t)
 	})
 	if n := c.said("msg=installed", c.victim); n == 0 {
 		t.Errorf("%s was not rebuilt, though the log no longer holds what it lacked", c.victim)
+	}
+}
+
+// rebuildIsTold waits for two reports of a rebuild, the later one of more bytes; what it says of the time left is held
+// against the pace between both.
+func (c cut) rebuildIsTold(t *testing.T) {
+	t.Helper()
+	var first, now health.Rebuild
+	var at time.Time
+	took := time.Duration(0)
+	c.until("health says how far the rebuild is", rto, func(r health.Report) bool {
+		s, _ := r.Shard("shard-1")
+		i := slices.IndexFunc(s.Replicas, func(x health.ReplicaReport) bool { return string(x.Node) == c.victim && x.Rebuild != nil })
+		if i < 0 || s.Replicas[i].Rebuild.ETAMs == nil {
+			return false
+		}
+		if now = *s.Replicas[i].Rebuild; at.IsZero() {
+			first, at = now, time.Now()
+		}
+		took = time.Since(at)
+		return strings.Contains(findings(r), "REBUILD_RUNNING shard-1/"+c.victim) && now.Bytes > first.Bytes && took > 3*time.Second
+	})
+	if first.Percent == nil || now.Percent == nil || *first.Percent <= 0 || *now.Percent <= *first.Percent || *now.Percent > 100 || first.Total == nil || *first.Total < 2<<20 {
+		t.Fatalf("first %+v, later %+v", first, now)
+	}
+	left := time.Duration(float64(took) * float64(*first.Total-now.Bytes) / float64(now.Bytes-first.Bytes))
+	said := time.Duration(*now.ETAMs) * time.Millisecond
+	t.Logf("%.1f %% of %d bytes, %.1f %% after %s, at which pace %s are left; it says %s", *first.Percent, *first.Total, *now.Percent, took.Round(time.Millisecond), left.Round(time.Millisecond), said)
+	if said < left/4 || said > 4*left {
+		t.Errorf("it says that %s are left; at the pace between both reports it is %s", said, left)
 	}
 }
 

@@ -297,8 +297,11 @@ func (p *pair) behind(snap store.Snapshot) replication.Hello {
 func install(t *testing.T, mk Maker) {
 	p := newPair(t, mk, false)
 	dir, snap, want := p.checkpoint(200)
-	told := themis.Bytes(0)
+	told := themis.Bytes(-1)
 	progress := func(sent themis.Bytes) {
+		if told < 0 && sent != 0 {
+			t.Errorf("of nothing that was there before, %d bytes", sent)
+		}
 		if sent < told {
 			t.Errorf("progress fell from %d to %d bytes", told, sent)
 		}
