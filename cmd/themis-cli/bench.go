@@ -28,7 +28,7 @@ best round of each counts. Judge by the ratio: absolute figures say as much abou
 machine, with --data-dir on the disk that is to be measured. Nothing stays behind.` + workloadHelp,
 		Example: "  themis-cli bench --shards 4 --mix B --duration 600 --threads 64\n  themis-cli bench --mix reads=80,cross=20 --rate 2000 -o json",
 	}
-	group(cmd, benchRouting(a), benchStore(a), benchWAL(a), benchReplication(a), benchClient(a), benchRestart(a), benchFailover(a))
+	group(cmd, benchRouting(a), benchStore(a), benchWAL(a), benchReplication(a), benchClient(a), benchStart(a), benchRestart(a), benchFailover(a))
 	f.register(cmd.Flags())
 	cmd.PreRunE = func(cmd *cobra.Command, args []string) error {
 		if len(args) > 0 {
@@ -239,36 +239,89 @@ waits for its answer. The Go client batches puts on its streams; both clients go
 	return cmd
 }
 
-func benchRestart(a *app) *cobra.Command {
-	var o bench.RestartOptions
+// timed runs a benchmark that has limits, and prints what it measured.
+func timed[R interface{ Met() bool }](ctx context.Context, a *app, dir string, strict bool, run func(context.Context) (R, error), draw func(io.Writer, R, bool)) error {
+	if err := benchDir(dir); err != nil {
+		return err
+	}
+	ctx, stop := untilUnread(ctx)
+	defer stop()
+	ctx, cancel := a.limited(ctx, 0)
+	defer cancel()
+	r, err := run(ctx)
+	if err != nil {
+		return err
+	}
+	if strict && !r.Met() {
+		a.answer(themis.ExitFailed)
+	}
+	return a.print(r, func(w io.Writer, wide bool) { draw(w, r, wide) })
+}
+
+func benchStart(a *app) *cobra.Command {
+	var o bench.StartOptions
 	var strict bool
 	cmd := &cobra.Command{
-		Use: "restart", Short: "A copy with a million entries in its log, from kill -9 until it answers again", Args: cobra.NoArgs,
-		Example: "  themis-cli bench restart --data-dir /var/lib/themis",
+		Use: "start", Short: "Three processes, from nothing until they are a HEALTHY cluster, and again after kill -9 of all", Args: usage.None,
+		Example: "  themis-cli bench start --data-dir /var/lib/themis",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if o.Entries < 1 || o.Rounds < 1 || o.EntryBytes < 1 || o.Unapplied < 0 {
-				return usage.Wrong("--entries %d, --rounds %d, --entry-bytes %d: want at least 1 of each; --unapplied %d: 0 or more", o.Entries, o.Rounds, o.EntryBytes, o.Unapplied)
-			}
-			if err := benchDir(o.Dir); err != nil {
-				return err
+			if o.Rounds < 1 {
+				return usage.Wrong("--rounds %d: want at least 1", o.Rounds)
 			}
 			h, err := a.benchHost()
 			if err != nil {
 				return err
 			}
 			o.Step = func(text string) { a.say("%s", text) }
-			ctx, stop := untilUnread(cmd.Context())
-			defer stop()
-			ctx, cancel := a.limited(ctx, 0)
-			defer cancel()
-			r, err := bench.Restarts(ctx, h, o)
+			return timed(cmd.Context(), a, o.Dir, strict, func(ctx context.Context) (bench.StartResult, error) {
+				return bench.Starts(ctx, playground.Host{}, h, o)
+			}, drawStart)
+		},
+	}
+	fs := cmd.Flags()
+	fs.StringVar(&o.Dir, "data-dir", "", "`DIR` in which the clusters are made and removed; default: the system's for temporary files")
+	fs.IntVar(&o.Rounds, "rounds", 5, "starts of each case")
+	fs.BoolVar(&strict, "strict", false, "exit code 1 where the limit is missed")
+	return cmd
+}
+
+func drawStart(w io.Writer, r bench.StartResult, _ bool) {
+	_, _ = fmt.Fprintln(w, "three processes on this machine; HEALTHY, and for etcd a leader")
+	var rows [][]string
+	for _, x := range r.Rows {
+		limit, verdict := limited(x.LimitMs, x.Met)
+		rows = append(rows, []string{strings.ReplaceAll(x.Case, " ", "-"), millis(x.MedianMs), millis(x.WorstMs), limit, verdict})
+	}
+	columns(w, "CASE MEDIAN WORST LIMIT VERDICT", rows)
+}
+
+// limited says what a limit is, and whether it is met.
+func limited(ms float64, met bool) (limit, verdict string) {
+	switch {
+	case ms == 0:
+		return "-", "-"
+	case met:
+		return fmt.Sprintf("%.0f ms", ms), "met"
+	}
+	return fmt.Sprintf("%.0f ms", ms), "NOT MET"
+}
+
+func benchRestart(a *app) *cobra.Command {
+	var o bench.RestartOptions
+	var strict bool
+	cmd := &cobra.Command{
+		Use: "restart", Short: "A copy with a million entries in its log, from kill -9 until it answers again", Args: usage.None,
+		Example: "  themis-cli bench restart --data-dir /var/lib/themis",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if o.Entries < 1 || o.Rounds < 1 || o.EntryBytes < 1 || o.Unapplied < 0 {
+				return usage.Wrong("--entries %d, --rounds %d, --entry-bytes %d: want at least 1 of each; --unapplied %d: 0 or more", o.Entries, o.Rounds, o.EntryBytes, o.Unapplied)
+			}
+			h, err := a.benchHost()
 			if err != nil {
 				return err
 			}
-			if strict && !r.Met() {
-				a.answer(themis.ExitFailed)
-			}
-			return a.print(r, func(w io.Writer, _ bool) { drawRestart(w, r) })
+			o.Step = func(text string) { a.say("%s", text) }
+			return timed(cmd.Context(), a, o.Dir, strict, func(ctx context.Context) (bench.RestartResult, error) { return bench.Restarts(ctx, h, o) }, drawRestart)
 		},
 	}
 	fs := cmd.Flags()
@@ -281,17 +334,11 @@ func benchRestart(a *app) *cobra.Command {
 	return cmd
 }
 
-func drawRestart(w io.Writer, r bench.RestartResult) {
+func drawRestart(w io.Writer, r bench.RestartResult, _ bool) {
 	_, _ = fmt.Fprintf(w, "%d entries, a log of %s; from the start of the process until the copy leads and answers\n", r.Entries, humanBytes(int64(r.LogBytes)))
 	var rows [][]string
 	for _, x := range r.Rows {
-		limit, verdict := "-", "-"
-		if x.LimitMs > 0 {
-			limit, verdict = fmt.Sprintf("%.0f ms", x.LimitMs), "met"
-			if !x.Met {
-				verdict = "NOT MET"
-			}
-		}
+		limit, verdict := limited(x.LimitMs, x.Met)
 		rows = append(rows, []string{strings.ReplaceAll(x.Case, " ", "-"), fmt.Sprint(x.Unapplied), millis(x.OpenMs), millis(x.ServingMs), millis(x.WorstMs), limit, verdict})
 	}
 	columns(w, "CASE UNAPPLIED OPEN SERVING WORST LIMIT VERDICT", rows)

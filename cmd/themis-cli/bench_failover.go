@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -11,7 +12,6 @@ import (
 	"github.com/themisdb/themis/cmd/internal/usage"
 	"github.com/themisdb/themis/pkg/bench"
 	"github.com/themisdb/themis/pkg/playground"
-	"github.com/themisdb/themis/pkg/themis"
 )
 
 func benchFailover(a *app) *cobra.Command {
@@ -28,26 +28,14 @@ the killed node. With two copies a write waits until a third node has been given
 			if o.Kills < 1 || o.Every <= 0 || o.Documents < 0 {
 				return usage.Wrong("--kills %d: want at least 1; --every %s: a time above 0; --documents %d: 0 or more", o.Kills, o.Every, o.Documents)
 			}
-			if err := benchDir(o.Dir); err != nil {
-				return err
-			}
 			if !cmd.Flags().Changed("seed") {
 				o.Seed = uint64(rand.Uint32()) //nolint:gosec // printed, to be repeated
 			}
 			o.Step = func(text string) { a.say("%s", text) }
 			a.say("seed %d", o.Seed)
-			ctx, stop := untilUnread(cmd.Context())
-			defer stop()
-			ctx, cancel := a.limited(ctx, 0)
-			defer cancel()
-			r, err := bench.Failover(ctx, playground.Host{}, o)
-			if err != nil {
-				return err
-			}
-			if strict && !r.Met() {
-				a.answer(themis.ExitFailed)
-			}
-			return a.print(r, func(w io.Writer, wide bool) { drawFailover(w, r, wide) })
+			return timed(cmd.Context(), a, o.Dir, strict, func(ctx context.Context) (bench.FailoverResult, error) {
+				return bench.Failover(ctx, playground.Host{}, o)
+			}, drawFailover)
 		},
 	}
 	fs := cmd.Flags()
@@ -76,11 +64,8 @@ func drawFailover(w io.Writer, r bench.FailoverResult, wide bool) {
 	columns(w, "SHARD-HAD NODE-WAS-ALSO KILLS PAUSES READ-P50 READ-P99 READ-MAX WRITE-P50 WRITE-P99 WRITE-MAX COPIED", rows)
 	_, _ = fmt.Fprintln(w, "pauses in ms")
 	for _, b := range r.Bounds {
-		verdict := "met"
-		if !b.Met {
-			verdict = "NOT MET"
-		}
-		_, _ = fmt.Fprintf(w, "%s: %.0f ms of %.0f ms, %s\n", b.What, b.Ms, b.Limit, verdict)
+		limit, verdict := limited(b.Limit, b.Met)
+		_, _ = fmt.Fprintf(w, "%s: %.0f ms of %s, %s\n", b.What, b.Ms, limit, verdict)
 	}
 	if !wide {
 		return
