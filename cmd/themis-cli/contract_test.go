@@ -251,7 +251,7 @@ func TestContractOfAShardWithoutPrimary(t *testing.T) {
 // complete finds goldens that no case holds any more.
 func (c *contract) complete() {
 	held := map[string]bool{"codes.txt": true, "terminal.txt": true}
-	for _, k := range slices.Concat(healthy, reports, hurt, gone, paused, headless) {
+	for _, k := range slices.Concat(healthy, reports, hurt, gone, paused, headless, stalled, crowded, full, damaged) {
 		if held[k.golden] {
 			c.t.Errorf("%s is held twice", k.golden)
 		}
@@ -450,6 +450,7 @@ var varying = []struct {
 	{regexp.MustCompile(`(  )[0-9.]+m?s\b`), "${1}AGE"},
 	{regexp.MustCompile(`\b[0-9]+\.[0-9]{2} s  `), "N s  "},
 	{regexp.MustCompile(`\b[0-9.]+%`), "N%"},
+	{regexp.MustCompile(`\bfile \d{6}: block \d+/\d+: crc32c checksum mismatch [0-9a-f]+ != [0-9a-f]+`), "file N: block N: crc32c checksum mismatch N != N"},
 }
 
 var (

@@ -71,8 +71,8 @@ func (c *Client) route(m *Map, shard themis.ShardID, avoid place) (route, error)
 
 // attempt is one request on its way: what was tried and how it ended.
 type attempt struct {
-	changes bool // it would change something
-	unknown bool // an attempt had no answer, so that the change may have been made
+	changes bool  // it would change something
+	unknown error // how an attempt ended after which the change may have been made; nil: none did
 	avoid   place
 	tries   int
 }
@@ -94,7 +94,9 @@ func (a *attempt) failed(r route, err error) {
 	a.avoid = place{}
 	switch themis.CodeOf(err) {
 	case themis.OutcomeUnknown:
-		a.unknown = a.unknown || a.changes
+		if a.changes {
+			a.unknown = err
+		}
 		fallthrough
 	case themis.Unreachable:
 		if r.direct && r.reign.Err() == nil {
@@ -105,8 +107,11 @@ func (a *attempt) failed(r route, err error) {
 
 // verdict is the error of the whole. Once an attempt had no answer, nothing but success says what became of the change.
 func (a *attempt) verdict(err error) error {
-	if !a.unknown || themis.CodeOf(err) == themis.OutcomeUnknown {
+	switch code := themis.CodeOf(err); {
+	case a.unknown == nil || code == themis.OutcomeUnknown:
 		return err
+	case code == themis.Deadline || code == themis.Unreachable: // the repetition reached nobody
+		return a.unknown
 	}
 	e := themis.Errorf(themis.OutcomeUnknown, "an attempt had no answer, and a repetition ended with: %w", err)
 	if inner, ok := asError(err); ok {
@@ -143,7 +148,7 @@ func (c *Client) try(ctx context.Context, changes bool, find func(*Map) (themis.
 		} else if why != nil && themis.CodeOf(why) != themis.OutcomeUnknown {
 			err = why
 		}
-		if !a.again(err) || ctx.Err() != nil || !a.unknown && time.Now().After(late) {
+		if !a.again(err) || ctx.Err() != nil || a.unknown == nil && time.Now().After(late) {
 			return led(a.verdict(err), m, answered, find)
 		}
 		now, heard := c.newer(ctx, m, a.pause())

@@ -137,8 +137,18 @@ func (r *router) shardOf(v cluster.View, req *nodev1.WriteRequest) (shard themis
 	return shard, nil
 }
 
+// late is from when on a request is not sent again: no answer would come in time, and a write's outcome be open.
+func late(ctx context.Context) time.Time {
+	end, limited := ctx.Deadline()
+	if !limited {
+		return time.Now().Add(defaultTimeout)
+	}
+	return end.Add(-min(answerTime, time.Until(end)/5))
+}
+
 // try repeats what surely was not done, or may be repeated, until it is done, refused, or time runs out.
 func (r *router) try(ctx context.Context, repeatable, once bool, do func(cluster.View) error) error {
+	late := late(ctx)
 	for {
 		changed := r.n.changed.next()
 		v, ok := r.n.latest()
@@ -154,7 +164,7 @@ func (r *router) try(ctx context.Context, repeatable, once bool, do func(cluster
 		case <-changed:
 		case <-time.After(retryPause):
 		}
-		if ctx.Err() != nil {
+		if ctx.Err() != nil || time.Now().After(late) {
 			return unanswered(err)
 		}
 	}

@@ -22,8 +22,17 @@ func (s *Store) failed(what string, err error) error {
 }
 
 func (s *Store) damaged(what string, err error) error {
-	return s.setFault(themis.Errorf(themis.Corrupt, "store %s: %s: %w", s.dir, what, err).Do("themisdb-repl-doctor check"))
+	return s.setFault(themis.Errorf(themis.Corrupt, "store %s: %s: %w", s.dir, what, pebbleError{err}).Do("themisdb-repl-doctor check"))
 }
+
+// pebbleError says what Pebble says to people; an internal mark of it is left out.
+type pebbleError struct{ error }
+
+func (e pebbleError) Error() string {
+	return strings.ReplaceAll(e.error.Error(), "\n<corruption detail carrier>", "")
+}
+
+func (e pebbleError) Unwrap() error { return e.error }
 
 // setFault keeps the first fault and returns e.
 func (s *Store) setFault(e *themis.Error) *themis.Error {

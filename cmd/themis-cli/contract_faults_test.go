@@ -1,0 +1,252 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/themisdb/themis/pkg/client"
+)
+
+// stalled are those of a cluster of two whose second node has just stopped answering: each is asked while it is not yet known to have failed.
+var stalled = []contractCase{
+	{"exit code 1, OUTCOME_UNKNOWN for people: it may have been done", "exit-1-unknown.txt", cli("doc", "put", "notes", "u", "1", "--timeout", "2s", "--request-id", "u1")},
+	{"exit code 1, OUTCOME_UNKNOWN as JSON", "exit-1-unknown-json.txt", cli("doc", "put", "notes", "u", "2", "--timeout", "2s", "--request-id", "u2", "-o", "json")},
+}
+
+// crowded are those of a shard for whose second copy as many writes wait as may.
+var crowded = []contractCase{
+	{theErrors + "OVERLOADED 503: a queue is full", "http-overloaded.txt", send("PUT", docs+"/o", "1")},
+	{"exit code 1, OVERLOADED for people", "exit-1-overloaded.txt", cli("doc", "put", "notes", "o", "1", "--timeout", "1s")},
+	{"exit code 1, OVERLOADED as JSON", "exit-1-overloaded-json.txt", cli("doc", "put", "notes", "o", "1", "--timeout", "1s", "-o", "json")},
+}
+
+// full are those of nodes whose disk is full.
+var full = []contractCase{
+	{theErrors + "READ_ONLY 503: the disk is full", "http-read-only.txt", send("PUT", docs+"/r", "1")},
+	{"exit code 1, READ_ONLY for people", "exit-1-read-only.txt", cli("doc", "put", "notes", "r", "1", "--timeout", "1s")},
+	{"exit code 1, READ_ONLY as JSON", "exit-1-read-only-json.txt", cli("doc", "put", "notes", "r", "1", "--timeout", "1s", "-o", "json")},
+	{"reads go on", "http-read-only-get.txt", get(docs + "/first")},
+}
+
+// damaged are those of a shard whose only copy has a flipped bit in a table.
+var damaged = []contractCase{
+	{theErrors + "CORRUPT 500: never a wrong document", "http-corrupt.txt", func(c *contract) (got string) {
+		c.until(func() bool { got = c.http("GET", lone, ""); return !strings.Contains(got, "200 OK") }) // until the table is in use
+		return got
+	}},
+}
+
+const queueWrites = 4096 // that may wait for copies of a shard
+
+// TestContractOfFaults holds the errors that take a fault of their own: a follower that stands still, a full queue, a full disk.
+func TestContractOfFaults(t *testing.T) {
+	t.Parallel()
+	c := &contract{t: t, bin: built(t), root: smallDisk(t)}
+	t.Cleanup(func() { endPlaygrounds(t, c.root) })
+	c.make("--nodes", "2", "--shards", "1", "--control-nodes", "1")
+	c.http("PUT", docs+"/first", "1")
+	for _, k := range stalled {
+		c.whilePaused("node-2", func() { c.all([]contractCase{k}) })
+		c.must("cluster", "health", "--wait", "HEALTHY", "--timeout", "30s")
+	}
+	c.whilePaused("node-2", func() { c.whileCrowded(func() { c.all(crowded) }) })
+	c.must("cluster", "health", "--wait", "HEALTHY", "--timeout", "30s")
+
+	room := c.fill(50 << 20)
+	c.until(func() bool {
+		_, out := c.plain("cluster", "health", "-o", "json")
+		return strings.Count(out, `"DISK_FULL"`) == 2 && strings.Contains(out, `"SHARD_READ_ONLY"`)
+	})
+	c.all(full)
+	room()
+	c.must("cluster", "health", "--wait", "HEALTHY", "--timeout", "30s")
+}
+
+// TestContractOfADamagedTable holds the error of a document whose only copy can't be read.
+func TestContractOfADamagedTable(t *testing.T) {
+	t.Parallel()
+	c := &contract{t: t, bin: built(t), root: t.TempDir()}
+	t.Cleanup(func() { endPlaygrounds(t, c.root) })
+	c.make("--nodes", "2", "--shards", "2", "--replication-factor", "1", "--mode", "NONE", "--control-nodes", "1")
+	settings := c.dir("node-2", "themisd.yaml")
+	c.must("playground", "node", "stop", "node-2")
+	b, err := os.ReadFile(settings)
+	if err == nil {
+		err = os.WriteFile(settings, append(b, "store:\n  memtable_mb: 1\n"...), 0o600)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.must("playground", "node", "start", "node-2")
+	run, n := rand.Text(), 0 // compression leaves the run as it is
+	long := `"` + strings.Repeat("-", 700_000) + run + `"`
+	if out := c.http("PUT", lone, long); !strings.Contains(out, "X-Themis-Shard: shard-2") {
+		t.Fatal(out)
+	}
+	store := c.dir("node-2", "data", "shards", "shard-2", "store")
+	c.until(func() bool { // a table is written when more is collected than fits
+		n++
+		c.http("PUT", fmt.Sprintf("%s/%d", docs, n), long[:700_000]+`"`)
+		return tableWith(t, store, run) != ""
+	})
+	flip(t, tableWith(t, store, run), run)
+	c.all(damaged)
+}
+
+// make makes the playground and learns its nodes.
+func (c *contract) make(args ...string) {
+	c.t.Helper()
+	c.must(append([]string{"playground", "--data-dir", c.dir(), "--no-load", "--detach"}, args...)...)
+	p, err := client.LoadPlayground(c.dir())
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	c.nodes = p
+}
+
+// whilePaused does it while a node stands still.
+func (c *contract) whilePaused(node string, do func()) {
+	c.t.Helper()
+	for _, n := range c.nodes.Nodes {
+		if string(n.ID) != node {
+			continue
+		}
+		if err := syscall.Kill(n.Pid, syscall.SIGSTOP); err != nil {
+			c.t.Fatal(err)
+		}
+		defer func() {
+			if err := syscall.Kill(n.Pid, syscall.SIGCONT); err != nil {
+				c.t.Error(err)
+			}
+		}()
+	}
+	do()
+}
+
+// whileCrowded does it while as many writes wait as may.
+func (c *contract) whileCrowded(do func()) {
+	c.t.Helper()
+	c.until(func() bool { return c.queued() == 0 })
+	ctx, cancel := context.WithCancel(c.t.Context())
+	var writes sync.WaitGroup
+	defer writes.Wait()
+	defer cancel()
+	for range queueWrites {
+		writes.Go(func() {
+			for ctx.Err() == nil { // of too many connections at once some are closed
+				req, err := http.NewRequestWithContext(ctx, http.MethodPut, "http://"+c.nodes.Nodes[0].HTTP+docs+"/q?timeout_ms=60000", strings.NewReader("1"))
+				if err != nil {
+					c.t.Error(err)
+					return
+				}
+				if res, err := http.DefaultClient.Do(req); err == nil {
+					_ = res.Body.Close()
+					if ctx.Err() == nil {
+						c.t.Errorf("a write that was to wait: %s", res.Status)
+					}
+				}
+			}
+		})
+	}
+	c.until(func() bool { return c.queued() == queueWrites })
+	do()
+}
+
+// queued is how many writes wait for copies of the first shard; -1 while new ones don't.
+func (c *contract) queued() int {
+	_, out := c.plain("cluster", "health", "-o", "json")
+	var r struct {
+		Shards []struct {
+			Writable bool `json:"writable"`
+			Queued   int  `json:"queued_writes"`
+		} `json:"shards"`
+	}
+	if err := json.Unmarshal([]byte(out), &r); err != nil || len(r.Shards) == 0 || r.Shards[0].Writable {
+		return -1
+	}
+	return r.Shards[0].Queued
+}
+
+// smallDisk is a directory on a file system of its own.
+func smallDisk(t *testing.T) string {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		if os.Getenv("THEMIS_REQUIRE_ROOT") == "1" {
+			t.Fatal("this test needs root, and THEMIS_REQUIRE_ROOT=1 says that it must run")
+		}
+		t.Skip("needs root: a disk of its own")
+	}
+	dir := t.TempDir()
+	if out, err := exec.CommandContext(t.Context(), "mount", "-t", "tmpfs", "-o", "size=600m", "tmpfs", dir).CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	t.Cleanup(func() { _ = exec.Command("umount", "-l", dir).Run() }) //nolint:gosec,noctx // our own mount
+	return dir
+}
+
+// fill leaves so many bytes of room on the disk until the returned function is called.
+func (c *contract) fill(leave int64) (empty func()) {
+	c.t.Helper()
+	var st unix.Statfs_t
+	f, err := os.Create(c.home("filler"))
+	if err == nil {
+		err = unix.Statfs(c.root, &st)
+	}
+	for left := int64(st.Bavail)*st.Bsize - leave; left > 0 && err == nil; left -= 1 << 20 { //nolint:gosec // sizes of disks
+		_, err = f.Write(make([]byte, 1<<20))
+	}
+	if err = errors.Join(err, f.Close()); err != nil {
+		c.t.Fatal(err)
+	}
+	return func() {
+		if err := os.Remove(f.Name()); err != nil {
+			c.t.Error(err)
+		}
+	}
+}
+
+// tableWith is the first table in a store that has a run of a document in it; empty: none.
+func tableWith(t *testing.T, store, run string) string {
+	t.Helper()
+	tables, err := filepath.Glob(filepath.Join(store, "*.sst"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range tables {
+		if b, err := os.ReadFile(name); err == nil && bytes.Contains(b, []byte(run)) {
+			return name
+		}
+	}
+	return ""
+}
+
+// flip changes a bit in such a run, on the disk of a node that runs.
+func flip(t *testing.T, name, run string) {
+	t.Helper()
+	b, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.OpenFile(name, os.O_WRONLY, 0)
+	if err == nil {
+		_, err = f.WriteAt([]byte{run[0] ^ 1}, int64(bytes.Index(b, []byte(run))))
+		err = errors.Join(err, f.Close())
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
