@@ -13,6 +13,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/themisdb/themis/pkg/cluster"
+	"github.com/themisdb/themis/pkg/internal/guard"
 	"github.com/themisdb/themis/pkg/replication"
 	"github.com/themisdb/themis/pkg/routing"
 	nodev1 "github.com/themisdb/themis/pkg/rpc/proto/themis/node/v1"
@@ -146,9 +147,20 @@ func late(ctx context.Context) time.Time {
 	return end.Add(-min(answerTime, time.Until(end)/5))
 }
 
-// try repeats what surely was not done, or may be repeated, until it is done, refused, or time runs out.
+// try repeats what surely was not done, or may be repeated, until it is done, refused, or time runs out. Once the outcome of one attempt
+// is unknown, only success says what became of the whole.
 func (r *router) try(ctx context.Context, repeatable, once bool, do func(cluster.View) error) error {
-	late := late(ctx)
+	late, unknown := late(ctx), false
+	verdict := func(err error) error {
+		if !unknown || themis.CodeOf(err) == themis.OutcomeUnknown || !guard.On(guard.UnknownStays) {
+			return err
+		}
+		out := themis.Errorf(themis.OutcomeUnknown, "an attempt had no answer, and a repetition ended with: %w", err)
+		if e, ok := errors.AsType[*themis.Error](err); ok {
+			out.Shard = e.Shard
+		}
+		return out
+	}
 	for {
 		changed := r.n.changed.next()
 		v, ok := r.n.latest()
@@ -156,8 +168,12 @@ func (r *router) try(ctx context.Context, repeatable, once bool, do func(cluster
 		if ok {
 			err = do(v)
 		}
-		if err == nil || once || !again(err, repeatable) {
-			return err
+		if err == nil {
+			return nil
+		}
+		unknown = unknown || themis.CodeOf(err) == themis.OutcomeUnknown
+		if once || !again(err, repeatable) {
+			return verdict(err)
 		}
 		select {
 		case <-ctx.Done():
@@ -165,7 +181,7 @@ func (r *router) try(ctx context.Context, repeatable, once bool, do func(cluster
 		case <-time.After(retryPause):
 		}
 		if ctx.Err() != nil || time.Now().After(late) {
-			return unanswered(err)
+			return verdict(unanswered(err))
 		}
 	}
 }

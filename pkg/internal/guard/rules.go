@@ -32,6 +32,7 @@ const (
 	Resigned       Rule = "resigned"        // a shard whose primary's reign is over for good is given another
 	BarrierApplied Rule = "barrier-applied" // a new reign looks at request ids and conditions only once all before it is applied
 
+	UnknownStays    Rule = "unknown-stays"    // a refused repetition says nothing of an attempt whose outcome is unknown
 	NodeLease       Rule = "node-lease"       // a primary whose node's lease in the control plane has ended answers nothing
 	NearFloor       Rule = "near-floor"       // a SYNC primary that hears fewer than k of its in-sync set appends no client's write
 	ControllerLease Rule = "controller-lease" // a controller that is cut off from the control plane stops, its heartbeat too
@@ -43,6 +44,8 @@ const (
 	DiskFull       Rule = "disk-full"       // a primary whose disk is full refuses writes before it is in the way of its own log
 	FullMember     Rule = "full-member"     // no write is appended that a member with a full disk would have to acknowledge
 	FullGoes       Rule = "full-goes"       // a primary with a full disk gives way where enough other copies have room
+	FullReplaced   Rule = "full-replaced"   // a copy on a full disk that writes wait for is made anew elsewhere
+	FullFits       Rule = "full-fits"       // and only where that leaves room
 	NoRoomNoFrames Rule = "no-room"         // a follower without room takes no frames
 	FaultIsBlank   Rule = "fault-is-blank"  // a copy whose write or sync failed is blank in the next process
 	BrokenLeaves   Rule = "broken-leaves"   // a copy that stopped for good leaves the in-sync set, as one on a FAILED node does
