@@ -152,6 +152,10 @@ type Alive struct {
 	Key      string           `json:"key,omitempty"`   // fingerprint of the key it signs with; a hint, proven by a handshake
 	At       *Addresses       `json:"at,omitempty"`    // where it says it is reached; a hint, proven there
 
+	DiskFree    themis.Bytes                    `json:"disk_free,omitempty"`
+	DiskReserve themis.Bytes                    `json:"disk_reserve,omitempty"` // with less the disk is full; 0: not known
+	Copies      map[themis.ShardID]themis.Bytes `json:"copy_bytes,omitempty"`   // how much of the disk each copy takes
+
 	DiskFull bool                      `json:"disk_full,omitempty"`     // it takes no client writes, and should get no copies
 	Broken   map[themis.ShardID]string `json:"broken_copies,omitempty"` // copies that this process has stopped for good, and why
 	Stopping *Stopping                 `json:"stopping,omitempty"`

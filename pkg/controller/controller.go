@@ -13,7 +13,7 @@
 //	Rehouse                      a node's copies are on another disk than the record says
 //	Elect                        a shard has no primary that can go on
 //	Join, Enlist                 a lost or missing copy, or one that stopped for good, is made anew on a free node, or by a spare
-//	                             that follows already
+//	                             that follows already; so is one on a full disk that writes wait for, where that leaves room
 //	Drop, StandDown              such a copy is no longer needed, or its node is gone
 //	NotDone                      what would have been done, and which rule forbids it
 //
@@ -70,6 +70,7 @@ type World struct {
 	Probes    map[themis.NodeID]Probe
 	Since     time.Time                   // since when this controller has probed without standing still; see Looking
 	AliveGone map[themis.NodeID]time.Time // when a node's heartbeat was first missing in the control plane
+	FullSince map[themis.NodeID]time.Time // when it first said that its disk is full
 	Elections map[themis.ShardID]Attempt
 	Caught    map[themis.ShardID]map[themis.NodeID]themis.Seq // how far spares have followed, where it is known
 	Paused    string                                          // an operator's word, and whose: detection goes on, elections and rebuilds don't; empty: not paused
@@ -88,6 +89,7 @@ type Config struct {
 	BackoffMax   time.Duration // it doubles up to this; default 2 s
 	Grace        time.Duration // a node FAILED for less keeps its copies: it may be restarting; default 5 s
 	GraceStalled time.Duration // the same where writes wait for another copy; default 1 s
+	FullGrace    time.Duration // a disk that is full for less keeps its copies: somebody may be making room; default 10 s
 	JoinsPerNode int           // copies that a node receives at once; default 8
 	DiskMax      float64       // a node whose disk is used to more than this ratio receives none; default 0.95
 }
@@ -98,7 +100,7 @@ func Default() Config {
 		ProbeEvery: time.Second, RetryEvery: 200 * time.Millisecond, ProbeTimeout: 500 * time.Millisecond,
 		FailAfterMin: time.Second, FailAfterMax: 3 * time.Second, Threshold: 3,
 		CutAfter: 5 * time.Second, BackoffMin: 100 * time.Millisecond, BackoffMax: 2 * time.Second,
-		Grace: 5 * time.Second, GraceStalled: time.Second, JoinsPerNode: 8, DiskMax: 0.95,
+		Grace: 5 * time.Second, GraceStalled: time.Second, FullGrace: 10 * time.Second, JoinsPerNode: 8, DiskMax: 0.95,
 	}
 }
 
@@ -119,6 +121,7 @@ func (c Config) Validate() error {
 	want(c.CutAfter > 0, "cut_after %s: want more than 0", c.CutAfter)
 	want(c.BackoffMin > 0 && c.BackoffMin <= c.BackoffMax, "backoff_min %s: want more than 0 and at most backoff_max %s", c.BackoffMin, c.BackoffMax)
 	want(c.Grace >= 0 && c.GraceStalled >= 0 && c.GraceStalled <= c.Grace, "grace_stalled %s: want 0 to grace %s", c.GraceStalled, c.Grace)
+	want(c.FullGrace >= 0, "full_grace %s: want at least 0", c.FullGrace)
 	want(c.JoinsPerNode >= 1, "joins_per_node %d: want at least 1", c.JoinsPerNode)
 	want(c.DiskMax > 0 && c.DiskMax <= 1, "disk_max %v: want more than 0 and at most 1", c.DiskMax)
 	return errors.Join(faults...)

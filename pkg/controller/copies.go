@@ -104,7 +104,9 @@ func (t *step) needless(s cluster.Shard, r cluster.Replica) string {
 		}
 	case old == s.Primary:
 		return fmt.Sprintf("%s, which it was to replace, is the primary again", old)
-	case s.InSync(old) && t.up(old.Node) && !t.View.Nodes[old.Node].Draining && t.View.Broken(s.ID, old) == "":
+	case t.full(old) && t.full(r.Member):
+		return "its own disk is full by now"
+	case s.InSync(old) && t.up(old.Node) && !t.View.Nodes[old.Node].Draining && t.View.Broken(s.ID, old) == "" && !t.full(old):
 		return fmt.Sprintf("%s, which it was to replace, is in sync again", old)
 	}
 	return ""
@@ -118,6 +120,7 @@ func (t *step) join(s cluster.Shard) {
 	}
 	replaces, why := t.wanted(s)
 	if why == "" {
+		t.joinForFull(s)
 		return
 	}
 	if t.Paused != "" {
@@ -126,7 +129,7 @@ func (t *step) join(s cluster.Shard) {
 	}
 	var reasons []string
 	no := func(id themis.NodeID, reason string) { reasons = append(reasons, string(id)+" "+reason) }
-	if best := t.choose(s, replaces, no); best == nil {
+	if best := t.choose(s, replaces, no, nil); best == nil {
 		t.not("join", string(s.ID), "no-free-node", "%s; %s", why, strings.Join(reasons, ", "))
 	} else {
 		t.begin(s, *best, replaces, why)
@@ -175,13 +178,18 @@ type candidate struct {
 	copies           int
 }
 
-func (t *step) choose(s cluster.Shard, replaces *cluster.Member, no func(themis.NodeID, string)) *candidate {
+// choose is the best node for the copy, or nil; no hears of each that can't take it, which also says fits where it is given.
+func (t *step) choose(s cluster.Shard, replaces *cluster.Member, no func(themis.NodeID, string), fits func(cluster.Shard, cluster.Node) string) *candidate {
 	var all []candidate
 	for _, id := range t.View.NodeIDs() {
 		n := t.View.Nodes[id]
 		r, has := s.Replica(id)
 		follows := has && r.Class == cluster.Spare && r.Upstream == ""
-		if reason := t.notFree(n, has && !follows); reason != "" {
+		reason := t.notFree(n, has && !follows)
+		if reason == "" && fits != nil {
+			reason = fits(s, n)
+		}
+		if reason != "" {
 			no(id, reason)
 			continue
 		}

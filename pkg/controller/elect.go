@@ -138,8 +138,8 @@ func (t *step) needsElection(s cluster.Shard) (rule, why string) {
 			return "unfit", fmt.Sprintf("the copy of its primary %s can't lead: %s", node, why)
 		}
 	}
-	if t.full(s.Primary) && t.others(s) >= 1+s.Have.K && guard.On(guard.FullGoes) {
-		return "full", fmt.Sprintf("the disk of its primary %s is full, and enough other copies have room", node)
+	if why := t.givesWay(s); why != "" {
+		return "full", why
 	}
 	if st := t.stopping(node); st != nil && st.Ready[s.ID] == s.Epoch {
 		return ruleStopping, fmt.Sprintf("its primary %s stops, and has answered all that was open", node)
@@ -148,12 +148,6 @@ func (t *step) needsElection(s cluster.Shard) (rule, why string) {
 		return "cut", fmt.Sprintf("its primary %s has been cut from the control plane for longer than its lease", node)
 	}
 	return "", ""
-}
-
-// full says whether the member's disk has no room for clients' writes.
-func (t *step) full(m cluster.Member) bool {
-	a, ok := t.View.Alive[m.Node]
-	return ok && a.Storage == m.Storage && a.DiskFull
 }
 
 // others is how many copies could acknowledge a write without the primary: those that are up, in sync where that is asked for, and

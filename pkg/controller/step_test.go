@@ -212,11 +212,11 @@ func TestConfig(t *testing.T) {
 	if err := Default().Validate(); err != nil {
 		t.Fatalf("the defaults: %v", err)
 	}
-	err := Config{RetryEvery: time.Second, FailAfterMin: 2 * time.Second, FailAfterMax: time.Second, GraceStalled: 1, DiskMax: 2}.Validate()
+	err := Config{RetryEvery: time.Second, FailAfterMin: 2 * time.Second, FailAfterMax: time.Second, GraceStalled: 1, FullGrace: -1, DiskMax: 2}.Validate()
 	if err == nil || themis.CodeOf(Config{}.Validate()) == "" {
 		t.Fatal("a senseless configuration passes")
 	}
-	for _, field := range []string{"probe_every", "retry_every", "probe_timeout", "fail_after_min", "threshold", "cut_after", "backoff_min", "grace_stalled", "joins_per_node", "disk_max"} {
+	for _, field := range []string{"probe_every", "retry_every", "probe_timeout", "fail_after_min", "threshold", "cut_after", "backoff_min", "grace_stalled", "full_grace", "joins_per_node", "disk_max"} {
 		if !strings.Contains(err.Error(), field) {
 			t.Errorf("%s is not named in %v", field, err)
 		}

@@ -24,6 +24,7 @@ var noon = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 // TestCases runs the pictures in testdata: a world in a few lines, then the actions that Step must take, one a line.
 //
 //	node ID [role= rack= dc= storage= beat=STORAGE|none disk= draining]   a member; answers its probes unless a probe line says else
+//	     [full=AGE free=MB reserve=MB has=SHARD:MB,…]                     its disk: full since then, and what its heartbeat says of it
 //	stopping ID [SHARD:EPOCH …]                                           it is on its way out; reigns that it can hand over
 //	probe ID [ok=AGE|never failing=AGE failures=N refused boot= cut why= unfit=SHARD resigned=SHARD:EPOCH] ages are before now
 //	failed ID for=AGE · gone ID for=AGE                                   the verdict; the heartbeat is missing
@@ -138,7 +139,7 @@ func storage(node string) themis.StorageID { return themis.StorageID("disk-of-" 
 func parse(t *testing.T, text string) World {
 	t.Helper()
 	w := World{
-		Probes: map[themis.NodeID]Probe{}, Since: noon.Add(-time.Minute), AliveGone: map[themis.NodeID]time.Time{},
+		Probes: map[themis.NodeID]Probe{}, Since: noon.Add(-time.Minute), AliveGone: map[themis.NodeID]time.Time{}, FullSince: map[themis.NodeID]time.Time{},
 		Elections: map[themis.ShardID]Attempt{}, Caught: map[themis.ShardID]map[themis.NodeID]themis.Seq{},
 		View: cluster.View{
 			Meta: cluster.Meta{ID: "c"}, Nodes: map[themis.NodeID]cluster.Node{}, Alive: map[themis.NodeID]cluster.Alive{},
@@ -248,6 +249,22 @@ func parseNode(w *World, l line, name string) {
 				l.t.Fatal(err)
 			}
 			a.DiskUsed = &ratio
+		}
+		if l.has("full") {
+			a.DiskFull = true
+			w.FullSince[id] = l.age("full", "")
+		}
+		a.DiskFree, a.DiskReserve = themis.Bytes(l.num("free", 0))<<20, themis.Bytes(l.num("reserve", 0))<<20
+		for _, v := range list(l.str("has", "")) {
+			if a.Copies == nil {
+				a.Copies = map[themis.ShardID]themis.Bytes{}
+			}
+			shard, mb, _ := strings.Cut(v, ":")
+			n, err := strconv.Atoi(mb)
+			if err != nil {
+				l.t.Fatal(err)
+			}
+			a.Copies[themis.ShardID(shard)] = themis.Bytes(n) << 20
 		}
 		w.View.Alive[id] = a
 	}

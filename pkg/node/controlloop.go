@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -64,6 +65,7 @@ type controlLoop struct {
 	last   time.Time
 	done   time.Time // when the newest transaction of its own that was confirmed began
 	gone   map[themis.NodeID]time.Time
+	full   map[themis.NodeID]time.Time
 	tries  map[themis.ShardID]controller.Attempt
 	told   map[string]bool   // refusals that were recorded
 	stuck  map[string]string // by shard: why the newest election led to nothing
@@ -162,15 +164,20 @@ func (c *controlLoop) heardElsewhere(ctx context.Context, v cluster.View) (out [
 	return out
 }
 
-// missing remembers since when which nodes' heartbeats are missing in the control plane; also while another is the controller,
-// so that a new one need not wait for what has happened long ago.
+// missing remembers since when which nodes' heartbeats are missing in the control plane, and which disks are full; also while another
+// is the controller, so that a new one need not wait for what has happened long ago.
 func (c *controlLoop) missing(v cluster.View, now time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.gone == nil {
-		c.gone = map[themis.NodeID]time.Time{}
+		c.gone, c.full = map[themis.NodeID]time.Time{}, map[themis.NodeID]time.Time{}
 	}
 	for id := range v.Nodes {
+		if a := v.Alive[id]; !a.DiskFull {
+			delete(c.full, id)
+		} else if c.full[id].IsZero() {
+			c.full[id] = now
+		}
 		if _, alive := v.Alive[id]; alive {
 			delete(c.gone, id)
 		} else if c.gone[id].IsZero() {
@@ -197,7 +204,7 @@ func (c *controlLoop) reign(ctx context.Context, as cluster.Controller, before c
 	now := time.Now()
 	*c = controlLoop{
 		n: c.n, m: c.m, as: as, before: before, cfg: c.config(), probes: map[themis.NodeID]controller.Probe{}, began: now, since: now, last: now, done: now,
-		gone: c.gone, tries: map[themis.ShardID]controller.Attempt{}, told: map[string]bool{}, stuck: map[string]string{}, nudge: make(chan struct{}, 1), wg: g,
+		gone: c.gone, full: c.full, tries: map[themis.ShardID]controller.Attempt{}, told: map[string]bool{}, stuck: map[string]string{}, nudge: make(chan struct{}, 1), wg: g,
 	}
 	c.n.log.Info("controller", "term", as.Term)
 	if err := c.cfg.Validate(); err != nil {
@@ -352,6 +359,7 @@ func (c *controlLoop) world(v cluster.View, now time.Time) controller.World {
 	for k, x := range c.gone {
 		w.AliveGone[k] = x
 	}
+	w.FullSince = maps.Clone(c.full)
 	for k, x := range c.tries {
 		w.Elections[k] = x
 	}

@@ -142,6 +142,13 @@ func (d *disk) Room() replication.Room {
 	return d.room
 }
 
+// left is what was free a moment ago, and how much of it is the reserve.
+func (d *disk) left() (free, reserve themis.Bytes) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.free, d.kept
+}
+
 func (d *disk) full() bool { return d.Room() != replication.Enough }
 
 // tells is what health says of a full disk; nil while it is not.

@@ -164,9 +164,11 @@ func (n *Node) announce(ctx context.Context, m *control.Map) (*control.Lease, er
 func (n *Node) alive() cluster.Alive {
 	used, _ := diskUsed(n.cfg.Node.DataDir)
 	at := n.addresses()
-	return cluster.Alive{Format: cluster.Format, Node: n.id.Node, Storage: n.id.Storage, Boot: n.boot, Version: n.o.Version, DiskUsed: used, DiskFull: n.disk.full(), Broken: n.shards.broken(), Stopping: n.stopping.Load(),
-		Key: pki.FingerprintKey(n.source.PublicKey()), At: &at,
+	a := cluster.Alive{Format: cluster.Format, Node: n.id.Node, Storage: n.id.Storage, Boot: n.boot, Version: n.o.Version, DiskUsed: used, DiskFull: n.disk.full(), Broken: n.shards.broken(), Stopping: n.stopping.Load(),
+		Key: pki.FingerprintKey(n.source.PublicKey()), At: &at, Copies: n.shards.sizes(),
 	}
+	a.DiskFree, a.DiskReserve = n.disk.left()
+	return a
 }
 
 // beat keeps what the heartbeat says current: its figures now and then, a full disk and a copy that stopped for good at once.

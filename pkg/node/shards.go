@@ -110,6 +110,15 @@ func (s *shards) broken() map[themis.ShardID]string {
 	return out
 }
 
+// sizes is how much of the disk each copy here takes.
+func (s *shards) sizes() map[themis.ShardID]themis.Bytes {
+	out := map[themis.ShardID]themis.Bytes{}
+	for id, r := range s.all() {
+		out[id] = r.DiskBytes()
+	}
+	return out
+}
+
 // mends says whether a copy with that fault may be opened again by this process: one that found no room, since nothing it had is in
 // doubt, and one that found damage, since it is blank by then and its disk is not known to fail. A failed sync is final, and so is
 // a read that the disk refused.

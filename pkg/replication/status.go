@@ -55,6 +55,9 @@ type CopyStatus struct {
 	Install  *InstallProgress
 }
 
+// DiskBytes is how much of the disk log and store take.
+func (r *Replica) DiskBytes() themis.Bytes { return r.log.Size() + r.openStore().Stats().DiskBytes }
+
 // Status is a snapshot of the replica.
 func (r *Replica) Status() Status {
 	s := r.openStore()

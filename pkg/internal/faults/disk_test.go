@@ -2,6 +2,7 @@ package faults
 
 import (
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -58,8 +59,8 @@ func (h *hosts) alive(name string) bool {
 	}
 }
 
-// Row 30: a disk fills up, whoever needs it, and then there is room again. Writes are refused before anything breaks, reads go on,
-// and nobody has to help.
+// Row 30: a disk fills up, whoever needs it, while the free node has little room as well, and then there is room again. Writes are
+// refused before anything breaks, reads go on, no copy is moved, and nobody has to help.
 func TestDiskFullThenRoomAgain(t *testing.T) {
 	for _, role := range []string{"primary", "follower"} {
 		t.Run(role, func(t *testing.T) {
@@ -68,6 +69,7 @@ func TestDiskFullThenRoomAgain(t *testing.T) {
 			if role == "follower" {
 				victim = others[0]
 			}
+			emptyFree := disks[h.free(t, "shard-1")].FillTo(t, 16<<20)
 			empty := disks[victim].Fill(t)
 			h.until("health tells of the full disk", rto, func(r health.Report) bool {
 				return finds(r, health.DiskIsFull, victim) && finds(r, health.ShardReadOnly, "shard-1") && r.Status == health.Degraded
@@ -87,13 +89,58 @@ func TestDiskFullThenRoomAgain(t *testing.T) {
 				}
 				<-time.After(50 * time.Millisecond)
 			}
+			h.until("health says why no copy is made anew", heal, func(r health.Report) bool {
+				return slices.ContainsFunc(r.Findings, func(f health.Finding) bool {
+					return f.Code == health.ShardReadOnly && strings.Contains(f.Why, "no new copy is being built") && strings.Contains(f.Why, "[no-room]")
+				}) && slices.Contains(copies(r, "shard-1"), victim)
+			})
 			if !h.alive(victim) {
 				t.Fatalf("the process of %s has ended", victim)
 			}
 			empty()
+			emptyFree()
 			h.until("all is whole again", heal, healthy)
 			w.more(t, 100, rto)
 			w.end(t, 300)
+		})
+	}
+}
+
+// free is the node that has no copy of the shard.
+func (h *hosts) free(t *testing.T, shard string) string {
+	t.Helper()
+	r, err := h.report()
+	must(t, err)
+	i := slices.IndexFunc(h.names, func(n string) bool { return !slices.Contains(copies(r, shard), n) })
+	if i < 0 {
+		t.Fatalf("every node has a copy of %s", shard)
+	}
+	return h.names[i]
+}
+
+// Row 30 where writes wait for the full disk and another node has room: the copy is made anew there, a primary's after it has handed
+// over, and writes go on while the disk is still full.
+func TestCopyOnAFullDiskIsMadeAnew(t *testing.T) {
+	for _, role := range []string{"primary", "follower"} {
+		t.Run(role, func(t *testing.T) {
+			disks, dir := ownDisks(t, 700)
+			h, w, victim, others := atWork(t, setup{disk: dir, shards: 1}, 200)
+			if role == "follower" {
+				victim = others[0]
+			}
+			empty := disks[victim].FillTo(t, 16<<20) // its part of the control plane goes on
+			h.until("the copy is made anew on the free node, and writes are taken", heal, func(r health.Report) bool {
+				s, _ := r.Shard("shard-1")
+				return !slices.Contains(copies(r, "shard-1"), victim) && len(s.ISR) == 2 && s.Writable != nil && *s.Writable && finds(r, health.DiskIsFull, victim)
+			})
+			w.more(t, 200, rto)
+			if !h.alive(victim) {
+				t.Fatalf("the process of %s has ended", victim)
+			}
+			empty()
+			h.until("all is whole", heal, healthy)
+			w.more(t, 100, rto)
+			w.end(t, 500)
 		})
 	}
 }

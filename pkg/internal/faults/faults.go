@@ -12,6 +12,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // NeedRoot skips the test for somebody who isn't root; under THEMIS_REQUIRE_ROOT=1 that is a failure.
@@ -115,7 +117,23 @@ func (d *Disk) Freeze(t *testing.T) (thaw func()) {
 	return thaw
 }
 
-// Fill leaves no room, but for so many bytes, until the returned function is called.
+// FillTo leaves room for so many bytes, and never for fewer, until the returned function is called.
+func (d *Disk) FillTo(t *testing.T, left int64) (empty func()) {
+	t.Helper()
+	var st unix.Statfs_t
+	if err := unix.Statfs(d.Dir, &st); err != nil {
+		t.Fatal(err)
+	}
+	name := filepath.Join(d.Dir, "filler")
+	run(t, "fallocate", "-l", fmt.Sprint(int64(st.Bavail)*int64(st.Bsize)-left), name) //nolint:gosec,unconvert // sizes of disks
+	return func() {
+		if err := os.Remove(name); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// Fill leaves no room until the returned function is called.
 func (d *Disk) Fill(t *testing.T) (empty func()) {
 	t.Helper()
 	name := filepath.Join(d.Dir, "filler")
