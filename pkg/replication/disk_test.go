@@ -2,6 +2,7 @@ package replication
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -142,5 +143,35 @@ func TestEmptyCopyPromisesWhatTheRecordSays(t *testing.T) {
 	h := Hello{Cluster: "c", Shard: "shard-1", Epoch: 6, Primary: member("b"), Follower: member("a").Storage}
 	if w, _, err := r.Accept(t.Context(), h); err != nil || w.Accepted || w.Promised != 7 {
 		t.Errorf("epoch 6: %+v, %v", w, err)
+	}
+}
+
+// A log that is damaged is moved aside only once the replica is blank on disk: without its log, and with a store that was never
+// flushed, it would else look like a new one that may vote.
+func TestBlankBeforeItsLogGoes(t *testing.T) {
+	dir := t.TempDir()
+	open := func() (*Replica, error) {
+		return Open(Options{Dir: dir, Cluster: "c", Shard: "shard-1", Fresh: true, Self: member("a")})
+	}
+	r, err := open()
+	if err == nil {
+		err = r.close()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "wal", "LOG"), []byte("damaged"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for i := range int64(60) { // the move fails, as if the process had ended there
+		if err := os.MkdirAll(filepath.Join(dir, fmt.Sprintf("wal.damaged-%d", time.Now().Unix()+i), "in-the-way"), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if r, err := open(); err == nil {
+		t.Fatalf("opened: %+v", r.standing())
+	}
+	if p, there, err := readPromise(dir); err != nil || !there || !strings.Contains(p.Blank, "wal is damaged") {
+		t.Errorf("on disk: %+v, %v, %v", p, there, err)
 	}
 }

@@ -166,7 +166,7 @@ func Open(o Options) (_ *Replica, err error) {
 	if themis.CodeOf(err) == themis.Corrupt {
 		aside := fmt.Sprintf("%s.damaged-%d", filepath.Join(o.Dir, promiseName), r.booted.Unix())
 		lost = fmt.Sprintf("what it had promised is not known, %s is damaged and was moved to %s: %v", promiseName, aside, err)
-		err = os.Rename(filepath.Join(o.Dir, promiseName), aside)
+		err = os.Link(filepath.Join(o.Dir, promiseName), aside) // the new one takes its place in one step
 	}
 	if err != nil {
 		return nil, err
@@ -229,11 +229,13 @@ func (r *Replica) openOrQuarantine(part string, open func(dir string) error) err
 		return err
 	}
 	aside := fmt.Sprintf("%s.damaged-%d", dir, r.booted.Unix())
+	if guard.On(guard.BlankFirst) { // without its log and with a young store the replica would look new
+		if err := r.setBlank(fmt.Sprintf("%s is damaged and was moved to %s: %v", part, aside, err)); err != nil {
+			return err
+		}
+	}
 	if moveErr := os.Rename(dir, aside); moveErr != nil {
 		return errors.Join(err, moveErr)
-	}
-	if err := r.setBlank(fmt.Sprintf("%s is damaged and was moved to %s: %v", part, aside, err)); err != nil {
-		return err
 	}
 	r.o.Event("quarantine", "done", "corruption", r.promise.Blank, r.promise.Promised)
 	return open(dir)

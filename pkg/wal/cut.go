@@ -62,7 +62,7 @@ func (l *Log) TruncateBack(after themis.Seq) error {
 			}
 			l.step(stepSegments)
 		}
-		return cutFile(segmentPath(l.dir, now.segments[i].first), off)
+		return cutFile(segmentPath(l.dir, now.segments[i].first), off, l.sync)
 	})
 	if err != nil {
 		return fmt.Errorf("cut %s behind seq %d: %w", l.o.Shard, after, err)

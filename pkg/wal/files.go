@@ -77,15 +77,15 @@ func createEmpty(path string) error {
 	return errors.Join(f.Sync(), f.Close())
 }
 
-// cutFile shortens path to size bytes, durably.
-func cutFile(path string, size int64) error {
+// cutFile shortens path to size bytes and syncs it, also where it is no longer than that.
+func cutFile(path string, size int64, sync func(*os.File) error) error {
 	f, err := os.OpenFile(path, os.O_WRONLY, filePerm)
 	if err != nil {
 		return err
 	}
 	err = f.Truncate(size)
 	if err == nil {
-		err = f.Sync()
+		err = sync(f)
 	}
 	return errors.Join(err, f.Close())
 }

@@ -35,7 +35,7 @@ var (
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 // FlagBatch is set in the first frame of every batch that a primary writes at once. A loss of power may keep any pages of an
-// unfinished write: a bad frame with good ones of the same batch behind it is a tail that was never acknowledged.
+// unfinished write: good frames of the same batch behind a bad one say nothing.
 const FlagBatch uint16 = 1
 
 // FrameBytes is the size of e's frame.

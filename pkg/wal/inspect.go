@@ -224,6 +224,9 @@ func (in *inspector) records(path string, data []byte, last bool, info *SegmentI
 		if err != nil && !errors.As(err, &order) {
 			next, more := in.skip(path, data, off, last, err)
 			if !more {
+				if last {
+					info.Bytes = themis.Bytes(off) + themis.Bytes(len(withoutRoom(data[off:])))
+				}
 				return nil
 			}
 			off = next
@@ -251,13 +254,14 @@ func (in *inspector) records(path string, data []byte, last bool, info *SegmentI
 // skip judges what can't be read at off, and finds where the next whole record begins.
 func (in *inspector) skip(path string, data []byte, off int64, last bool, err error) (next int64, more bool) {
 	at, good := nextGoodFrame(data, off+1, in.prev)
+	good = good && (!last || in.noMark || in.found.Mark > in.prev.Seq) // as survey decides it
 	switch {
 	case errors.Is(err, ErrUpgrade):
 		in.add(FaultFormat, path, off, "%v", err)
 	case good:
 		in.add(FaultFlipped, path, off, "%v; the next whole entry is at offset %d", err, at)
 	case last:
-		in.add(FaultTornTail, path, off, "%v: %d bytes behind the last whole entry", err, int64(len(data))-off)
+		in.add(FaultTornTail, path, off, "%v: %d bytes behind the last whole entry", err, len(withoutRoom(data[off:])))
 		return 0, false
 	default:
 		in.add(FaultFlipped, path, off, "%v: to the end of the segment", err)

@@ -23,7 +23,7 @@ type Log struct {
 	commit    sync.Mutex
 	tail      *os.File             // the last segment
 	tailBytes int64                // of it that were written
-	roomEnd   int64                // zeros follow up to here
+	roomEnd   int64                // zeros follow up to here, or were not to be had
 	scratch   []byte               // the records of one batch, used again
 	sync      func(*os.File) error // fdatasync, but in tests
 	syncDir   func(string) error   // syncDir, but in tests
@@ -235,8 +235,7 @@ func (l *Log) Close() error {
 	if err := l.broken(); err == nil {
 		if err := l.mark.f.Sync(); err != nil {
 			_ = l.fail(nil, fmt.Errorf("sync %s: %w", l.mark.f.Name(), err))
-		}
-		if err := l.giveRoomBack(); err != nil {
+		} else if err := l.giveRoomBack(); err != nil {
 			_ = l.fail(nil, fmt.Errorf("cut %s behind its last entry: %w", l.tail.Name(), err))
 		}
 	}

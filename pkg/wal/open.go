@@ -1,13 +1,13 @@
 package wal
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
 
+	"github.com/themisdb/themis/pkg/internal/guard"
 	"github.com/themisdb/themis/pkg/themis"
 )
 
@@ -46,7 +46,7 @@ func Open(dir string, o Options) (_ *Log, _ Recovery, err error) {
 	if err != nil {
 		return nil, Recovery{}, err
 	}
-	l := &Log{dir: dir, o: o, lock: lock, sync: fdatasync, syncDir: syncDir}
+	l := &Log{dir: dir, o: o, lock: lock, sync: o.sync, syncDir: syncDir}
 	defer func() {
 		if err == nil {
 			return
@@ -248,18 +248,23 @@ func (s *found) readTail(path string) error {
 	if err == nil {
 		return nil
 	}
-	rest := bytes.TrimRight(data[off:], "\x00")
+	rest := withoutRoom(data[off:])
 	if s.room = int64(len(data)) - off - int64(len(rest)); len(rest) == 0 {
 		return nil
 	}
 	if !torn(err) {
 		return damaged(s.log.Shard, path, off, end, err)
 	}
-	if at, good := nextGoodFrame(data, off+1, end); good {
+	if at, good := nextGoodFrame(data, off+1, end); good && s.synced(end.Seq+1) {
 		return damaged(s.log.Shard, path, off, end, fmt.Errorf("%w; a whole entry follows at offset %d", err, at))
 	}
 	s.tornBytes, s.tornErr = int64(len(rest)), err
 	return nil
+}
+
+// synced says whether MARK tells that the entry was on the disk, or can't tell that it was not.
+func (s *found) synced(seq themis.Seq) bool {
+	return s.markErr != nil || s.mark >= seq || !guard.On(guard.TornOrDamaged)
 }
 
 func (s *found) note(e *themis.Entry) {
@@ -288,7 +293,8 @@ func (s *found) blank() (reason string, upTo themis.Seq) {
 }
 
 // repair makes of what was found a log that can be written. Each step can be cut short and done again at the next Open; what
-// tells of a loss is made durable before the loss can no longer be seen.
+// tells of a loss is made durable before the loss can no longer be seen. What was read in the last segment, and its name, may be in
+// memory only, where the process before ended between a write and its sync: both are synced before anything is built on them.
 func (s *found) repair(l *Log) (r Recovery, err error) {
 	reason, upTo := s.blank()
 	r = Recovery{
@@ -321,8 +327,8 @@ func (s *found) repair(l *Log) (r Recovery, err error) {
 	if s.tornBytes > 0 {
 		r.CutBytes, r.CutFile, r.CutOffset, r.CutReason = s.tornBytes, segmentPath(s.dir, tail.first), s.tailSize, s.tornErr.Error()
 	}
-	if s.tornBytes+s.room > 0 {
-		if err := cutFile(segmentPath(s.dir, tail.first), s.tailSize); err != nil {
+	if s.tornBytes+s.room > 0 || guard.On(guard.OpenSynced) {
+		if err := errors.Join(cutFile(segmentPath(s.dir, tail.first), s.tailSize, l.sync), l.syncDir(s.dir)); err != nil {
 			return r, err
 		}
 	}

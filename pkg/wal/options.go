@@ -3,6 +3,7 @@ package wal
 import (
 	"errors"
 	"fmt"
+	"os"
 	"time"
 
 	"github.com/themisdb/themis/pkg/themis"
@@ -37,6 +38,8 @@ type Options struct {
 	Gather func()
 	// OnSync gets the length of every write and fsync, and what it made durable. It is called under the commit lock.
 	OnSync func(took time.Duration, entries, bytes int)
+
+	sync func(*os.File) error // fdatasync, but in tests
 }
 
 // Batch is a run of frames, one behind the other as they are in the log. Frames is never changed again: it may be held.
@@ -60,6 +63,9 @@ func (o Options) withDefaults() Options {
 	def(&o.QueueBytes, max(defaultQueueBytes, o.BatchBytes))
 	if o.Linger == 0 {
 		o.Linger = defaultLinger
+	}
+	if o.sync == nil {
+		o.sync = fdatasync
 	}
 	return o
 }

@@ -130,10 +130,11 @@ func walk(data []byte, prev themis.Position, visit func(off int64, n int, e *the
 	return off, prev, nil
 }
 
+// withoutRoom is what stands behind the last whole record, without the zeros behind that.
+func withoutRoom(b []byte) []byte { return bytes.TrimRight(b, "\x00") }
+
 // onlyZeros says that b is room for entries that never came. A record begins with its size, which is not zero.
-func onlyZeros(b []byte) bool {
-	return len(b) > 0 && b[0] == 0 && len(bytes.TrimRight(b, "\x00")) == 0
-}
+func onlyZeros(b []byte) bool { return len(b) > 0 && b[0] == 0 && len(withoutRoom(b)) == 0 }
 
 // torn says whether err may come from a write that never finished. An unknown format, or a whole frame out of its order, is no tear.
 func torn(err error) bool {
@@ -141,8 +142,9 @@ func torn(err error) bool {
 	return err != nil && !errors.Is(err, ErrUpgrade) && !errors.As(err, &order)
 }
 
-// nextGoodFrame looks for a whole frame that begins a later batch, anywhere in data from the offset on: it was written only
-// after everything before it was on disk. Its place in the file is not compared with its lsn: bytes may have been lost between.
+// nextGoodFrame looks for a whole frame that begins a later batch of its primary, anywhere in data from the offset on. Its place in the
+// file is not compared with its lsn: bytes may have been lost between. It proves damage only where MARK says that what is missing
+// before it was on this disk: a follower writes many batches at once, and a loss of power may keep any part of what was not synced.
 func nextGoodFrame(data []byte, from int64, prev themis.Position) (at int64, found bool) {
 	window := uint64(len(data))/minFrameBytes + 1<<20
 	for p := from; p+minFrameBytes <= int64(len(data)); p++ {

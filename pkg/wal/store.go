@@ -72,11 +72,13 @@ func (l *Log) makeRoom(batch int) error {
 	if batch > roomBatch || end <= l.tailBytes {
 		return nil
 	}
-	if _, err := l.tail.WriteAt(zeros[:end-l.tailBytes], l.tailBytes); err != nil {
+	_, err := l.tail.WriteAt(zeros[:end-l.tailBytes], l.tailBytes)
+	if NoRoom(err) {
+		l.roomEnd = end // not tried again until entries have come as far: others need what room is left
 		return l.tail.Truncate(l.tailBytes)
 	}
 	l.roomEnd = end
-	return nil
+	return err
 }
 
 // giveRoomBack cuts the zeros off, durably.

@@ -60,6 +60,9 @@ const (
 	EmptyIsBlank   Rule = "empty-is-blank"  // a copy that begins empty after the first reign is blank
 	AckedLost      Rule = "acked-lost"      // a copy that lacks what it acknowledged in this reign is blank
 	LogDamage      Rule = "log-damage"      // a copy whose log is found damaged while it is served does not go on as if it were whole
+	OpenSynced     Rule = "open-synced"     // what a log's opening finds in memory is synced before it counts as durable
+	TornOrDamaged  Rule = "torn-or-damaged" // what was never synced is a torn tail, whatever stands behind it
+	BlankFirst     Rule = "blank-first"     // a copy is blank on disk before its damaged log is moved away
 	OldMember      Rule = "old-member"      // a member of the control plane on such a disk does not even start
 )
 
