@@ -168,8 +168,9 @@ type Stopping struct {
 	Ready map[themis.ShardID]themis.Epoch `json:"ready,omitempty"`
 }
 
-// DiskAge is how old a node's disk is: a number that grows at every start and every few seconds, first on the disk and then here. A disk
-// that is younger than its record is an older state of itself: a backup that was put back, or a disk that forgot what it had synced.
+// DiskAge is how old a node's disk is: a number that grows at every start, every few seconds, and soon after its copies took something
+// in, first on the disk and then here. A disk that is younger than its record is an older state of itself: a backup that was put back,
+// or a disk that forgot what it had synced.
 type DiskAge struct {
 	Format  int              `json:"format"`
 	Node    themis.NodeID    `json:"node"`

@@ -5,12 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"time"
 
 	"github.com/themisdb/themis/pkg/cluster"
 	"github.com/themisdb/themis/pkg/control"
 	"github.com/themisdb/themis/pkg/internal/guard"
+	"github.com/themisdb/themis/pkg/replication"
 	nodev1 "github.com/themisdb/themis/pkg/rpc/proto/themis/node/v1"
 	"github.com/themisdb/themis/pkg/themis"
 )
@@ -188,6 +190,45 @@ func (n *Node) lookAtOthers(ctx context.Context, m *control.Map) (out []seenDisk
 		}
 	}
 	return out
+}
+
+const (
+	ageMost  = 10 * time.Second      // a disk grows older at least so often,
+	ageLeast = time.Second           // and at most so often, when its copies took something in,
+	ageShare = 50 * time.Millisecond // and for each node of the cluster so much less often, which bounds what the control plane takes
+)
+
+// ageEvery is how long after it last grew older a disk does so again if its copies took something in; took is how long it took, so that
+// a slow disk or control plane is busy with it for a fifth of the time at most.
+func ageEvery(nodes int, took time.Duration) time.Duration {
+	if !guard.On(guard.AgeGrows) {
+		return ageMost
+	}
+	return min(ageMost, max(ageLeast, time.Duration(nodes)*ageShare, 4*took))
+}
+
+// age counts the disk's age on until ctx ends: soon after its copies took something in that an older state of the disk would lack.
+func (n *Node) age(ctx context.Context, m *control.Map) error {
+	tick := time.NewTicker(ageLeast / 10)
+	defer tick.Stop()
+	var had map[themis.ShardID]replication.Mark
+	wait, last := ageLeast, time.Now() // by then the map is here, and with it the ages of others' disks
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-tick.C:
+		}
+		has := n.shards.marks()
+		if since := time.Since(last); since < wait || since < ageMost && had != nil && maps.Equal(had, has) {
+			continue
+		}
+		began := time.Now()
+		n.growOlder(ctx, m)
+		v, _ := n.latest()
+		had, last = has, time.Now()
+		wait = ageEvery(len(v.Nodes), last.Sub(began))
+	}
 }
 
 // growOlder counts on: first on the disk, then in the control plane, so that the record is never ahead of the disk that made it.

@@ -74,7 +74,8 @@ func (n *Node) memberLife(ctx context.Context) error {
 	g.Go(func() error { return n.shards.run(ctx) })
 	g.Go(func() error { return n.unused.run(ctx, m) })
 	g.Go(func() error { return n.writeEvents(ctx, m) })
-	g.Go(func() error { return n.beat(ctx, m, lease) })
+	g.Go(func() error { return n.beat(ctx, lease) })
+	g.Go(func() error { return n.age(ctx, m) })
 	g.Go(func() error { return n.controlPart(ctx, m, kv) })
 	return g.Wait()
 }
@@ -172,11 +173,11 @@ func (n *Node) alive() cluster.Alive {
 }
 
 // beat keeps what the heartbeat says current: its figures now and then, a full disk and a copy that stopped for good at once.
-func (n *Node) beat(ctx context.Context, m *control.Map, lease *control.Lease) error {
+func (n *Node) beat(ctx context.Context, lease *control.Lease) error {
 	const often, retry = 10 * time.Second, time.Second
-	t := time.NewTimer(retry) // by then the map is here, and with it the ages of others' disks
+	t := time.NewTimer(often)
 	defer t.Stop()
-	for first := true; ; {
+	for {
 		full, broken := n.disk.changed.next(), n.shards.broke.next()
 		renewed := n.renewed.next()
 		wait := often
@@ -184,16 +185,11 @@ func (n *Node) beat(ctx context.Context, m *control.Map, lease *control.Lease) e
 			n.log.Debug("heartbeat figures not written", "err", err)
 			wait = retry
 		}
-		if first {
-			wait = retry
-		}
 		t.Reset(wait)
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-t.C:
-			first = false
-			n.growOlder(ctx, m)
 		case <-full:
 		case <-broken:
 		case <-renewed:

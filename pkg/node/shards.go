@@ -119,6 +119,15 @@ func (s *shards) sizes() map[themis.ShardID]themis.Bytes {
 	return out
 }
 
+// marks are how far the copies here have come.
+func (s *shards) marks() map[themis.ShardID]replication.Mark {
+	out := map[themis.ShardID]replication.Mark{}
+	for id, r := range s.all() {
+		out[id] = r.Mark()
+	}
+	return out
+}
+
 // mends says whether a copy with that fault may be opened again by this process: one that found no room, since nothing it had is in
 // doubt, and one that found damage, since it is blank by then and its disk is not known to fail. A failed sync is final, and so is
 // a read that the disk refused.

@@ -55,6 +55,19 @@ type CopyStatus struct {
 	Install  *InstallProgress
 }
 
+// Mark is how far a copy has come in what it may have told others: an older state of its disk lacks some of it.
+type Mark struct {
+	Last     themis.Position
+	Promised themis.Epoch
+}
+
+// Mark is this copy's.
+func (r *Replica) Mark() Mark {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return Mark{r.log.Last(), r.promise.Promised}
+}
+
 // DiskBytes is how much of the disk log and store take.
 func (r *Replica) DiskBytes() themis.Bytes { return r.log.Size() + r.openStore().Stats().DiskBytes }
 

@@ -57,7 +57,16 @@ func TestOldBackupIsRefused(t *testing.T) {
 	h.kill(victim)
 	h.backUp(t, victim)
 	h.start(victim)
-	r := h.until("it follows again", heal, healthy)
+	h.until("it follows again", heal, healthy)
+	w.more(t, 150, rto)
+	h.refusedAfterBoth(t, w, victim)
+}
+
+// refusedAfterBoth ends the victim and the primary of a shard that it follows, puts the victim's backup back, and sees it refused and
+// nothing lost.
+func (h *hosts) refusedAfterBoth(t *testing.T, w *work, victim string) {
+	t.Helper()
+	r := h.until("all is whole", heal, healthy)
 	primary := ""
 	for _, s := range r.Shards {
 		for _, n := range s.ISR {
@@ -69,7 +78,6 @@ func TestOldBackupIsRefused(t *testing.T) {
 	if primary == "" {
 		t.Fatalf("%s follows nobody", victim)
 	}
-	w.more(t, 150, rto)
 	h.kill(victim, primary)
 	h.putBack(t, victim)
 	h.refusesItsDisk(t, victim)
@@ -84,6 +92,28 @@ func TestOldBackupIsRefused(t *testing.T) {
 	})
 	w.more(t, 50, rto)
 	w.end(t, 300)
+}
+
+// Row 37 where the backup is an image of the running disk that is only seconds old when its node ends: what was written since shows in
+// the disk's age all the same.
+func TestImageOfTheLastSeconds(t *testing.T) {
+	const victim = "node-4" // holds no part of the control plane
+	h := newHosts(t, setup{names: []string{"node-1", "node-2", "node-3", victim}, shards: 4})
+	w := h.work(4)
+	w.more(t, 150, rto)
+	was := h.age(t, victim).Age
+	for deadline := time.Now().Add(rto); h.age(t, victim).Age == was; <-time.After(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("the disk grows no older")
+		}
+	}
+	h.pause(victim)
+	h.backUp(t, victim)
+	h.resume(victim)
+	for began := time.Now(); time.Since(began) < 4*time.Second; {
+		w.more(t, 20, rto)
+	}
+	h.refusedAfterBoth(t, w, victim)
 }
 
 // Row 37 on a member of the control plane: its etcd, which has forgotten what it had confirmed, does not even start. The others go on.

@@ -63,6 +63,7 @@ const (
 	OpenSynced     Rule = "open-synced"     // what a log's opening finds in memory is synced before it counts as durable
 	TornOrDamaged  Rule = "torn-or-damaged" // what was never synced is a torn tail, whatever stands behind it
 	BlankFirst     Rule = "blank-first"     // a copy is blank on disk before its damaged log is moved away
+	AgeGrows       Rule = "age-grows"       // a disk's age is counted on soon after its copies took something in
 	OldMember      Rule = "old-member"      // a member of the control plane on such a disk does not even start
 )
 
