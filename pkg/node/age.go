@@ -81,10 +81,14 @@ func (n *Node) checkAge(ctx context.Context, m *control.Map) error {
 		seen, err := m.DiskAge(try, n.id.Node)
 		cancel()
 		if err == nil {
-			if err := n.follows(own.Age, seen); err != nil && guard.On(guard.OldDisk) {
-				return err
+			old := n.follows(own.Age, seen)
+			if old == nil || !guard.On(guard.OldDisk) {
+				return nil
 			}
-			return nil
+			if double := n.mayReplaceProcess(ctx, m)(cluster.Alive{}); themis.CodeOf(double) == themis.RefusedUnsafe {
+				return double // the disk is a copy of one at work: that says more
+			}
+			return old
 		}
 		select {
 		case <-ctx.Done():
