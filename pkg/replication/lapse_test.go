@@ -45,3 +45,39 @@ func TestAPrimaryWithoutItsLeaseSaysSo(t *testing.T) {
 	}
 	c.mustWrite(primary, put("k", "3"))
 }
+
+// Under ASYNC a write needs no follower's word. One that had its place in the log when the lease ended is not confirmed before the lease
+// is back: another primary may reign by then. Nor does one get its place that had been let in before.
+func TestAnAsyncWriteIsNotConfirmedWithoutTheLease(t *testing.T) {
+	c := newTrio(t, cluster.Policy{Mode: themis.Async, RF: 1}, "a")
+	primary := c.elect()
+	c.mustWrite(primary, put("k", "1"))
+	r := c.node(primary)
+	rg := r.leading.Load()
+	w := put("k", "2")
+	payload := themis.AppendOps(nil, []themis.Op{w.Changes[0].Op})
+	names, existed := []string{documentName(&w.Changes[0].Op)}, []bool{true}
+	p := &pending{done: make(chan struct{})}
+	if _, err := rg.append(w, p, payload, names, existed); err != nil {
+		t.Fatal(err)
+	}
+	c.lapsed.Store(primary, true)
+	if _, err := rg.append(w, &pending{done: make(chan struct{})}, payload, names, existed); themis.CodeOf(err) != themis.NoPrimary || !strings.Contains(err.Error(), noLease) {
+		t.Errorf("appended: %v", err)
+	}
+	if _, err := p.append.Commit(); err != nil {
+		t.Fatal(err)
+	}
+	rg.durable()
+	select {
+	case <-p.done:
+		t.Error("confirmed after the lease had ended")
+	case <-time.After(100 * time.Millisecond): // some ticks of the reign
+	}
+	c.lapsed.Delete(primary)
+	<-p.done
+	rg.answered()
+	if p.err != nil {
+		t.Errorf("with the lease: %v", p.err)
+	}
+}

@@ -199,6 +199,7 @@ func (rg *reigning) loop() error {
 		}
 		now := time.Now()
 		rg.mu.Lock()
+		rg.core.Leased(rg.r.holdsLease(now))
 		rg.core.Tick(now)
 		switch waits := rg.core.Ready() && rg.writable() != nil; {
 		case !waits:
@@ -387,8 +388,9 @@ func (r *Replica) tap(b wal.Batch) {
 func (rg *reigning) durable() {
 	seq := rg.r.log.Durable()
 	rg.mu.Lock()
-	if rg.core != nil && rg.ctx.Err() == nil {
-		rg.core.Durable(seq, time.Now())
+	if now := time.Now(); rg.core != nil && rg.ctx.Err() == nil {
+		rg.core.Leased(rg.r.holdsLease(now))
+		rg.core.Durable(seq, now)
 	}
 	rg.mu.Unlock()
 	rg.progress()

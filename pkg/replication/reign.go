@@ -74,6 +74,7 @@ type Reign struct {
 	stopping map[themis.NodeID]bool        // nodes on their way out
 	frozen   bool                          // the reign is to be handed over: no new write
 	retired  bool                          // it serves nothing any more
+	lapsed   bool                          // the node's lease in the control plane has ended
 
 	joining cluster.Member // counted already, though not yet proposed: it must reach target first
 	target  themis.Seq
@@ -138,6 +139,18 @@ func (r *Reign) Reset(from cluster.Member, seq themis.Seq, now time.Time) {
 	r.acked[from] = seq
 }
 
+// Asked tells that a follower is asked to cut its log back to seq, if it has more. Whether it has done so is known with its answer
+// only: until then it counts for no more than that.
+func (r *Reign) Asked(m cluster.Member, seq themis.Seq) {
+	if !guard.On(guard.AskedCounts) {
+		return
+	}
+	if f := r.peers[m]; f != nil {
+		f.durable = min(f.durable, seq)
+	}
+	r.acked[m] = min(r.acked[m], seq)
+}
+
 // Emptied tells that a follower has said that it is to be filled anew: whatever it had acknowledged, it vouches for nothing.
 func (r *Reign) Emptied(from cluster.Member, now time.Time) {
 	r.Reset(from, 0, now)
@@ -153,6 +166,9 @@ func (r *Reign) Lost(from cluster.Member) {
 		f.gone = true
 	}
 }
+
+// Leased tells whether the node's lease in the control plane holds: without it nothing is committed on this disk's word alone.
+func (r *Reign) Leased(holds bool) { r.lapsed = !holds }
 
 // Retire ends what the reign serves: it reads and writes nothing any more, so that it can free its followers.
 func (r *Reign) Retire() { r.retired = true }
@@ -270,6 +286,10 @@ func (r *Reign) advance(now time.Time) {
 		limit = min(limit, r.kth(r.shard.Have.K))
 		if rep, ok := r.shard.Replica(r.joining.Node); ok && rep.Class == cluster.Async && guard.On(guard.MaximalISR) {
 			limit = min(limit, r.seq(r.joining)) // it may be a voter already, in the place of one that acknowledged
+		}
+	case themis.Async:
+		if r.lapsed {
+			limit = r.commit
 		}
 	}
 	if limit > r.commit && (limit >= r.barrier || !guard.On(guard.Barrier)) {

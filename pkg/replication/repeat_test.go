@@ -3,6 +3,7 @@ package replication
 import (
 	"context"
 	"fmt"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -68,5 +69,46 @@ func (c *trio) crownAgain(id themis.NodeID) {
 	}
 	if err != nil {
 		c.t.Fatal(err)
+	}
+}
+
+// A request that was confirmed on fewer copies than it asked for stays so when it is repeated, until they have it.
+func TestARepeatedRequestWaitsForItsCopies(t *testing.T) {
+	c := newTrio(t, cluster.Policy{Mode: themis.Sync, K: 1, RF: 3}, "a", "b", "c")
+	primary := c.elect()
+	c.mustWrite(primary, put("warm", "1"))
+	out := themis.NodeID("c")
+	if primary == out {
+		out = "b"
+	}
+	c.stop(out)
+	c.mu.Lock()
+	c.failed = map[themis.NodeID]bool{out: true}
+	c.mu.Unlock()
+	c.publish()
+	c.eventually("it is out of the in-sync set", func() bool {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		return len(c.record.ISR) == 2
+	})
+	w := put("k", "1")
+	w.RequestID, w.Concern = "id-1", themis.ConcernAll
+	for try := range 3 {
+		ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+		got, err := c.node(primary).Write(ctx, w)
+		cancel()
+		if themis.CodeOf(err) != themis.OutcomeUnknown || try > 0 && !strings.Contains(err.Error(), "only 2 of the 3 copies") {
+			t.Errorf("try %d: %+v, %v", try, got, err)
+		}
+	}
+	c.mu.Lock()
+	c.failed = nil
+	c.mu.Unlock()
+	c.start(out)
+	c.publish()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	if got, err := c.node(primary).Write(ctx, w); err != nil || got.Concern != themis.ConcernAll {
+		t.Errorf("with all copies: %+v, %v", got, err)
 	}
 }

@@ -266,9 +266,11 @@ func (n *simNode) ship() {
 			}
 			st = &simStream{epoch: sh.Epoch, from: n, to: to, storage: rep.Storage}
 			n.streams[rep.Node] = st
+			synced := themis.Seq(len(n.disk.log))
+			n.reign.Asked(rep.Member, synced)
 			st.down = append(st.down, simShip{hello: &Hello{
-				Cluster: "c", Shard: sh.ID, Epoch: sh.Epoch, Primary: n.self(), Follower: rep.Storage, Lineage: n.lineage(), First: 1, Last: n.last(), Barrier: n.reign.barrier,
-				Acked: min(n.reign.Acked(rep.Member), n.last()),
+				Cluster: "c", Shard: sh.ID, Epoch: sh.Epoch, Primary: n.self(), Follower: rep.Storage, Lineage: upTo(n.lineage(), synced), First: 1, Last: synced, Barrier: n.reign.barrier,
+				Acked: n.reign.Acked(rep.Member),
 			}})
 			continue
 		}

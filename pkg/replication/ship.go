@@ -243,11 +243,12 @@ func (s *shipper) hello() Hello {
 	r := s.rg.r
 	s.rg.mu.Lock()
 	defer s.rg.mu.Unlock()
-	last := r.log.Durable()
+	last := r.log.Durable() // it may have more, and is cut back to that
+	s.rg.core.Asked(s.to, last)
 	return Hello{
 		Cluster: r.o.Cluster, Shard: r.o.Shard, Epoch: s.rg.epoch, Primary: r.o.Self, Follower: s.to.Storage,
 		Lineage: r.log.Lineage(), First: r.shippable(), Last: last, Barrier: s.rg.core.barrier,
-		Acked:          min(s.rg.core.Acked(s.to), last), // it may have had more than is on the disk here, and is cut back to that
+		Acked:          s.rg.core.Acked(s.to),
 		AckedMayVanish: s.rg.core.Shard().Have.Mode == themis.Async,
 	}
 }

@@ -83,8 +83,8 @@ func (r *Replica) Write(ctx context.Context, w Write) (Written, error) {
 		return Written{}, err
 	}
 	if known != nil {
-		_, effective := rg.need(w.Concern)
-		return Written{Seq: known.Seq, HLC: known.HLC, Ops: known.Ops, Concern: effective}, nil
+		effective, err := rg.copied(ctx, known.Seq, w.Concern)
+		return Written{Seq: known.Seq, HLC: known.HLC, Ops: known.Ops, Concern: effective}, err
 	}
 	if mine {
 		defer rg.answered()
@@ -384,8 +384,12 @@ func (rg *reigning) append(w Write, p *pending, payload []byte, names []string, 
 	if err := context.Cause(rg.ctx); err != nil {
 		return themis.Entry{}, themis.Errorf(themis.NoPrimary, "%s: the reign of epoch %d ended: %v", rg.r.o.Shard, rg.epoch, err).In(rg.r.o.Shard)
 	}
+	now := time.Now()
+	if !rg.r.holdsLease(now) { // it may have ended since the write was let in
+		return themis.Entry{}, rg.withoutLease()
+	}
 	if rg.core.Frozen() || rg.core.retired {
-		return themis.Entry{}, rg.core.Writable(time.Now())
+		return themis.Entry{}, rg.core.Writable(now)
 	}
 	a, err := rg.r.log.Begin(themis.KindWrite, themis.Tags{RequestID: w.RequestID, BodyDigest: p.digest}, payload, len(w.Changes))
 	if err != nil {
@@ -457,11 +461,17 @@ func (rg *reigning) await(ctx context.Context, p *pending, concern themis.WriteC
 		}
 		return Written{}, p.err
 	}
+	effective, err := rg.copied(ctx, p.seq, concern)
+	return Written{Seq: p.seq, HLC: p.hlc, Ops: p.ops, Concern: effective}, err
+}
+
+// copied waits until a committed entry is on as many disks as the concern asks for, and answers the concern that then holds.
+func (rg *reigning) copied(ctx context.Context, seq themis.Seq, concern themis.WriteConcern) (effective themis.WriteConcern, err error) {
 	need, effective := rg.need(concern)
 	for need > 1 {
 		next := rg.change.next()
 		rg.mu.Lock()
-		have := rg.core.Copies(p.seq)
+		have := rg.core.Copies(seq)
 		rg.mu.Unlock()
 		if have >= need {
 			break
@@ -469,13 +479,13 @@ func (rg *reigning) await(ctx context.Context, p *pending, concern themis.WriteC
 		select {
 		case <-next:
 		case <-rg.ctx.Done():
-			return Written{}, rg.r.unknown(rg.epoch)
+			return "", rg.r.unknown(rg.epoch)
 		case <-ctx.Done():
-			return Written{}, themis.Errorf(themis.OutcomeUnknown, "%s: the write at seq %d is committed, but only %d of the %d copies that write_concern %s asks for have it",
-				rg.r.o.Shard, p.seq, have, need, concern).In(rg.r.o.Shard)
+			return "", themis.Errorf(themis.OutcomeUnknown, "%s: the write at seq %d is committed, but only %d of the %d copies that write_concern %s asks for have it",
+				rg.r.o.Shard, seq, have, need, concern).In(rg.r.o.Shard)
 		}
 	}
-	return Written{Seq: p.seq, HLC: p.hlc, Ops: p.ops, Concern: effective}, nil
+	return effective, nil
 }
 
 // need is how many disks a concern asks for, the primary's included (C-71), and the concern that is met by those that the mode
