@@ -16,7 +16,7 @@ import (
 )
 
 func shardCommand(a *app) *cobra.Command {
-	return group(&cobra.Command{Use: "shard", Short: "The shards and their copies"}, shardList(a), shardShow(a))
+	return group(&cobra.Command{Use: "shard", Short: "The shards and their copies"}, shardList(a), shardShow(a), shardRemoveCopy(a))
 }
 
 // withReport asks for the report and for the same as JSON, in which fields stand that this version doesn't know.
@@ -95,5 +95,66 @@ func showShard(w io.Writer, a *app, r health.Report, s health.ShardReport) {
 	st.All = true
 	if text := tui.Findings(about, width, st); text != "" {
 		_, _ = fmt.Fprintf(w, "\n%s", text)
+	}
+}
+
+// removedCopy is the JSON of `shard remove-copy`.
+type removedCopy struct {
+	Shard   themis.ShardID `json:"shard"`
+	Node    themis.NodeID  `json:"node"`
+	Changed bool           `json:"changed"` // false: there was no such copy
+	DryRun  bool           `json:"dry_run"` // nothing was changed; the rest is what would be
+	Bytes   themis.Bytes   `json:"bytes"`   // that the copy takes, or took
+	Rescued string         `json:"rescued"` // the file on the node with what the primary's log may lack; empty: none was needed
+	Writes  int            `json:"writes"`  // in it
+	Steps   []string       `json:"steps"`
+	Note    string         `json:"note"`
+}
+
+func shardRemoveCopy(a *app) *cobra.Command {
+	var dryRun bool
+	cmd := &cobra.Command{
+		Use: "remove-copy SHARD NODE", Short: "Let a node delete a copy that is in use no more",
+		Long: `Let a node delete the copy of a shard that is in use no more and that it keeps: cluster health -o wide tells of it as UNUSED_COPY.
+
+What the copy's log holds and the primary's is not known to hold is saved first, one write a line, in rescued/ beside the copy. The
+copy is refused while it is in the map, while the shard's other copies are not all in sync, and while the node can't tell what its log
+holds. No such copy is no error.`,
+		Example: "  themis-cli shard remove-copy shard-1 node-2 --dry-run",
+		Args:    usage.Exactly(2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			id, err := themis.ParseShardID(args[0])
+			if err != nil {
+				return err
+			}
+			return a.withClient(cmd.Context(), membershipTime, func(ctx context.Context, c *client.Client) error {
+				var out removedCopy
+				if err := c.Act(ctx, "shard.remove-copy", map[string]any{"shard": id, "node": args[1]}, dryRun, &out); err != nil {
+					return err
+				}
+				return a.print(out, func(w io.Writer, _ bool) { showRemovedCopy(w, out) })
+			})
+		},
+	}
+	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "say what would be done, or why it is refused, and change nothing")
+	return cmd
+}
+
+func showRemovedCopy(w io.Writer, out removedCopy) {
+	verb := "is removed"
+	switch {
+	case !out.Changed:
+		verb = "was not removed; nothing was changed"
+	case out.DryRun:
+		verb = "would be removed; nothing was changed"
+	}
+	_, _ = fmt.Fprintf(w, "the copy of %s on %s %s\n", out.Shard, out.Node, verb)
+	showSteps(w, out.DryRun, out.Steps)
+	if out.Rescued != "" {
+		pairs(w, "rescued", out.Rescued, "writes", fmt.Sprint(out.Writes))
+	}
+	pairs(w, "note", out.Note)
+	if out.DryRun && out.Changed {
+		_, _ = fmt.Fprintf(w, "next: themis-cli shard remove-copy %s %s\n", out.Shard, out.Node)
 	}
 }

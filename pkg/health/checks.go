@@ -192,7 +192,7 @@ var checks = []Check{
 		"themis-cli node list"},
 	{UnusedCopyKept, Info, false, "A disk holds a copy that is in use no more",
 		"{node} has {bytes} bytes of {shard} from before its copy was replaced; kept: {kept}",
-		"themis-cli shard show {shard}"},
+		"themis-cli shard remove-copy {shard} {node} --dry-run"},
 	{PlainHTTP, Info, false, "HTTP without TLS is open on loopback",
 		"{node} serves {mode} without TLS to every process on its machine",
 		"themis-cli config show"},

@@ -324,6 +324,8 @@ func (s *adminService) Act(ctx context.Context, req *nodev1.ActRequest) (*nodev1
 		return act(ctx, req, s.n.joinNode)
 	case "node.remove":
 		return act(ctx, req, s.n.removeNode)
+	case "shard.remove-copy":
+		return act(ctx, req, s.n.removeCopy)
 	case "node.token":
 		return act(ctx, req, s.n.createToken)
 	}

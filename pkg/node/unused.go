@@ -29,11 +29,13 @@ import (
 const (
 	keepUnused  = time.Hour
 	removingDir = "removing" // what was taken out of shards/ and is being deleted
+	rescuedDir  = "rescued"
 )
 
 type unused struct {
 	n    *Node
 	keep time.Duration
+	work sync.Mutex // one looks at directories, or takes them away
 
 	mu   sync.Mutex
 	seen map[themis.ShardID]*unusedCopy
@@ -63,6 +65,15 @@ func (u *unused) run(ctx context.Context, m *control.Map) error {
 	tick := time.NewTicker(min(u.keep/4, time.Minute))
 	defer tick.Stop()
 	for {
+		changed := u.n.changed.next()
+		if _, ok := u.n.latest(); !ok { // nothing can be told yet
+			select {
+			case <-ctx.Done():
+				return ctx.Err()
+			case <-changed:
+			}
+			continue
+		}
 		if err := u.sweep(ctx, m); err != nil && ctx.Err() == nil {
 			u.n.log.Warn("unused copies could not be looked at", "err", err)
 		}
@@ -76,6 +87,8 @@ func (u *unused) run(ctx context.Context, m *control.Map) error {
 
 // sweep looks at all directories of copies once.
 func (u *unused) sweep(ctx context.Context, m *control.Map) error {
+	u.work.Lock()
+	defer u.work.Unlock()
 	if err := os.RemoveAll(u.n.dir(removingDir)); err != nil { // left by a process that ended on the way
 		return err
 	}
@@ -163,13 +176,18 @@ func (u *unused) whyKept(ctx context.Context, m *control.Map, c *unusedCopy) str
 		u.mu.Unlock()
 		return why
 	}
-	if why := holdsMore(u.n.dir("shards", string(c.Shard)), wal.Identity{Cluster: v.Meta.ID, Shard: c.Shard, Storage: u.n.id.Storage}); why != "" {
+	dir, own := u.n.dir("shards", string(c.Shard)), u.identity(v, c.Shard)
+	if why := cmp.Or(holdsMore(dir, own), holdsRescued(dir)); why != "" {
 		return why
 	}
 	if left := u.keep - time.Since(c.Since); left > 0 {
 		return fmt.Sprintf("until %s, unless the map changes", c.Since.Add(u.keep).UTC().Format(time.RFC3339))
 	}
 	return u.uncovered(ctx, v, c)
+}
+
+func (u *unused) identity(v cluster.View, id themis.ShardID) wal.Identity {
+	return wal.Identity{Cluster: v.Meta.ID, Shard: id, Storage: u.n.id.Storage}
 }
 
 func (u *unused) mapNow(ctx context.Context, m *control.Map) (cluster.View, error) {
@@ -204,7 +222,20 @@ func inUse(v cluster.View, own themis.ClusterID, self cluster.Member, id themis.
 	return ""
 }
 
-// holdsMore says what a copy's directory holds that is not the copy; empty: nothing.
+// holdsRescued says whether something was rescued in a copy's directory.
+func holdsRescued(dir string) string {
+	inside, err := os.ReadDir(filepath.Join(dir, rescuedDir))
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+	case err != nil:
+		return err.Error()
+	case len(inside) > 0 && guard.On(guard.UnusedRescued):
+		return fmt.Sprintf("rescued/ holds %d files: move them out", len(inside))
+	}
+	return ""
+}
+
+// holdsMore says what a copy's directory holds that is not the copy, nor was rescued from it; empty: nothing.
 func holdsMore(dir string, want wal.Identity) string {
 	if owner, err := replication.Owner(dir); err != nil {
 		return err.Error()
@@ -217,12 +248,13 @@ func holdsMore(dir string, want wal.Identity) string {
 	}
 	for _, e := range entries {
 		switch name := e.Name(); {
-		case name == "rescued" || name == "snapshots":
+		case name == rescuedDir:
+		case name == "snapshots":
 			inside, err := os.ReadDir(filepath.Join(dir, name))
 			if err != nil {
 				return err.Error()
 			}
-			if len(inside) > 0 && (name != "rescued" || guard.On(guard.UnusedRescued)) {
+			if len(inside) > 0 {
 				return fmt.Sprintf("%s/ holds %d files: move them out", name, len(inside))
 			}
 		case strings.Contains(name, ".damaged-"):
@@ -238,30 +270,48 @@ func holdsMore(dir string, want wal.Identity) string {
 // uncovered says what the copy's log holds that the primary's may lack; empty: nothing. What a primary that died had acknowledged
 // alone, under ASYNC, may be nowhere else.
 func (u *unused) uncovered(ctx context.Context, v cluster.View, c *unusedCopy) string {
-	if !guard.On(guard.UnusedCovered) {
+	if !guard.On(guard.UnusedCovered) || c.log == nil && emptied(u.n.dir("shards", string(c.Shard))) {
 		return ""
 	}
+	common, why := u.common(ctx, v, c)
+	if why == "" && common < c.log.Last.Seq {
+		why = fmt.Sprintf("its log ends at seq %d of epoch %d, and only what is up to seq %d is known to be in the primary's", c.log.Last.Seq, c.log.Last.Epoch, common)
+	}
+	return why
+}
+
+// emptied says whether nothing of a copy is left but what may have been rescued from it.
+func emptied(dir string) bool {
+	missing := func(name string) bool {
+		_, err := os.Stat(filepath.Join(dir, name))
+		return errors.Is(err, fs.ErrNotExist)
+	}
+	return missing("wal") && missing("store")
+}
+
+// common is up to which seq the copy's log is known to be the primary's, or why that can't be told. It reads c.log, once.
+func (u *unused) common(ctx context.Context, v cluster.View, c *unusedCopy) (themis.Seq, string) {
 	if c.log == nil {
 		in, err := wal.Inspect(filepath.Join(u.n.dir("shards", string(c.Shard)), "wal"), wal.Identity{}, nil)
 		if err != nil {
-			return "its log can't be read: " + err.Error()
+			return 0, "its log can't be read: " + err.Error()
 		}
 		c.log = &in
 	}
 	if c.log.Resetting || c.log.Entries == 0 && c.log.Last.Seq == 0 && c.log.Sound() {
-		return "" // it holds nothing of its own
+		return c.log.Last.Seq, "" // it holds nothing of its own
 	}
 	if !c.log.Sound() {
-		return fmt.Sprintf("its log is damaged (%s): what it held can't be compared", c.log.Findings[0].Fault)
+		return 0, fmt.Sprintf("its log is damaged (%s): what it held can't be compared", c.log.Findings[0].Fault)
 	}
 	s := v.Shards[c.Shard]
 	st := u.n.gather.states(ctx, v)[s.Primary.Node].State
 	if st == nil {
-		return fmt.Sprintf("the primary %s can't be asked what it holds", s.Primary.Node)
+		return 0, fmt.Sprintf("the primary %s can't be asked what it holds", s.Primary.Node)
 	}
 	i := slices.IndexFunc(st.Replicas, func(r health.LocalReplica) bool { return r.Shard == c.Shard })
 	if i < 0 || st.Replicas[i].Role != health.Primary || st.Replicas[i].Storage != s.Primary.Storage {
-		return fmt.Sprintf("%s does not lead", s.Primary.Node)
+		return 0, fmt.Sprintf("%s does not lead", s.Primary.Node)
 	}
 	lineage := c.log.Lineage
 	for _, e := range c.log.Epochs { // LOG may lack the newest
@@ -269,24 +319,15 @@ func (u *unused) uncovered(ctx context.Context, v cluster.View, c *unusedCopy) s
 			lineage = append(slices.Clone(lineage), e)
 		}
 	}
-	if common := replication.Common(lineage, c.log.Last.Seq, st.Replicas[i].Lineage, st.Replicas[i].Seq); common < c.log.Last.Seq {
-		return fmt.Sprintf("its log ends at seq %d of epoch %d, and only what is up to seq %d is known to be in the primary's", c.log.Last.Seq, c.log.Last.Epoch, common)
-	}
-	return ""
+	return replication.Common(lineage, c.log.Last.Seq, st.Replicas[i].Lineage, st.Replicas[i].Seq), ""
 }
 
 // remove takes the copy's directory away, if the map still says so while no copy can be opened here, and deletes it.
 func (u *unused) remove(ctx context.Context, m *control.Map, c *unusedCopy) (kept string, err error) {
-	at, rev, kept, err := u.takeAway(ctx, m, c)
+	rev, kept, err := u.delete(ctx, m, c, false)
 	if err != nil || kept != "" {
 		return kept, err
 	}
-	if err := os.RemoveAll(at); err != nil {
-		return "", err
-	}
-	u.mu.Lock()
-	delete(u.seen, c.Shard)
-	u.mu.Unlock()
 	u.n.event(cluster.Event{
 		Actor: u.n.actor(), Action: "remove_copy", Subject: string(c.Shard), Outcome: "done", Rule: "unused-only",
 		Reason: fmt.Sprintf("%d bytes freed: the map has had no copy of it on disk %s since %s, up to revision %d", c.Bytes, u.n.id.Storage, c.Since.Format(time.RFC3339), rev),
@@ -294,28 +335,75 @@ func (u *unused) remove(ctx context.Context, m *control.Map, c *unusedCopy) (kep
 	return "", nil
 }
 
-func (u *unused) takeAway(ctx context.Context, m *control.Map, c *unusedCopy) (at string, rev themis.Revision, kept string, err error) {
+// delete takes a copy away and deletes it: all of it, or with partly all but what was rescued and whose it was.
+func (u *unused) delete(ctx context.Context, m *control.Map, c *unusedCopy, partly bool) (rev themis.Revision, kept string, err error) {
+	rev, kept, err = u.takeAway(ctx, m, c.Shard, partly)
+	if err != nil || kept != "" {
+		return rev, kept, err
+	}
+	if err := os.RemoveAll(u.n.dir(removingDir, string(c.Shard))); err != nil {
+		return rev, "", err
+	}
+	u.mu.Lock()
+	delete(u.seen, c.Shard)
+	u.mu.Unlock()
+	return rev, "", nil
+}
+
+func (u *unused) takeAway(ctx context.Context, m *control.Map, id themis.ShardID, partly bool) (rev themis.Revision, kept string, err error) {
 	u.n.shards.changing.Lock()
 	defer u.n.shards.changing.Unlock()
 	v, err := u.mapNow(ctx, m)
 	if err != nil {
-		return "", 0, "the map can't be read: " + err.Error(), nil
+		return 0, "the map can't be read: " + err.Error(), nil
 	}
-	if kept = inUse(v, u.n.joined().ID, u.n.self(), c.Shard); kept != "" {
-		return "", 0, kept, nil
+	if kept = inUse(v, u.n.joined().ID, u.n.self(), id); kept != "" {
+		return 0, kept, nil
 	}
-	if _, open := u.n.shards.all()[c.Shard]; open {
-		return "", 0, "it is open", nil
+	if _, open := u.n.shards.all()[id]; open {
+		return 0, "it is open", nil
 	}
+	from, to := u.n.dir("shards", string(id)), u.n.dir(removingDir, string(id))
 	if err := os.MkdirAll(u.n.dir(removingDir), 0o700); err != nil {
-		return "", 0, "", err
+		return 0, "", err
 	}
-	at = u.n.dir(removingDir, string(c.Shard))
-	err = os.Rename(u.n.dir("shards", string(c.Shard)), at)
+	if partly {
+		err = moveParts(from, to)
+	} else {
+		err = os.Rename(from, to)
+	}
 	if err == nil {
 		err = errors.Join(syncDir(u.n.dir(removingDir)), syncDir(u.n.dir("shards")))
 	}
-	return at, v.Revision, "", err
+	return v.Revision, "", err
+}
+
+// moveParts moves what is in a copy's directory, but for what was rescued and whose it was. The log goes last: until then, another run
+// can still tell what it holds.
+func moveParts(from, to string) error {
+	entries, err := os.ReadDir(from)
+	if err == nil {
+		err = os.MkdirAll(to, 0o700)
+	}
+	last := ""
+	for _, e := range entries {
+		switch name := e.Name(); {
+		case err != nil:
+			return err
+		case name == rescuedDir || strings.HasPrefix(name, "REPLICA.json"):
+		case name == "wal":
+			last = name
+		default:
+			err = os.Rename(filepath.Join(from, name), filepath.Join(to, name))
+		}
+	}
+	if err == nil {
+		err = syncDir(from)
+	}
+	if err == nil && last != "" {
+		err = os.Rename(filepath.Join(from, last), filepath.Join(to, last))
+	}
+	return errors.Join(err, syncDir(from))
 }
 
 // sizeOf is how many bytes the files below dir have.

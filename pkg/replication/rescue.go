@@ -1,8 +1,9 @@
 package replication
 
 import (
-	"bytes"
+	"bufio"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -10,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/themisdb/themis/pkg/themis"
+	"github.com/themisdb/themis/pkg/wal"
 )
 
 // rescued is one line of a file in rescued/: a write that this copy had in its log and the shard's new log lacks.
@@ -55,46 +57,122 @@ func (r *Replica) rescue(from, to themis.Seq, acked bool) (name string, n int, e
 		return "", 0, err
 	}
 	defer func() { _ = scan.Close() }()
-	var out bytes.Buffer
-	enc := json.NewEncoder(&out)
-	enc.SetEscapeHTML(false)
+	f := rescueFile{dir: r.o.Dir, shard: r.o.Shard}
+	defer f.abandon()
 	for scan.Pos().Seq < to {
 		e, err := scan.Next()
+		if err == nil {
+			err = f.add(&e)
+		}
 		if err != nil {
 			return "", 0, err
 		}
-		if e.Kind != themis.KindWrite {
-			continue
-		}
-		ops, err := themis.DecodeOps(e.Payload)
-		if err != nil {
-			return "", 0, fmt.Errorf("seq %d: %w", e.Seq, err)
-		}
-		for i, o := range ops {
-			line := rescued{r.o.Shard, e.Seq, e.Epoch, e.HLC + themis.HLC(i), "put", o.Collection, o.Key, o.Placement, o.Value, e.Tags.RequestID} //nolint:gosec // a small index
-			if o.Code == themis.OpDelete {
-				line.Op, line.Value = "delete", nil
-			}
-			if err := enc.Encode(line); err != nil {
-				return "", 0, fmt.Errorf("seq %d: %w", e.Seq, err)
-			}
-			n++
-		}
 	}
-	if n == 0 {
-		return "", 0, nil
+	return f.finish(acked, r.log.Last().Epoch, from, to)
+}
+
+// Rescue does the same with all entries behind a seq in the log of a copy that nobody has open: dir is its directory. They count as
+// acknowledged if acked says so, or if the log knows that one of them was committed. A log that is not sound is CORRUPT.
+func Rescue(dir string, own wal.Identity, behind themis.Seq, acked bool) (name string, n int, err error) {
+	f := rescueFile{dir: dir, shard: own.Shard}
+	defer f.abandon()
+	in, err := wal.Inspect(filepath.Join(dir, "wal"), own, func(v wal.Visited) error {
+		if v.Entry.Seq <= behind {
+			return nil
+		}
+		return f.add(&v.Entry)
+	})
+	if err != nil {
+		return "", 0, err
 	}
-	dir := filepath.Join(r.o.Dir, "rescued")
+	if !in.Sound() {
+		return "", 0, themis.Errorf(themis.Corrupt, "the log in %s is damaged: %s", dir, in.Findings[0].Fault)
+	}
+	return f.finish(acked || in.MaxCommit > behind, in.Last.Epoch, behind+1, in.Last.Seq)
+}
+
+// rescueFile is a file of rescued/ that is being written: it is there only with the first write, and counts only when it is finished.
+type rescueFile struct {
+	dir   string // of the copy
+	shard themis.ShardID
+	n     int // writes in it
+
+	f   *os.File
+	out *bufio.Writer
+	enc *json.Encoder
+}
+
+// add appends the writes of an entry.
+func (x *rescueFile) add(e *themis.Entry) error {
+	if e.Kind != themis.KindWrite {
+		return nil
+	}
+	ops, err := themis.DecodeOps(e.Payload)
+	if err == nil && x.f == nil {
+		err = x.create()
+	}
+	if err != nil {
+		return fmt.Errorf("seq %d: %w", e.Seq, err)
+	}
+	for i, o := range ops {
+		line := rescued{x.shard, e.Seq, e.Epoch, e.HLC + themis.HLC(i), "put", o.Collection, o.Key, o.Placement, o.Value, e.Tags.RequestID} //nolint:gosec // a small index
+		if o.Code == themis.OpDelete {
+			line.Op, line.Value = "delete", nil
+		}
+		if err := x.enc.Encode(line); err != nil {
+			return fmt.Errorf("seq %d: %w", e.Seq, err)
+		}
+		x.n++
+	}
+	return nil
+}
+
+func (x *rescueFile) create() (err error) {
+	dir := filepath.Join(x.dir, "rescued")
 	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return "", 0, err
+		return err
 	}
-	if err := syncDir(r.o.Dir); err != nil {
-		return "", 0, err
+	if err := syncDir(x.dir); err != nil {
+		return err
+	}
+	x.f, err = os.OpenFile(filepath.Join(dir, "unfinished.new"), os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600) //nolint:gosec // a path of our own
+	x.out = bufio.NewWriterSize(x.f, 64<<10)
+	x.enc = json.NewEncoder(x.out)
+	x.enc.SetEscapeHTML(false)
+	return err
+}
+
+// finish makes the file durable under its name.
+func (x *rescueFile) finish(acked bool, epoch themis.Epoch, from, to themis.Seq) (name string, n int, err error) {
+	if x.f == nil {
+		return "", 0, nil
 	}
 	kind := rescuedOpen
 	if acked {
 		kind = rescuedAcked
 	}
-	name = filepath.Join(dir, fmt.Sprintf("%s-epoch-%d-seq-%d-%d-writes-%d.ndjson", kind, r.log.Last().Epoch, from, to, n))
-	return name, n, replaceFile(name, out.Bytes())
+	dir := filepath.Join(x.dir, "rescued")
+	name = filepath.Join(dir, fmt.Sprintf("%s-epoch-%d-seq-%d-%d-writes-%d.ndjson", kind, epoch, from, to, x.n))
+	if err = x.out.Flush(); err == nil {
+		err = x.f.Sync()
+	}
+	err = errors.Join(err, x.f.Close())
+	if err == nil {
+		err = os.Rename(x.f.Name(), name)
+	}
+	if err == nil {
+		x.f, err = nil, syncDir(dir)
+	}
+	if err != nil {
+		return "", 0, fmt.Errorf("write %s: %w", name, err)
+	}
+	return name, x.n, nil
+}
+
+// abandon takes an unfinished file away.
+func (x *rescueFile) abandon() {
+	if x.f != nil {
+		_ = x.f.Close()
+		_ = os.Remove(x.f.Name())
+	}
 }
