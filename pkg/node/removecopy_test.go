@@ -2,12 +2,14 @@ package node
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/themisdb/themis/pkg/cluster"
 	"github.com/themisdb/themis/pkg/health"
@@ -68,9 +70,9 @@ func (f *fleet) damageLog(node string, id themis.ShardID) {
 func TestRemoveCopy(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, "node-1", "node-2", "node-3")
-	f.foundOf(initArgs{Name: "demo", Shards: 3, RF: 2, K: 1, Redundancy: "MIRROR", Mode: themis.Async}, "node-1", "node-2")
+	f.foundOf(initArgs{Name: "demo", Shards: 4, RF: 2, K: 1, Redundancy: "MIRROR", Mode: themis.Async}, "node-1", "node-2")
 	r := f.until("node-1", "HEALTHY", isHealthy)
-	for i := range 40 {
+	for i := range 60 {
 		if err := f.put("node-1", fmt.Sprint("k", i), `{"v":1}`); err != nil {
 			t.Fatal(err)
 		}
@@ -83,11 +85,10 @@ func TestRemoveCopy(t *testing.T) {
 			others = append(others, s.ID)
 		}
 	}
-	if len(led) == 0 || len(led)+len(others) != 3 {
+	if len(led) != 2 || len(others) != 2 {
 		t.Fatalf("node-2 leads %v, not %v", led, others)
 	}
-	alone, rest := led[0], append(led[1:], others...)
-	plain, damaged := rest[0], rest[1]
+	alone, emptied, plain, damaged := led[0], led[1], others[0], others[1]
 	f.join("node-1", "node-3", joinArgs{Control: "no"})
 	f.stop("node-2")
 	f.until("node-1", "all copies elsewhere", func(r health.Report) bool {
@@ -96,6 +97,7 @@ func TestRemoveCopy(t *testing.T) {
 		})
 	})
 	f.writeAlone("node-2", alone, "first", "second")
+	f.writeAlone("node-2", emptied, "third")
 	f.damageLog("node-2", damaged)
 	f.start("node-2")
 	f.until("node-1", "health tells of the copy and of the command", func(r health.Report) bool {
@@ -143,6 +145,7 @@ func TestRemoveCopy(t *testing.T) {
 		return e.Action == "remove_copy" && e.Subject == string(damaged)+"/node-2" && e.Outcome == "refused" && strings.Contains(e.Reason, "damaged")
 	})
 
+	rescued := out.Rescued
 	out = removeCopyResult{}
 	if err := f.act("node-1", verb, removeCopyArgs{Shard: alone, Node: "node-2"}, &out); err != nil || out.Changed || !strings.Contains(out.Note, "rescued/ holds 1 files") {
 		t.Errorf("once more: %+v, %v", out, err)
@@ -156,12 +159,53 @@ func TestRemoveCopy(t *testing.T) {
 	if !f.has("node-2", "shards", string(damaged), "wal") || f.has("node-2", removingDir, string(alone)) {
 		t.Error("the damaged copy is gone, or the other is not")
 	}
+	if err := f.act("node-1", verb, removeCopyArgs{Shard: emptied, Node: "node-2"}, &out); err != nil || out.Writes != 1 || os.Remove(out.Rescued) != nil {
+		t.Errorf("%+v, %v", out, err)
+	}
 	f.stop("node-2")
 	refused(t, f.act("node-1", verb, removeCopyArgs{Shard: damaged, Node: "node-2"}, nil), themis.RefusedUnsafe, "the node can't be asked")
+	f.keepUnused = 400 * time.Millisecond
 	f.start("node-2")
+	f.eventually("what is left goes when its rescued writes were moved out", func() bool { return !f.has("node-2", "shards", string(emptied)) })
 	f.until("node-1", "what was rescued is told until it is moved out", func(r health.Report) bool {
 		return slices.ContainsFunc(r.Findings, func(x health.Finding) bool {
 			return x.Code == health.UnusedCopyKept && x.Subject == string(alone)+"/node-2" && strings.Contains(x.Why, "rescued/ holds 1 files")
 		})
 	})
+	f.stop("node-3")
+	f.until("node-1", "a new copy is made there", func(r health.Report) bool {
+		s, _ := r.Shard(alone)
+		return slices.Contains(s.ISR, "node-2") && slices.ContainsFunc(r.Findings, func(x health.Finding) bool {
+			return x.Code == health.RescuedEntries && x.Subject == string(alone)+"/node-2"
+		})
+	})
+	if again, err := os.ReadFile(filepath.Join(in, "rescued", filepath.Base(rescued))); err != nil || !bytes.Equal(again, b) {
+		t.Errorf("what was rescued: %s, %v", again, err)
+	}
+}
+
+// The log is the last to be taken away, what was rescued stays.
+func TestPartsOfACopyAreMoved(t *testing.T) {
+	dir := t.TempDir()
+	if !emptied(t.TempDir()) {
+		t.Error("a directory without log and store holds a copy")
+	}
+	for _, name := range []string{"store/MANIFEST", "wal/1", "rescued/a.ndjson", "REPLICA.json"} {
+		if err := errors.Join(os.MkdirAll(filepath.Join(dir, filepath.Dir(name)), 0o700), os.WriteFile(filepath.Join(dir, name), nil, 0o600)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	to := t.TempDir()
+	if err := os.MkdirAll(filepath.Join(to, "wal", "in the way"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := moveParts(dir, to); err == nil || emptied(dir) {
+		t.Errorf("broken off at the log: %v", err)
+	}
+	if _, err := os.Stat(filepath.Join(dir, "store")); err == nil {
+		t.Error("the log is not the last to go")
+	}
+	if err := moveParts(dir, t.TempDir()); err != nil || !emptied(dir) || holdsRescued(dir) == "" {
+		t.Errorf("the rest: %v", err)
+	}
 }
