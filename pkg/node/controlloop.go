@@ -567,11 +567,13 @@ func (c *controlLoop) collect(ctx context.Context, v cluster.View, s cluster.Sha
 	defer cancel()
 	var mu sync.Mutex
 	var ballots []election.Ballot
-	silent := map[themis.NodeID]string{}
+	silent := maps.Clone(a.Skip) // before anybody is asked: from then on mu guards it
+	if silent == nil {
+		silent = map[themis.NodeID]string{}
+	}
 	var g errgroup.Group
 	for _, voter := range s.Voters() {
-		if why := a.Skip[voter.Node]; why != "" {
-			silent[voter.Node] = why
+		if a.Skip[voter.Node] != "" {
 			continue
 		}
 		g.Go(func() error {
