@@ -82,6 +82,8 @@ var healthy = []contractCase{
 	{"names beginning with _ are the system's", "http-system.txt", send("PUT", "/api/v1/collections/_system/documents/a", `1`)},
 	{theErrors + "INVALID_ARGUMENT 400, JSON", "http-bad-json.txt", send("PUT", docs+"/a", `{"n":`)},
 	{theErrors + "INVALID_ARGUMENT 400, a parameter", "http-bad-parameter.txt", get(docs + "/a?consistency=perhaps")},
+	{"?shard_key= only where the collection's rule differs from the document key", "http-shard-key.txt", send("PUT", docs+"/a?shard_key=other", `1`)},
+	{"?shard_key= only where the collection's rule differs from the document key: a read", "http-shard-key-get.txt", get(docs + "/a?shard_key=other")},
 	{"Idempotency-Key: at most 64 bytes", "http-bad-id.txt", send("PUT", docs+"/a", `1`, "Idempotency-Key: "+strings.Repeat("i", 65))},
 	{theErrors + "TOO_LARGE 413", "http-too-large.txt", send("PUT", docs+"/a", `"`+strings.Repeat("x", themis.MaxDocumentBytes)+`"`)},
 	{"any foreign Origin is 403: PERMISSION_DENIED", "http-origin.txt", get(docs+"/a", "Origin: http://evil.example")},
@@ -122,6 +124,7 @@ var reports = []contractCase{
 	{theErrors + "REQUEST_ID_REUSED, exit code 1", "exit-1-reused.txt", cli("doc", "put", "notes", "e", `{"n":6}`, "--request-id", "r5")},
 	{"exit code 1, NOT_FOUND for people", "exit-1.txt", cli("doc", "get", "notes", "none")},
 	{"exit code 2: wrong usage", "exit-2.txt", cli("cluster", "health", "--nope")},
+	{"exit code 2: a shard key where no rule asks for one", "exit-2-shard-key.txt", cli("doc", "put", "notes", "e", "{}", "--shard-key", "other", "-o", "json")},
 	{"exit code 4: not permitted", "exit-4.txt", func(c *contract) string {
 		return c.cli("doc", "put", "notes", "e", "{}", "--cacert", c.dir("pki", "ca.crt"), "--cert", c.dir("pki", "reader.crt"), "--key", c.dir("pki", "reader.key"))
 	}},

@@ -49,7 +49,7 @@ func (f *writeFlags) register(cmd *cobra.Command) {
 	fs.StringVar(&f.ifMatch, "if-match", "", "only if the document is at this `VERSION`")
 	fs.StringVar(&f.concern, "write-concern", "", "ask for more than the shard's mode: immediate, quorum, all or local_quorum")
 	fs.StringVar(&f.id, "request-id", "", "a name for the write: repeated within 10 minutes it has one effect; default: a random one")
-	fs.StringVar(&f.shardKey, "shard-key", "", "place the document by this text instead of its key")
+	fs.StringVar(&f.shardKey, "shard-key", "", "place the document by this text: only in a collection that is not placed by its keys, and there is none in this version")
 }
 
 func (f *writeFlags) options() ([]client.WriteOption, error) {
@@ -244,7 +244,7 @@ func docGet(a *app) *cobra.Command {
 	}
 	cmd.Flags().StringVar(&consistency, "consistency", "strong", "strong, bounded_staleness, session or eventual")
 	cmd.Flags().StringVar(&session, "session-token", "", "read no older state than the answer that gave this `TOKEN`")
-	cmd.Flags().StringVar(&shardKey, "shard-key", "", "the text that the document was placed by, where that is not its key")
+	cmd.Flags().StringVar(&shardKey, "shard-key", "", "the text that the document was placed by, in a collection that is not placed by its keys")
 	return cmd
 }
 

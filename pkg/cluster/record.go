@@ -272,6 +272,20 @@ type Collection struct {
 	Created       time.Time           `json:"created"`
 }
 
+// CheckShardKey says what is wrong with placing the document of that key by shardKey, or nil; an empty shardKey is none. c is the record of the
+// collection of that name, or zero where there is none: then no rule holds.
+func (c Collection) CheckShardKey(name, shardKey, key string) error {
+	switch {
+	case c.ShardKey == "" && shardKey != "" && shardKey != key:
+		return themis.Errorf(themis.InvalidArgument, "shard_key %q: collection %s places its documents by their keys", shardKey, name).
+			Do("leave it out; what is there: themis-cli doc scan %s --limit 10", name)
+	case c.ShardKey != "" && shardKey == "":
+		return themis.Errorf(themis.InvalidArgument, "shard_key: missing; collection %s places its documents by %s", name, c.ShardKey).
+			Do("themis-cli doc put --help")
+	}
+	return nil
+}
+
 // Controller is who decides. Every decision's transaction compares the term.
 type Controller struct {
 	Format int           `json:"format"`

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -11,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -263,6 +265,36 @@ func (f *fleet) until(name, what string, ok func(health.Report) bool) health.Rep
 	return last
 }
 
+// checkShardKeys: where no collection has a rule, a shard key other than the key is refused on every way to a document, and leaves nothing behind.
+func checkShardKeys(t *testing.T, f *fleet) {
+	t.Helper()
+	ctx := t.Context()
+	for _, via := range []string{"node-1", "node-2", "node-3"} {
+		for _, collection := range []string{"things", "unheard"} {
+			for _, o := range []*nodev1.Operation{{Key: "k1", ShardKey: "other", Value: []byte("1")}, {Key: "k1", ShardKey: "other", Delete: true}} {
+				_, err := f.documents(via).Write(ctx, &nodev1.WriteRequest{Collection: collection, Operations: []*nodev1.Operation{o}})
+				wantNoShardKey(t, err)
+			}
+			_, err := f.documents(via).Read(ctx, &nodev1.ReadRequest{Collection: collection, Key: "k1", ShardKey: "other"})
+			wantNoShardKey(t, err)
+		}
+		if _, err := f.documents(via).Read(ctx, &nodev1.ReadRequest{Collection: "things", Key: "k1", ShardKey: "k1"}); err != nil {
+			t.Errorf("placed by its key, in so many words: %v", err)
+		}
+	}
+	if cs := f.clientMap("node-1").Collections; len(cs) != 1 || cs[0].Name != "things" {
+		t.Errorf("collections %v", cs)
+	}
+}
+
+func wantNoShardKey(t *testing.T, err error) {
+	t.Helper()
+	e, ok := errors.AsType[*themis.Error](err)
+	if !ok || e.Code != themis.InvalidArgument || !strings.Contains(e.Detail, `shard_key "other": collection`) || !strings.Contains(e.Fix, "themis-cli doc scan ") {
+		t.Errorf("a shard key where there is no rule: %v", err)
+	}
+}
+
 func TestClusterServesAndFailsOver(t *testing.T) {
 	f := newFleet(t, "node-1", "node-2", "node-3")
 	f.found(initArgs{Name: "demo", Shards: 4, RF: 2, K: 1, Redundancy: "MIRROR", Mode: themis.Sync})
@@ -290,6 +322,7 @@ func TestClusterServesAndFailsOver(t *testing.T) {
 			t.Fatalf("get %d via %s: %q, %v", i, via, got, err)
 		}
 	}
+	checkShardKeys(t, f)
 	if _, err := get("node-1", "nothing"); themis.CodeOf(err) != themis.NotFound {
 		t.Fatalf("get of nothing: %v", err)
 	}

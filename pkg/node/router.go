@@ -71,6 +71,27 @@ func checkWrite(req *nodev1.WriteRequest) error {
 	return nil
 }
 
+// placed says whether a document of the collection may be placed by a shard key, or lacks the one that it needs, before anything is made or
+// asked. Only a collection that is recorded with a rule places its documents by something else than their keys: elsewhere a document stored under
+// a shard key would not be found by its key, and one key could have two documents.
+func (r *router) placed(ctx context.Context, collection, shardKey, key string) error {
+	v, _ := r.n.latest()
+	c, _ := v.Collection(collection)
+	if c.CheckShardKey(collection, shardKey, key) == nil {
+		return nil
+	}
+	m := r.n.m.Load()
+	if m == nil {
+		return r.n.noMap()
+	}
+	now, err := m.View(ctx) // the map here may be older than a rule
+	if err != nil {
+		return err
+	}
+	c, _ = now.Collection(collection)
+	return c.CheckShardKey(collection, shardKey, key)
+}
+
 func placement(shardKey, key string) themis.Token {
 	if shardKey != "" {
 		return routing.TokenOf(shardKey)
@@ -85,6 +106,11 @@ func (r *router) Write(ctx context.Context, req *nodev1.WriteRequest) (*nodev1.W
 	}
 	ctx, cancel := withTimeout(ctx)
 	defer cancel()
+	for _, o := range req.GetOperations() {
+		if err := r.placed(ctx, req.GetCollection(), o.GetShardKey(), o.GetKey()); err != nil {
+			return nil, err
+		}
+	}
 	col, err := r.collection(ctx, req.GetCollection())
 	if err != nil {
 		return nil, err
@@ -100,6 +126,7 @@ func (r *router) Write(ctx context.Context, req *nodev1.WriteRequest) (*nodev1.W
 		switch {
 		case leader == r.n.id.Node:
 			out, err = r.writeHere(ctx, v, shard, col, req)
+			err = toList(req.GetCollection(), of(shard, err))
 		case req.GetForwarded():
 			err = noPrimary(v, shard)
 		case leader == "":
@@ -198,12 +225,22 @@ func unanswered(err error) error {
 	return themis.Errorf(themis.NoPrimary, "the primary of %s can't be reached: %w", e.Shard, err).In(e.Shard)
 }
 
-// of names the shard in an error of the way to its primary, which knows none.
+// of names the shard in an error that names none.
 func of(shard themis.ShardID, err error) error {
-	if e, ok := errors.AsType[*themis.Error](err); ok && e.Shard == "" {
-		e.Shard = shard
+	e, ok := errors.AsType[*themis.Error](err)
+	if !ok || e.Shard != "" {
+		return err
 	}
-	return err
+	return &themis.Error{Code: e.Code, Detail: err.Error(), Shard: shard, Fix: e.Fix, Err: err} // requests that wait for one write share its error
+}
+
+// toList is the next command where a document is missing.
+func toList(collection string, err error) error {
+	e, ok := errors.AsType[*themis.Error](err)
+	if !ok || e.Code != themis.NotFound || e.Fix != "" {
+		return err
+	}
+	return &themis.Error{Code: e.Code, Detail: err.Error(), Shard: e.Shard, Fix: "themis-cli doc scan " + collection + " --limit 10", Err: err}
 }
 
 func again(err error, repeatable bool) bool {
@@ -252,11 +289,8 @@ func (r *router) writeHere(ctx context.Context, v cluster.View, shard themis.Sha
 			c.Code, c.Value, c.MustExist = themis.OpDelete, nil, true
 		}
 		if o.GetIfMatch() != "" {
-			if c.IfVersion, err = themis.ParseHLC(o.GetIfMatch()); err != nil {
-				return nil, err
-			}
-			if c.IfVersion == 0 {
-				return nil, themis.Errorf(themis.VersionMismatch, "If-Match: no document ever has version %s", o.GetIfMatch()).In(shard)
+			if c.IfVersion, err = themis.ParseHLC(o.GetIfMatch()); err != nil || c.IfVersion == 0 {
+				return nil, themis.Errorf(themis.VersionMismatch, "If-Match: no document ever has version %.80q", o.GetIfMatch()).In(shard)
 			}
 		}
 		w.Changes = append(w.Changes, c)
@@ -301,6 +335,9 @@ func (r *router) Read(ctx context.Context, req *nodev1.ReadRequest) (*nodev1.Rea
 	}
 	ctx, cancel := withTimeout(ctx)
 	defer cancel()
+	if err := r.placed(ctx, req.GetCollection(), req.GetShardKey(), req.GetKey()); err != nil {
+		return nil, err
+	}
 	t := placement(req.GetShardKey(), req.GetKey())
 	var out *nodev1.ReadResponse
 	err = r.try(ctx, true, req.GetForwarded(), func(v cluster.View) (err error) {
@@ -336,7 +373,7 @@ func (r *router) whole(v cluster.View, shard themis.ShardID) bool {
 }
 
 func (r *router) readHere(ctx context.Context, v cluster.View, shard themis.ShardID, level themis.Consistency, t themis.Token, req *nodev1.ReadRequest) (*nodev1.ReadResponse, error) {
-	absent := themis.Errorf(themis.NotFound, "no document %q in collection %q", req.GetKey(), req.GetCollection()).In(shard)
+	absent := themis.Errorf(themis.NotFound, "no document %q in collection %q", req.GetKey(), req.GetCollection()).In(shard).Do("themis-cli doc scan %s --limit 10", req.GetCollection())
 	col, ok := v.Collection(req.GetCollection())
 	rep, err := r.n.shards.get(shard)
 	if err != nil {

@@ -42,12 +42,11 @@ type loadError struct {
 
 // loader writes the lines of one load: many at once, but those of one key in their order.
 type loader struct {
-	s        *server
-	request  *nodev1.WriteRequest // without operations
-	shardKey string
-	field    string
-	timeout  time.Duration
-	atOnce   int // bytes; maxWriteBytes
+	s       *server
+	request *nodev1.WriteRequest // without operations
+	field   string
+	timeout time.Duration
+	atOnce  int // bytes; maxWriteBytes
 
 	mu     sync.Mutex
 	ended  *sync.Cond      // a write has
@@ -78,7 +77,7 @@ func (s *server) loaderOf(r *http.Request) (*loader, error) {
 	if err != nil {
 		return nil, err
 	}
-	p, err := query(r, "key_field", "write_concern", "timeout_ms", "shard_key")
+	p, err := query(r, "key_field", "write_concern", "timeout_ms")
 	if err != nil {
 		return nil, err
 	}
@@ -87,10 +86,6 @@ func (s *server) loaderOf(r *http.Request) (*loader, error) {
 		return nil, err
 	}
 	timeout, err := p.timeout()
-	if err != nil {
-		return nil, err
-	}
-	shardKey, err := p.shardKey()
 	if err != nil {
 		return nil, err
 	}
@@ -109,7 +104,7 @@ func (s *server) loaderOf(r *http.Request) (*loader, error) {
 		return nil, err
 	}
 	l := &loader{
-		s: s, shardKey: shardKey, field: field, timeout: timeout, atOnce: maxWriteBytes, busy: map[string]bool{}, result: loaded{Errors: []loadError{}},
+		s: s, field: field, timeout: timeout, atOnce: maxWriteBytes, busy: map[string]bool{}, result: loaded{Errors: []loadError{}},
 		request: &nodev1.WriteRequest{Collection: collection, WriteConcern: concern, RequestId: id},
 	}
 	l.ended = sync.NewCond(&l.mu)
@@ -166,7 +161,7 @@ func (l *loader) write(ctx context.Context, number int, key string, line []byte)
 	defer cancel()
 	_, err := l.s.write(ctx, &nodev1.WriteRequest{
 		Collection: l.request.GetCollection(), WriteConcern: l.request.GetWriteConcern(), RequestId: lineID(l.request.GetRequestId(), number),
-		Operations: []*nodev1.Operation{{Key: key, ShardKey: l.shardKey, Value: line}},
+		Operations: []*nodev1.Operation{{Key: key, Value: line}},
 	})
 	if err != nil {
 		l.failed(number, key, err)

@@ -42,9 +42,12 @@ func TestLoad(t *testing.T) {
 		for key, line := range map[string]string{"a": lines[0], "b%2F%C3%BC%20%0A": lines[1], "c": lines[3], "-17": lines[5], "crlf": lines[6], "d": lines[7]} {
 			ask(t, c, "GET", base+docs+"/"+key, "").want(t, 200, line)
 		}
-		ask(t, c, "POST", base+docs+"?key_field=id&write_concern=all&shard_key=t", `{"id":"x","_key":7}`+"\n").want(t, 200, `{"written":1,"failed":0,"errors":[]}`+"\n")
-		if w := last[*nodev1.WriteRequest](f.twin); w.GetWriteConcern() != "all" || w.GetOperations()[0].GetShardKey() != "t" || w.GetRequestId() != "" {
+		ask(t, c, "POST", base+docs+"?key_field=id&write_concern=all", `{"id":"x","_key":7}`+"\n").want(t, 200, `{"written":1,"failed":0,"errors":[]}`+"\n")
+		if w := last[*nodev1.WriteRequest](f.twin); w.GetWriteConcern() != "all" || w.GetOperations()[0].GetShardKey() != "" || w.GetRequestId() != "" {
 			t.Errorf("write %v", w)
+		}
+		if got := ask(t, c, "POST", base+docs+"?shard_key=t", `{"_key":"s"}`+"\n"); got.status != 400 || !strings.Contains(got.body, `parameter \"shard_key\": not known here`) {
+			t.Errorf("one shard key for all lines: %d %s", got.status, got.body)
 		}
 		ask(t, c, "POST", base+docs, "").want(t, 200, `{"written":0,"failed":0,"errors":[]}`+"\n")
 	})

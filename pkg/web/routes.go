@@ -27,7 +27,7 @@ func (s *server) routes() http.Handler {
 			return !m.Match(chi.NewRouteContext(), method, r.URL.RawPath)
 		})
 		w.Header().Set("Allow", strings.Join(can, ", "))
-		s.failWith(w, themis.Errorf(themis.InvalidArgument, "%s is not for this path; it takes %s", r.Method, strings.Join(can, ", ")), http.StatusMethodNotAllowed)
+		s.failWith(w, themis.Errorf(themis.InvalidArgument, "%s is not for this path; it takes %s", r.Method, strings.Join(can, ", ")).Do("use %s", strings.Join(can, ", ")), http.StatusMethodNotAllowed)
 	})
 	read := func(path string, h http.HandlerFunc) {
 		m.Get(path, h)
