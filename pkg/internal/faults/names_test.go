@@ -27,11 +27,9 @@ const operator = "operator"
 
 func newNamed(t *testing.T, nodes ...string) *named {
 	t.Helper()
+	built := buildCLI(t)
 	m := &named{t: t, dir: t.TempDir(), net: NewNet(t, append([]string{operator}, nodes...)...)}
-	m.cli = filepath.Join(m.dir, "themis-cli")
-	if out, err := exec.Command("go", "build", "-o", m.cli, "../../../cmd/themis-cli").CombinedOutput(); err != nil {
-		t.Fatalf("build themis-cli: %v\n%s", err, out)
-	}
+	m.cli = built()
 	lines := "127.0.0.1 localhost\n"
 	for _, n := range nodes {
 		lines += fmt.Sprintf("%s %s\n", m.net.Addr(n), n)

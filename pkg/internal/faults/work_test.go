@@ -3,6 +3,7 @@ package faults
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"net/http"
 	"slices"
@@ -56,6 +57,7 @@ type operation struct {
 const (
 	workKeys = 12
 	repeats  = 6       // of a write whose outcome is unknown
+	asking   = 900     // the test itself
 	closing  = 1000    // clients from here on read what is there at the end
 	open     = 1 << 60 // the end of an operation whose outcome nobody knows
 )
@@ -132,6 +134,18 @@ func (w *work) said(a answer, shard themis.ShardID) {
 	if shard != "" {
 		w.shards[a.key] = shard
 	}
+}
+
+// keys are the documents of some shards, as answers have told.
+func (w *work) keys(of []themis.ShardID) (keys []string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, key := range slices.Sorted(maps.Keys(w.shards)) {
+		if slices.Contains(of, w.shards[key]) {
+			keys = append(keys, key)
+		}
+	}
+	return keys
 }
 
 // since are a node's answers about documents of some shards to what it was asked after that moment.
