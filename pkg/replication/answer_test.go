@@ -148,4 +148,9 @@ func TestAFollowerThatOwesAnswers(t *testing.T) {
 	if s.busy() || len(s.owed) > 0 {
 		t.Fatalf("%d answers are owed", len(s.owed))
 	}
+	s.owed = []time.Duration{time.Hour}
+	s.offer(wal.Batch{Frames: make([]byte, queueBytes+1), First: 21, Last: 21, Entries: 1})
+	if frames, last := s.take(s.next); len(frames) != queueBytes+1 || last != 21 {
+		t.Errorf("of a batch larger than all that is held usually, %d bytes are held", len(frames))
+	}
 }

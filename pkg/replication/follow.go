@@ -35,15 +35,22 @@ func (r *Replica) Accept(ctx context.Context, h Hello) (w Welcome, f *following,
 	case r.quitting:
 		return Welcome{Refused: "the node is going down"}, nil, nil
 	}
+	if err := ctx.Err(); err != nil {
+		return Welcome{}, nil, err
+	}
 	w = Receive(r.standing(), h)
 	if !w.Accepted {
 		return w, nil, nil
 	}
+	if h.Epoch == r.heard.epoch && h.Stream < r.heard.stream && guard.On(guard.NewestStream) {
+		return Welcome{Refused: "a newer stream of this reign came before"}, nil, nil
+	}
+	r.heard.epoch, r.heard.stream = h.Epoch, h.Stream
 	if r.reign != nil {
 		if r.reign.epoch >= h.Epoch {
 			return Welcome{Refused: "this copy leads", Promised: r.promise.Promised}, nil, nil
 		}
-		r.reign.end(fmt.Errorf("%s leads epoch %d", h.Primary.Node, h.Epoch))
+		r.reign.resign(fmt.Errorf("%s leads epoch %d", h.Primary.Node, h.Epoch))
 		r.reign = nil
 		r.leading.Store(nil)
 	}
@@ -180,8 +187,8 @@ func (f *following) take(m Ship) (Reply, error) {
 		}
 	}
 	last, silent := r.log.Last(), r.promise.Blank != "" || mute(r.aged, r.booted, now)
+	r.safe(min(m.Commit, last.Seq)) // before another stream may cut what it says is committed
 	r.mu.Unlock()
-	r.safe(min(m.Commit, last.Seq))
 	return Reply{Mute: silent, Durable: last.Seq, LSN: last.LSN, Applied: r.openStore().Applied().Seq, Echo: m.Sent}, nil
 }
 

@@ -133,3 +133,39 @@ func TestAFollowerRefuses(t *testing.T) {
 		t.Errorf("a primary without what was applied here: %+v", w)
 	}
 }
+
+// The hello of a stream that is over comes late, when a newer stream has brought more: nothing is cut back to what it knew. Nor does
+// a hello count whose stream has ended meanwhile.
+func TestAFollowerStaysWithTheNewestStream(t *testing.T) {
+	r, stop := runReplica(t, filepath.Join(t.TempDir(), "shard-1"), true)
+	defer stop()
+	h := Hello{
+		Cluster: "c", Shard: "shard-1", Epoch: 2, Primary: member("a"), Follower: member("b").Storage, First: 1, Barrier: 1, Stream: 2,
+		Lineage: []themis.EpochStart{{Epoch: 2, Seq: 1}}, Last: 1,
+	}
+	w, f, err := r.Accept(t.Context(), h)
+	if err != nil || !w.Accepted {
+		t.Fatalf("%+v, %v", w, err)
+	}
+	if reply, err := f.take(Ship{Frames: framesOf(3, 0)}); err != nil || reply.Durable != 3 {
+		t.Fatalf("%+v, %v", reply, err)
+	}
+	late := h
+	late.Stream = 1
+	if w, _, err := r.Accept(t.Context(), late); err != nil || w.Accepted || f.ctx.Err() != nil {
+		t.Errorf("an older stream: %+v, %v; the newer one: %v", w, err, f.ctx.Err())
+	}
+	over, end := context.WithCancel(t.Context())
+	end()
+	next := h
+	next.Stream = 3
+	if w, _, err := r.Accept(over, next); err == nil || f.ctx.Err() != nil {
+		t.Errorf("a stream that is over: %+v, %v; the one before: %v", w, err, f.ctx.Err())
+	}
+	if got := r.log.Durable(); got != 3 {
+		t.Errorf("the log ends at seq %d", got)
+	}
+	if w, _, err := r.Accept(t.Context(), next); err != nil || !w.Accepted {
+		t.Errorf("the next stream: %+v, %v", w, err)
+	}
+}

@@ -23,6 +23,7 @@ type Hello struct {
 	Barrier        themis.Seq
 	Acked          themis.Seq // the follower has acknowledged everything up to here in this reign; 0: nothing yet
 	AckedMayVanish bool       // under ASYNC: what is cut goes to rescued/ first
+	Stream         uint64     // of the primary's streams in this reign: each is higher than those before
 }
 
 // Welcome is a follower's answer to a Hello.

@@ -36,6 +36,7 @@ type reigning struct {
 	confirmed int        // of waiting, how many are committed: the first ones
 	ahead     int        // bytes of those
 	requests  map[string]*pending
+	streams   uint64 // opened in this reign
 	queued    int
 	open      int       // writes that have a place in the log and whose callers wait
 	stalled   time.Time // since when writes wait for copies; zero: they don't
@@ -239,13 +240,14 @@ func (rg *reigning) learn() error {
 // progress passes on what has become committed, first to those who wait for it.
 func (rg *reigning) progress() {
 	rg.mu.Lock()
+	if rg.ctx.Err() != nil { // what follows may cut what this reign had appended
+		rg.mu.Unlock()
+		return
+	}
 	c := rg.core.Commit()
 	done := rg.confirm(c)
+	more := rg.r.commits(c)
 	rg.mu.Unlock()
-	more := c > themis.Seq(rg.r.commit.Load())
-	if more {
-		rg.r.commits(c)
-	}
 	if more {
 		rg.r.applied.wake()
 	}

@@ -112,3 +112,32 @@ func TestARepeatedRequestWaitsForItsCopies(t *testing.T) {
 		t.Errorf("with all copies: %+v, %v", got, err)
 	}
 }
+
+// The same request is made twice at once, and the time of the first one ends before it has its place: the second one goes on.
+func TestATwinHasItsOwnTime(t *testing.T) {
+	c := newTrio(t, cluster.Policy{Mode: themis.Async, RF: 1}, "a")
+	r := c.node(c.elect())
+	c.mustWrite("a", put("warm", "1"))
+	rg := r.leading.Load()
+	w := put("k", "1")
+	w.RequestID = "id-1"
+	payload := themis.AppendOps(nil, []themis.Op{w.Changes[0].Op})
+	first := &pending{id: w.RequestID, digest: digestOf(payload), done: make(chan struct{})}
+	rg.mu.Lock()
+	rg.requests[w.RequestID] = first
+	rg.mu.Unlock()
+	got := make(chan error, 1)
+	go func() {
+		_, err := r.Write(t.Context(), w)
+		got <- err
+	}()
+	select {
+	case err := <-got:
+		t.Fatalf("not a twin: %v", err)
+	case <-time.After(50 * time.Millisecond):
+	}
+	rg.abandon(w.RequestID, first, nil, themis.Errorf(themis.Deadline, "time was over"))
+	if err := <-got; err != nil {
+		t.Error(err)
+	}
+}

@@ -94,8 +94,12 @@ type Replica struct {
 	o      Options
 	log    *wal.Log
 	booted time.Time
-	aged   bool // the directory existed before this process
-	cut    string
+	heard  struct { // the newest hello that was accepted; mu is held
+		epoch  themis.Epoch
+		stream uint64
+	}
+	aged bool // the directory existed before this process
+	cut  string
 
 	storeMu sync.RWMutex // held for writing only while an install exchanges the store
 	store   *store.Store

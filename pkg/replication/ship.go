@@ -86,7 +86,7 @@ func (s *shipper) offer(b wal.Batch) {
 	s.mu.Lock()
 	s.queue = append(s.queue, b)
 	s.held += themis.Bytes(len(b.Frames))
-	for s.held > queueBytes {
+	for s.held > queueBytes && len(s.queue) > 1 { // one batch may be larger than all that is held usually
 		s.drop()
 	}
 	rests := len(s.owed) == 0
@@ -245,10 +245,12 @@ func (s *shipper) hello() Hello {
 	defer s.rg.mu.Unlock()
 	last := r.log.Durable() // it may have more, and is cut back to that
 	s.rg.core.Asked(s.to, last)
+	s.rg.streams++
 	return Hello{
 		Cluster: r.o.Cluster, Shard: r.o.Shard, Epoch: s.rg.epoch, Primary: r.o.Self, Follower: s.to.Storage,
 		Lineage: r.log.Lineage(), First: r.shippable(), Last: last, Barrier: s.rg.core.barrier,
 		Acked:          s.rg.core.Acked(s.to),
+		Stream:         s.rg.streams,
 		AckedMayVanish: s.rg.core.Shard().Have.Mode == themis.Async,
 	}
 }

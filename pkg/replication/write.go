@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/binary"
+	"errors"
 	"hash/maphash"
 	"slices"
 	"sync"
@@ -12,6 +13,7 @@ import (
 	"github.com/themisdb/themis/pkg/internal/guard"
 	"github.com/themisdb/themis/pkg/store"
 	"github.com/themisdb/themis/pkg/themis"
+	"github.com/themisdb/themis/pkg/wal"
 )
 
 // Change is one operation and the conditions under which it may be done.
@@ -96,7 +98,11 @@ func (r *Replica) Write(ctx context.Context, w Write) (Written, error) {
 			rg.durable()
 		}
 	}
-	return rg.await(ctx, p, w.Concern)
+	done, err := rg.await(ctx, p, w.Concern)
+	if !mine && themis.CodeOf(err) == themis.Deadline && ctx.Err() == nil {
+		return r.Write(ctx, w) // the time of the same request, made before, was over: not this one's
+	}
+	return done, err
 }
 
 // gatherMax is the longest time that a batch is held back for the answers to the one before.
@@ -384,14 +390,13 @@ func (rg *reigning) append(w Write, p *pending, payload []byte, names []string, 
 	if err := context.Cause(rg.ctx); err != nil {
 		return themis.Entry{}, themis.Errorf(themis.NoPrimary, "%s: the reign of epoch %d ended: %v", rg.r.o.Shard, rg.epoch, err).In(rg.r.o.Shard)
 	}
-	now := time.Now()
-	if !rg.r.holdsLease(now) { // it may have ended since the write was let in
-		return themis.Entry{}, rg.withoutLease()
-	}
-	if rg.core.Frozen() || rg.core.retired {
-		return themis.Entry{}, rg.core.Writable(now)
+	if err := rg.writable(); err != nil { // that may have changed since the write was let in
+		return themis.Entry{}, err
 	}
 	a, err := rg.r.log.Begin(themis.KindWrite, themis.Tags{RequestID: w.RequestID, BodyDigest: p.digest}, payload, len(w.Changes))
+	if errors.Is(err, wal.ErrNoReign) || errors.Is(err, wal.ErrPoisoned) || errors.Is(err, wal.ErrClosed) {
+		return themis.Entry{}, themis.Errorf(themis.NoPrimary, "%s: nothing was appended: %w", rg.r.o.Shard, err).In(rg.r.o.Shard)
+	}
 	if err != nil {
 		return themis.Entry{}, err
 	}

@@ -61,6 +61,7 @@ const (
 	EmptyIsBlank   Rule = "empty-is-blank"  // a copy that begins empty after the first reign is blank
 	AckedLost      Rule = "acked-lost"      // a copy that lacks what it acknowledged in this reign is blank
 	AskedCounts    Rule = "asked-counts"    // a follower that is asked to cut back counts for no more than that, before it answers
+	NewestStream   Rule = "newest-stream"   // a follower does not go back to a stream that was opened before the one it follows
 	LogDamage      Rule = "log-damage"      // a copy whose log is found damaged while it is served does not go on as if it were whole
 	OpenSynced     Rule = "open-synced"     // what a log's opening finds in memory is synced before it counts as durable
 	TornOrDamaged  Rule = "torn-or-damaged" // what was never synced is a torn tail, whatever stands behind it

@@ -177,6 +177,7 @@ type Hello struct {
 	AckedMayVanish    bool                   `protobuf:"varint,10,opt,name=acked_may_vanish,json=ackedMayVanish,proto3" json:"acked_may_vanish,omitempty"` // the shard acknowledges or acknowledged asynchronously: what is cut goes to rescued/ first
 	BarrierSeq        uint64                 `protobuf:"varint,11,opt,name=barrier_seq,json=barrierSeq,proto3" json:"barrier_seq,omitempty"`               // of the reign's first entry
 	AckedSeq          uint64                 `protobuf:"varint,12,opt,name=acked_seq,json=ackedSeq,proto3" json:"acked_seq,omitempty"`                     // the follower has acknowledged everything up to here in this reign; 0: nothing yet
+	Stream            uint64                 `protobuf:"varint,13,opt,name=stream,proto3" json:"stream,omitempty"`                                         // of the primary's streams in this reign: each is higher than those before
 	unknownFields     protoimpl.UnknownFields
 	sizeCache         protoimpl.SizeCache
 }
@@ -291,6 +292,13 @@ func (x *Hello) GetBarrierSeq() uint64 {
 func (x *Hello) GetAckedSeq() uint64 {
 	if x != nil {
 		return x.AckedSeq
+	}
+	return 0
+}
+
+func (x *Hello) GetStream() uint64 {
+	if x != nil {
+		return x.Stream
 	}
 	return 0
 }
@@ -2897,7 +2905,7 @@ const file_themis_node_v1_node_proto_rawDesc = "" +
 	"\n" +
 	"EpochStart\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12\x10\n" +
-	"\x03seq\x18\x02 \x01(\x04R\x03seq\"\xaa\x03\n" +
+	"\x03seq\x18\x02 \x01(\x04R\x03seq\"\xc2\x03\n" +
 	"\x05Hello\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12\x19\n" +
@@ -2914,7 +2922,8 @@ const file_themis_node_v1_node_proto_rawDesc = "" +
 	" \x01(\bR\x0eackedMayVanish\x12\x1f\n" +
 	"\vbarrier_seq\x18\v \x01(\x04R\n" +
 	"barrierSeq\x12\x1b\n" +
-	"\tacked_seq\x18\f \x01(\x04R\backedSeq\"\xb9\x01\n" +
+	"\tacked_seq\x18\f \x01(\x04R\backedSeq\x12\x16\n" +
+	"\x06stream\x18\r \x01(\x04R\x06stream\"\xb9\x01\n" +
 	"\x10ReplicateRequest\x12+\n" +
 	"\x05hello\x18\x01 \x01(\v2\x15.themis.node.v1.HelloR\x05hello\x12\x16\n" +
 	"\x06frames\x18\x02 \x01(\fR\x06frames\x12\x1d\n" +
