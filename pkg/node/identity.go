@@ -35,6 +35,7 @@ type joined struct {
 	InitialCluster map[string]string `json:"initial_cluster,omitempty"` // peer URLs by node, for control members
 	Existing       bool              `json:"existing,omitempty"`        // the control plane existed before this member
 	Endpoints      []string          `json:"control_endpoints"`         // client URLs
+	Nodes          []knownNode       `json:"nodes,omitempty"`           // of the newest map, whom to ask where the control plane is
 	Seen           bool              `json:"map_seen,omitempty"`        // the cluster's map was there
 }
 

@@ -520,18 +520,18 @@ func controlEndpoints(v cluster.View) []string {
 	return out
 }
 
-// learnControl remembers where the control plane is now, so that this node finds it after members came and went: at once in the
+// learnControl remembers where the control plane and the nodes are now, so that this node finds it after members came and went: at once in the
 // client, unless that asks the member in this process, and in node.json for the next start.
 func (n *Node) learnControl(v cluster.View, kv *control.Etcd) {
-	now := controlEndpoints(v)
+	now, known := controlEndpoints(v), n.known(v)
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	j := n.id.Joined
-	if !n.embedded() || len(now) == 0 || j == nil || slices.Equal(now, j.Endpoints) {
+	if !n.embedded() || len(now) == 0 || j == nil || slices.Equal(now, j.Endpoints) && slices.Equal(known, j.Nodes) {
 		return
 	}
 	next, id := *j, n.id
-	next.Endpoints, id.Joined = now, &next
+	next.Endpoints, next.Nodes, id.Joined = now, known, &next
 	if err := id.write(n.cfg.Node.DataDir); err != nil {
 		n.log.Warn("new members of the control plane are not remembered", "err", err)
 		return

@@ -76,6 +76,7 @@ func (n *Node) memberLife(ctx context.Context) error {
 	g.Go(func() error { return n.writeEvents(ctx, m) })
 	g.Go(func() error { return n.beat(ctx, lease) })
 	g.Go(func() error { return n.age(ctx, m) })
+	g.Go(func() error { return n.seekControl(ctx, kv) })
 	g.Go(func() error { return n.controlPart(ctx, m, kv) })
 	return g.Wait()
 }
@@ -86,7 +87,7 @@ func (n *Node) connectControl(ctx context.Context, j *joined) (*control.Etcd, er
 	if err != nil {
 		return nil, err
 	}
-	kv, err := control.Connect(ctx, d)
+	kv, err := n.connectOrAsk(ctx, d)
 	if err != nil {
 		return nil, fmt.Errorf("connect to the control plane: %w", err)
 	}

@@ -66,6 +66,7 @@ type hosts struct {
 	proc   map[string]*process
 	paused map[string]bool              // clients leave them alone; what they had asked before hangs
 	addr   map[string]map[string]string // grpc, http, peer, client: the same at every start, unless it is moved
+	had    []string                     // addresses before a node was moved
 }
 
 type process struct {

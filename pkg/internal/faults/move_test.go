@@ -2,20 +2,38 @@ package faults
 
 import (
 	"fmt"
+	"slices"
 	"syscall"
 	"testing"
 
+	"github.com/themisdb/themis/pkg/cluster"
 	"github.com/themisdb/themis/pkg/health"
 )
 
-// move gives a node that doesn't run other ports for its next start.
+// move gives a node that doesn't run ports for its next start that no node of the cluster ever had.
 func (h *hosts) move(name string) {
 	h.t.Helper()
-	ports := freePorts(h.t, len(parts))
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	for i, port := range ports {
-		h.addr[name][parts[i]] = fmt.Sprintf("127.0.0.1:%d", port)
+	if h.net != nil {
+		for i, port := range ownPorts {
+			h.addr[name][parts[i]] = fmt.Sprintf("%s:%d", h.net.Addr(name), port+100)
+		}
+		return
+	}
+	for _, at := range h.addr {
+		for _, a := range at {
+			if !slices.Contains(h.had, a) {
+				h.had = append(h.had, a)
+			}
+		}
+	}
+	i := 0
+	for _, port := range freePorts(h.t, len(h.had)+len(parts)) {
+		if a := fmt.Sprintf("127.0.0.1:%d", port); i < len(parts) && !slices.Contains(h.had, a) {
+			h.addr[name][parts[i]] = a
+			i++
+		}
 	}
 }
 
@@ -46,4 +64,50 @@ func TestNodesMoveOneAfterTheOther(t *testing.T) {
 	}
 	w.more(t, 40, rto)
 	w.end(t, 100)
+}
+
+// Every member of the control plane moves while a node is away that is none, whether its process has ended or is cut off. It knows only
+// where they were, and is told by a node that stayed; then all is as before.
+func TestControlPlaneMovesWhileANodeIsAway(t *testing.T) {
+	const away = "node-4"
+	for _, how := range []string{"ended", "cut"} {
+		t.Run(how, func(t *testing.T) {
+			if how == "cut" {
+				Long(t)
+			}
+			h := newHosts(t, setup{names: []string{"node-1", "node-2", "node-3", away, "node-5"}, shards: 2, net: how == "cut"})
+			w := h.workNear(5, "k")
+			w.more(t, 40, rto)
+			goes, comes := func(n string) { h.kill(n) }, h.start
+			if how == "cut" {
+				goes, comes = func(n string) { h.net.Cut([]string{n}, without(h.names, n)) }, func(string) { h.net.Heal() }
+			}
+			goes(away)
+			for _, name := range h.names[:3] {
+				h.kill(name)
+				h.move(name)
+				h.start(name)
+				h.until(name+" is found at its new address, and all others are up", heal, func(r health.Report) bool {
+					for _, n := range r.Nodes {
+						if string(n.ID) == name && n.GRPC != h.addr[name]["grpc"] || string(n.ID) != away && n.State != cluster.Up {
+							return false
+						}
+					}
+					return r.Control.Quorum != nil && *r.Control.Quorum && len(r.Control.Members) == 3
+				})
+			}
+			comes(away)
+			h.ask = []string{away}
+			h.until(away+" knows where all are, and is back", heal, func(r health.Report) bool {
+				for _, n := range r.Nodes {
+					if n.GRPC != h.addr[string(n.ID)]["grpc"] {
+						return false
+					}
+				}
+				return healthy(r)
+			})
+			w.more(t, 40, rto)
+			w.end(t, 80)
+		})
+	}
 }

@@ -76,6 +76,8 @@ const (
 	OwnCluster  Rule = "own-cluster"  // a data directory of another cluster is refused
 	RenewedKey  Rule = "renewed-key"  // a node's record comes to carry its new key
 
+	AskNodes Rule = "ask-nodes" // a node that finds no member of the control plane asks other nodes where they are
+
 	ProvenAddress Rule = "proven-address" // a node's record changes its address only to where the node proves to be
 
 	BallotAsker       Rule = "ballot-asker"       // a ballot is given to the controller alone, under its own certificate
