@@ -98,6 +98,8 @@ func copyNote(r health.Report, s health.ShardReport, c health.ReplicaReport) (ma
 	}
 	if c.Node == s.Primary {
 		switch {
+		case s.Readable == nil && c.AgeMs != nil && *c.AgeMs >= health.QuietFor.Milliseconds():
+			return poor, fmt.Sprintf("not heard for %.1f s", float64(*c.AgeMs)/1000)
 		case s.Readable != nil && !*s.Readable:
 			return bad, "serves nothing"
 		case s.Writable != nil && !*s.Writable:

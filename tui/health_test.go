@@ -197,3 +197,14 @@ func TestFindingsSayWhatToType(t *testing.T) {
 		t.Errorf("advice is missing:\n%s", got)
 	}
 }
+
+// TestFrozenPrimaryHasNoGoodMark: a primary that gave no answer for a while is not shown as well.
+func TestFrozenPrimaryHasNoGoodMark(t *testing.T) {
+	for age, want := range map[int64]string{1400: "PRIMARY [!!] node-3 (not heard for 1.4 s)", 499: "PRIMARY [ok] node-3 "} {
+		r := sample()
+		r.Shards[1].Replicas[0].AgeMs = pointer(age)
+		if box := HealthBox(r, 80, Style{}); !strings.Contains(box, want) {
+			t.Errorf("%d ms: no %q in\n%s", age, want, box)
+		}
+	}
+}

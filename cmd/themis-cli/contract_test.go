@@ -217,7 +217,7 @@ func TestContract(t *testing.T) {
 	c.must("playground", "node", "kill", "node-2")
 	c.until(func() bool {
 		_, out := c.plain("cluster", "health", "-o", "json")
-		return strings.Contains(out, `"NODE_FAILED"`) && strings.Contains(out, "they wait for") && strings.Contains(out, "no new copy is being built: ")
+		return strings.Contains(out, `"NODE_FAILED"`) && strings.Contains(out, "writes wait; no new copy") && strings.Contains(out, "no new copy is being built: ")
 	})
 	c.all(hurt)
 	c.must("playground", "stop")

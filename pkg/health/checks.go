@@ -66,8 +66,9 @@ const (
 	SkewMinBytes      = 64 << 20 // below this much in the largest shard a skew is chance
 	CertWarn          = 30 * 24 * time.Hour
 	CertCritical      = 7 * 24 * time.Hour
-	FreshFor          = 5 * time.Second // older words are not shown as the present
-	ElectingFor       = 5 * time.Second // enough control members that follow no leader for longer can't reach each other
+	FreshFor          = 5 * time.Second        // older words are not shown as the present
+	QuietFor          = 500 * time.Millisecond // a primary that gives no answer and was not heard for so long is not said to serve
+	ElectingFor       = 5 * time.Second        // enough control members that follow no leader for longer can't reach each other
 )
 
 // Check is one row of the table of findings. Why and Fix are patterns: {name} stands for the evidence of that name, and for

@@ -39,7 +39,7 @@ var findings = map[Code]struct {
 	ShardReadOnly: {func(w *world) {
 		w.edit("shard-1", func(s *cluster.Shard) { s.ISR = s.ISR[:1] })
 		w.copyOn("node-1", "shard-1").Stalled = &Stall{Since: ago(7 * time.Second), Queued: 12, Waits: "node-2, which is 40 entries behind"}
-	}, "shard-1", CriticalSv, "1 of 2 in-sync copies are there, for 7.0 s; 12 writes wait; they wait for node-2, which is 40 entries behind"},
+	}, "shard-1", CriticalSv, "1 of 2 in-sync copies are there, for 7.0 s; 12 writes wait; no new copy is being built yet"},
 	ReplicaBroken: {func(w *world) { w.copyOn("node-2", "shard-1").Broken = "fsync: input/output error" }, "shard-1/node-2", CriticalSv, "fsync: input/output error"},
 	LogDamaged:    {func(w *world) { w.copyOn("node-2", "shard-1").Damage = "log damaged at seq 7" }, "shard-1/node-2", CriticalSv, "log damaged at seq 7; nothing of it is served"},
 	DiskIsFull: {func(w *world) {

@@ -120,7 +120,8 @@ type LocalReplica struct {
 	Followers  []Follower `json:"followers"`             // as primary: every other copy, by node
 	NotServing string     `json:"not_serving,omitempty"` // as primary: why it answers no reads yet (barrier, lease wait); empty: it does
 	ReadOnly   string     `json:"read_only,omitempty"`   // as primary: why it takes no writes although enough copies are there (disk full)
-	Stalled    *Stall     `json:"stalled"`               // as primary: writes wait for another copy; null: they don't
+	Stalled    *Stall     `json:"stalled"`               // as primary: no write is begun until another copy is there; null: they are
+	Waiting    int        `json:"waiting_writes"`        // as primary: writes that wait for another copy, begun ones too
 
 	Lineage []themis.EpochStart `json:"lineage,omitempty"` // as primary: where each epoch in its log began
 

@@ -153,7 +153,11 @@ func (v *shardView) replicaFindings(r ReplicaReport) {
 	case r.State == cluster.Lagging:
 		v.find(ReplicaLagging, r.Node, since, values{"lag": lagWords(r), "lag_ms": r.LagMs, "lag_entries": r.LagEntries, "lag_bytes": r.LagBytes})
 	case r.State == cluster.CatchingUp, r.State == cluster.Bootstrapping:
-		v.find(ReplicaCatchingUp, r.Node, since, values{"lag": lagWords(r), "lag_ms": r.LagMs, "lag_entries": r.LagEntries, "lag_bytes": r.LagBytes})
+		lag := lagWords(r)
+		if r.Joining {
+			lag = "it " + v.joining(r)
+		}
+		v.find(ReplicaCatchingUp, r.Node, since, values{"lag": lag, "lag_ms": r.LagMs, "lag_entries": r.LagEntries, "lag_bytes": r.LagBytes})
 	case r.State == cluster.Unknown && v.primary != nil:
 		v.find(StateUnknown, r.Node, since, values{"what": fmt.Sprintf("the state of %s's copy of %s", r.Node, s.ID), "cause": r.Why})
 	case r.LagMs != nil && *r.LagMs > LagWarn.Milliseconds():

@@ -34,9 +34,9 @@ func (b *builder) shard(s cluster.Shard) ShardReport {
 	if l := b.local(s.Primary, s.ID); l != nil && l.Role == Primary && l.Epoch >= s.Epoch {
 		v.primary = l
 		v.out.Bytes, v.out.Documents, v.out.Commit = copied(l.Bytes), copied(l.Documents), ptr(l.Commit)
-		v.out.Queued = ptr(int64(0))
+		v.out.Queued = ptr(int64(l.Waiting))
 		if l.Stalled != nil {
-			v.out.Queued = ptr(int64(l.Stalled.Queued))
+			v.out.Queued = ptr(int64(max(l.Waiting, l.Stalled.Queued)))
 		}
 	}
 	for _, r := range s.Replicas {
@@ -95,6 +95,11 @@ func (v *shardView) serving() {
 		v.noPrimary(fmt.Sprintf("%s led it and is FAILED (%s)", node, f.Why), f.Since)
 	case v.states[node].Refused:
 		v.notServing(fmt.Sprintf("no process of %s runs: its address refuses connections; another copy is elected once it is declared FAILED", node), v.states[node].Since)
+	case v.quiet(node):
+		v.out.Writable = v.floorBroken()
+		v.find(StateUnknown, "", v.states[node].Since, values{
+			"what": "whether " + string(s.ID) + " serves", "cause": fmt.Sprintf("its primary %s was not heard for %s", node, duration(v.now.Sub(v.states[node].At))),
+		})
 	case v.fresh(node) == nil:
 		v.out.Writable = v.floorBroken()
 		v.find(StateUnknown, "", v.states[node].Since, values{
@@ -109,11 +114,18 @@ func (v *shardView) serving() {
 	case v.primary.Blank != "":
 		v.notServing(v.primary.Blank, time.Time{})
 	case v.primary.NotServing != "":
-		v.notServing(v.primary.NotServing, time.Time{})
+		v.notServing(v.primary.NotServing+v.lacking(), time.Time{})
 	default:
 		v.out.Readable = ptr(true)
 		v.writable()
 	}
+}
+
+// quiet says whether the node gave no answer to the newest question and was not heard for QuietFor: what it said last does not stand for the
+// present, though its figures may still be shown with their age.
+func (v *shardView) quiet(node themis.NodeID) bool {
+	o := v.states[node]
+	return o.State != nil && o.Err != "" && v.now.Sub(o.At) >= QuietFor
 }
 
 // resigned is the primary's copy where it says that its reign is over for good; nil: it does not.
@@ -172,6 +184,9 @@ func (v *shardView) writable() {
 		cause = fmt.Sprintf("%d of %d %s", have, need, what)
 	case stall != nil:
 		cause = "writes are not acknowledged by enough copies"
+		if stall.Waits != "" {
+			cause = stall.Waits
+		}
 	}
 	v.out.Writable = ptr(cause == "")
 	if cause == "" {
@@ -180,15 +195,30 @@ func (v *shardView) writable() {
 	waits, since := v.repair(), time.Time{}
 	if stall != nil {
 		since = stall.Since
-		if stall.Waits != "" {
-			waits = "they wait for " + stall.Waits
-		}
 	}
 	long, words := known(int64(0), false), "an unknown time"
 	if !since.IsZero() {
 		long, words = millis(v.now.Sub(since)), duration(v.now.Sub(since))
 	}
 	v.find(ShardReadOnly, "", since, values{"cause": cause, "queued": *v.out.Queued, "waits": waits, "have": have, "need": need, "for_ms": long, "for": words})
+}
+
+// lacking says which copies a primary that does not serve yet is without, and what is done about them; empty: none.
+func (v *shardView) lacking() string {
+	var away []string
+	for _, f := range v.primary.Followers {
+		if v.s.InSync(f.Member) && !f.Connected {
+			away = append(away, string(f.Node))
+		}
+	}
+	out := ""
+	if len(away) > 0 {
+		out = "; it waits for " + strings.Join(away, ", ") + " of the in-sync set"
+	}
+	if need := 1 + v.s.Have.K; v.s.Have.Mode == themis.Sync && len(v.s.ISR) < need {
+		out += fmt.Sprintf("; writes need %d in-sync copies and there is %d: %s", need, len(v.s.ISR), v.repair())
+	}
+	return out
 }
 
 // repair says in words what is being done about a missing copy.
@@ -198,7 +228,7 @@ func (v *shardView) repair() string {
 			continue
 		}
 		if r.Rebuild == nil {
-			return fmt.Sprintf("a new copy on %s is joining", r.Node)
+			return fmt.Sprintf("a new copy on %s %s", r.Node, v.joining(r))
 		}
 		return fmt.Sprintf("a new copy is being built on %s (%s %%, ETA %s)", r.Node, word(r.Rebuild.Percent), eta(r.Rebuild.ETAMs))
 	}
@@ -206,6 +236,25 @@ func (v *shardView) repair() string {
 		return "no new copy is being built: " + why
 	}
 	return "no new copy is being built yet"
+}
+
+// joining says how far a new copy is of which no snapshot is on its way.
+func (v *shardView) joining(r ReplicaReport) string {
+	switch {
+	case r.State == cluster.FailedState:
+		return "is on a failed node"
+	case r.LagEntries != nil && *r.LagEntries > 0:
+		return "reads the log: " + lagWords(r)
+	case r.LagEntries != nil:
+		return "has all and is about to be taken into the in-sync set"
+	case v.primary == nil || v.primary.Bytes == nil:
+		return "waits to begin: no primary says how much it is to get"
+	}
+	out := fmt.Sprintf("waits to begin: about %d bytes are to come, and how long it takes is known once they do", *v.primary.Bytes)
+	if r.Why != "" {
+		out += "; " + r.Why
+	}
+	return out
 }
 
 func eta(ms *int64) string {

@@ -73,7 +73,7 @@ func localReplica(st replication.Status) health.LocalReplica {
 		return out
 	}
 	out.Role, out.State, out.NotServing, out.Lineage = health.Primary, cluster.InSync, rg.NotServing, st.Lineage
-	out.ReadOnly = rg.ReadOnly
+	out.ReadOnly, out.Waiting = rg.ReadOnly, rg.Queued
 	if rg.NotWriting != "" && rg.NotServing == "" && rg.ReadOnly == "" {
 		out.Stalled = &health.Stall{Since: rg.Stalled, Queued: rg.Queued, Waits: rg.NotWriting}
 	}

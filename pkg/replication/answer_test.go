@@ -154,3 +154,24 @@ func TestAFollowerThatOwesAnswers(t *testing.T) {
 		t.Errorf("of a batch larger than all that is held usually, %d bytes are held", len(frames))
 	}
 }
+
+// Who waits for an appended write that is not confirmed is counted once that takes long, together with all who came after.
+func TestBegunWritesThatWaitAreCounted(t *testing.T) {
+	now := time.Now()
+	at := func(ago time.Duration) *pending { return &pending{begun: now.Add(-ago)} }
+	for _, c := range []struct {
+		what string
+		rg   *reigning
+		want int
+	}{
+		{"nothing is under way", &reigning{open: 0}, 0},
+		{"all are confirmed, and not in the store yet", &reigning{open: 1, confirmed: 1, waiting: []*pending{at(time.Second)}}, 0},
+		{"just begun", &reigning{open: 2, waiting: []*pending{at(time.Millisecond), at(0)}}, 0},
+		{"the oldest waits long", &reigning{open: 3, confirmed: 1, waiting: []*pending{at(time.Second), at(slowWrite), at(0), at(0)}}, 3},
+		{"its caller has given up", &reigning{open: 0, waiting: []*pending{at(time.Second)}}, 0},
+	} {
+		if got := c.rg.slow(now); got != c.want {
+			t.Errorf("%s: %d, want %d", c.what, got, c.want)
+		}
+	}
+}

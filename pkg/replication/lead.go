@@ -52,7 +52,8 @@ type pending struct {
 	seq    themis.Seq
 	hlc    themis.HLC
 	keys   []string
-	size   int // of its payload
+	size   int       // of its payload
+	begun  time.Time // when it was appended
 	ops    []store.OpResult
 	done   chan struct{} // closed once it is committed, or err says why that is not known
 	err    error

@@ -43,7 +43,7 @@ type ReignStatus struct {
 	NotWriting string    // why writes wait; empty: they don't
 	ReadOnly   string    // why they are refused: a disk is full; empty: they aren't
 	Stalled    time.Time // since when writes wait; zero: they don't, or not for long enough to notice
-	Queued     int
+	Queued     int       // writes that wait for copies: not appended yet, or appended and not confirmed for slowWrite
 	Copies     []CopyStatus
 }
 
@@ -100,11 +100,22 @@ func (r *Replica) Status() Status {
 	return st
 }
 
+// slowWrite is how long an appended write takes to be confirmed before it is one that waits for copies.
+const slowWrite = 200 * time.Millisecond
+
+// slow is how many callers wait for writes that were appended and are not confirmed since long; mu is held.
+func (rg *reigning) slow(now time.Time) int {
+	if rg.confirmed == len(rg.waiting) || now.Sub(rg.waiting[rg.confirmed].begun) < slowWrite {
+		return 0
+	}
+	return rg.open // all behind the oldest
+}
+
 func (rg *reigning) status() *ReignStatus {
 	now := time.Now()
 	rg.mu.Lock()
 	defer rg.mu.Unlock()
-	out := &ReignStatus{Epoch: rg.epoch, Queued: rg.queued, Stalled: rg.stalled}
+	out := &ReignStatus{Epoch: rg.epoch, Queued: rg.queued + rg.slow(now), Stalled: rg.stalled}
 	if rg.core == nil || !rg.core.Ready() {
 		out.NotServing = "the reign's first entry is not committed yet"
 	} else if !rg.r.holdsLease(now) {
