@@ -401,7 +401,7 @@ func (rg *reigning) append(w Write, p *pending, payload []byte, names []string, 
 		return themis.Entry{}, err
 	}
 	e := a.Entry()
-	p.begun = now
+	p.begun = time.Now()
 	p.append, p.seq, p.hlc, p.keys, p.size, p.ops = a, e.Seq, e.HLC, names, len(payload), make([]store.OpResult, len(w.Changes))
 	for i := range w.Changes {
 		p.ops[i] = store.OpResult{Collection: w.Changes[i].Collection, Placement: w.Changes[i].Placement, Version: e.HLC + themis.HLC(i), Existed: existed[i]} //nolint:gosec // a small index
