@@ -262,3 +262,72 @@ func TestCloseAfterAFailedMark(t *testing.T) {
 		t.Errorf("the segment went from %d to %d bytes", len(before[segmentName(1)]), len(after[segmentName(1)]))
 	}
 }
+
+// Any bytes as a last segment: what is read without an error is what Inspect sees, and opening again finds the same.
+func FuzzLastSegment(f *testing.F) {
+	seed := func(t *testing.F) []byte {
+		dir := filepath.Join(t.TempDir(), "log")
+		l, _, err := Open(dir, opts())
+		if err == nil {
+			err = l.SetEpoch(1)
+		}
+		for i := range 3 {
+			var a *Append
+			if err == nil {
+				a, err = l.Begin(themis.KindWrite, themis.Tags{}, payloadOf(themis.Seq(i+1), 40), 1)
+			}
+			if err == nil {
+				err = a.Wait()
+			}
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, err := os.ReadFile(segmentPath(dir, 1)) // with room behind it
+		if err := errors.Join(err, l.Close()); err != nil {
+			t.Fatal(err)
+		}
+		return b[:1<<10]
+	}(f)
+	f.Add(seed, uint64(0))
+	f.Add(seed, uint64(3))
+	f.Add(seed[:200], uint64(2))
+	f.Add(append(make([]byte, 100), seed[100:]...), uint64(1))
+	f.Fuzz(func(t *testing.T, data []byte, mark uint64) {
+		dir := filepath.Join(copyDir(t, t.TempDir()), "log") // in memory: syncs would take most of the time
+		o := opts()
+		o.sync = func(*os.File) error { return nil }
+		l, _, err := Open(dir, o)
+		if err == nil {
+			err = errors.Join(l.mark.set(themis.Seq(mark)), l.Close())
+		}
+		if err == nil {
+			err = os.WriteFile(segmentPath(dir, 1), data, 0o600)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		in, err := Inspect(dir, Identity{}, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		l, rec, err := Open(dir, o)
+		if err != nil {
+			if in.Sound() {
+				t.Errorf("inspected as sound, opened: %v", err)
+			}
+			return
+		}
+		if in.Last != rec.Last {
+			t.Errorf("inspected up to %+v, opened up to %+v", in.Last, rec.Last)
+		}
+		if err := l.Close(); err != nil {
+			t.Fatal(err)
+		}
+		l, again, err := Open(dir, o)
+		if err != nil || again.Last != rec.Last || again.CutBytes != 0 || again.Blank != rec.Blank {
+			t.Fatalf("again: %+v, %v; before %+v", again, err, rec)
+		}
+		_ = l.Close()
+	})
+}
