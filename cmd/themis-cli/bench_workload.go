@@ -6,7 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
+	"os/signal"
 	"strconv"
+	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -141,6 +145,15 @@ func (a *app) measure(ctx context.Context, c *client.Client, f workloadFlags, ba
 		return usage.Wrong("--shards %d: the cluster %s has %d", f.shards, m.Cluster, have).Do("themis-cli bench --mix %s --shards %d%s", f.mix, have, a.flags.where())
 	}
 	added, err := a.prepare(ctx, c, f)
+	if f.o.Collection == benchCollection { // ours, also what a run that broke off has left
+		added = &rowSource{rows: f.o.Rows}
+	}
+	removed := false
+	defer func() {
+		if ctx.Err() != nil && !removed {
+			err = errors.Join(err, a.removeAfter(ctx, c, f, added))
+		}
+	}()
 	if err != nil {
 		return err
 	}
@@ -168,10 +181,35 @@ func (a *app) measure(ctx context.Context, c *client.Client, f workloadFlags, ba
 	if f.keep {
 		return nil
 	}
-	if f.o.Collection == benchCollection { // ours, also what a run that broke off has left
-		added = &rowSource{rows: f.o.Rows}
+	_, err = remove(ctx, c, f.o, added)
+	removed = err == nil
+	return err
+}
+
+const removeTime = 20 * time.Second
+
+// removeAfter removes the rows of a benchmark that was told to stop, and says which stay: a second Ctrl-C leaves them.
+func (a *app) removeAfter(ctx context.Context, c *client.Client, f workloadFlags, added *rowSource) error {
+	switch {
+	case f.keep:
+		return nil
+	case added == nil: // it broke off while they were loaded
+		a.say("# interrupted: rows that it had loaded are left in %s", f.o.Collection)
+		return nil
 	}
-	return remove(ctx, c, f.o, added)
+	ctx, stop := signal.NotifyContext(context.WithoutCancel(ctx), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	ctx, cancel := context.WithTimeout(ctx, removeTime)
+	defer cancel()
+	a.say("# interrupted: removing the rows from %s; Ctrl-C again leaves them", f.o.Collection)
+	gone, err := remove(ctx, c, f.o, added)
+	for gone > 0 && err == nil { // a write that was under way may have been stored behind its row's removal
+		gone, err = remove(ctx, c, f.o, added)
+	}
+	if err != nil {
+		a.say("# rows are left in %s: %v", f.o.Collection, err)
+	}
+	return err
 }
 
 // prepare loads the rows that are missing, and answers from which one on they are new.
@@ -183,8 +221,9 @@ func (a *app) prepare(ctx context.Context, c *client.Client, f workloadFlags) (a
 	return a.fill(ctx, l, src)
 }
 
-// remove deletes the rows that were added.
-func remove(ctx context.Context, c *client.Client, o bench.WorkloadOptions, added *rowSource) error {
+// remove deletes the rows that were added, and says how many were there.
+func remove(ctx context.Context, c *client.Client, o bench.WorkloadOptions, added *rowSource) (int64, error) {
+	var gone atomic.Int64
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(readers)
 	err := added.numbers(func(n int64) error {
@@ -192,6 +231,9 @@ func remove(ctx context.Context, c *client.Client, o bench.WorkloadOptions, adde
 			_, err := c.Delete(ctx, o.Collection, o.Dataset.Key(n))
 			if themis.CodeOf(err) == themis.NotFound {
 				return nil
+			}
+			if err == nil {
+				gone.Add(1)
 			}
 			return err
 		})
@@ -201,9 +243,9 @@ func remove(ctx context.Context, c *client.Client, o bench.WorkloadOptions, adde
 		err = waited
 	}
 	if err != nil {
-		return fmt.Errorf("remove the rows of the benchmark from %s: %w", o.Collection, err)
+		return gone.Load(), fmt.Errorf("remove the rows of the benchmark from %s: %w", o.Collection, err)
 	}
-	return nil
+	return gone.Load(), nil
 }
 
 // pace is how far a workload is.

@@ -58,7 +58,7 @@ With --wait STATUS it waits until the cluster is that well or better, --timeout 
 			err = a.withClient(cmd.Context(), askTime, func(ctx context.Context, c *client.Client) error {
 				f, err := c.Frame(ctx)
 				if err != nil {
-					return err
+					return a.unjudged(err)
 				}
 				judge(f.Report)
 				return a.print(f.ReportJSON, a.healthTable(f.Report))
@@ -134,7 +134,7 @@ func (a *app) watchHealth(ctx context.Context, judge func(health.Report)) error 
 			_, err = fmt.Fprintf(a.out, "# %s\n%s", f.Report.Time.Format(time.RFC3339), b.String())
 		}
 		if err != nil {
-			return usage.Wrong("write the answer: %v", err)
+			return a.unwritten(err)
 		}
 		last = b.String()
 	}
@@ -150,7 +150,7 @@ func clusterStatus(a *app) *cobra.Command {
 			return a.withClient(cmd.Context(), askTime, func(ctx context.Context, c *client.Client) error {
 				f, err := c.Frame(ctx)
 				if err != nil {
-					return err
+					return a.unjudged(err)
 				}
 				return a.print(f.ReportJSON, func(w io.Writer, wide bool) {
 					r := f.Report

@@ -111,7 +111,7 @@ func (f initFlags) arithmetic(r client.InitRequest) error {
 	switch {
 	case r.RF > len(r.Nodes):
 		return usage.Wrong("--replication-factor %d needs %d nodes, each with one copy of a shard; --nodes names %d", r.RF, r.RF, len(r.Nodes)).
-			Do("name %d more nodes, or --replication-factor %d", r.RF-len(r.Nodes), len(r.Nodes))
+			Do("name %s, or --replication-factor %d", counted(r.RF-len(r.Nodes), "more node"), len(r.Nodes))
 	case r.ControlNodes > len(r.Nodes):
 		return usage.Wrong("--control-nodes %d: --nodes names %d", r.ControlNodes, len(r.Nodes))
 	case r.Mode != themis.Async && r.RF > 1 && r.K+1 > r.RF:
@@ -185,7 +185,7 @@ func (a *app) initCluster(ctx context.Context, f initFlags) (err error) {
 		return a.initAnswer(planAnswer(r, plan), nil, "would be made; nothing was changed")
 	}
 	made, err := initThrough(ctx, t, nodes, r)
-	if themis.CodeOf(err) == themis.RefusedUnsafe { // somebody else has just made it, or this command a moment ago
+	if themis.CodeOf(err) == themis.RefusedUnsafe && !slices.ContainsFunc(nodes, func(d client.Description) bool { return d.ClusterID != "" }) { // somebody else has just made it, or this command a moment ago
 		if there, err2 := a.awaitExisting(ctx, t, r); there != nil || err2 != nil {
 			return a.initAnswer(there, err2, "exists already; nothing was changed")
 		}

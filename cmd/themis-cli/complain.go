@@ -23,6 +23,22 @@ func (a *app) wake(e *themis.Error) string {
 	return "start themisd on those machines, or correct the addresses; then: themis-cli cluster health --wait HEALTHY" + a.flags.where()
 }
 
+// unjudged is why there is no report. That the node which was asked knows no cluster map, since the control plane does not answer, says nothing of
+// any shard: the state could not be checked.
+func (a *app) unjudged(err error) error {
+	e, ok := errors.AsType[*themis.Error](err)
+	if !ok || e.Code != themis.NoPrimary || e.Shard != "" {
+		return err
+	}
+	a.answer(themis.ExitInconclusive)
+	if t, err := a.target(); err == nil {
+		if dir := t.Playground(); dir != "" {
+			e.Fix = "themis-cli playground start --data-dir " + dir
+		}
+	}
+	return usage.Titled("The state of the cluster could not be had", err)
+}
+
 // complain writes an error to stderr.
 func (a *app) complain(cmd *cobra.Command, err error) {
 	e, ok := errors.AsType[*themis.Error](err)

@@ -108,10 +108,10 @@ func validateText(w io.Writer, out validateAnswer) {
 		_, _ = fmt.Fprintf(w, "warning: %s\n", config.Fault(f))
 	}
 	if out.Valid {
-		_, _ = fmt.Fprintf(w, "valid, %d warnings\n", len(out.Warnings))
+		_, _ = fmt.Fprintf(w, "valid, %s\n", counted(len(out.Warnings), "warning"))
 		return
 	}
-	_, _ = fmt.Fprintf(w, "not valid: %d faults\n", len(out.Faults))
+	_, _ = fmt.Fprintf(w, "not valid: %s\n", counted(len(out.Faults), "fault"))
 }
 
 // loadConfig reads files and, where env is given, its variables.
@@ -174,6 +174,12 @@ note on stderr says so, and the rest is shown. --config names the files that a n
 				if !set || v.From != "default" {
 					values = append(values, v)
 				}
+			}
+			if len(files) == 0 {
+				a.say("# no node's file was read, so keys of scope node are not what a node has; its own: --config FILE, on its machine")
+			}
+			if set && len(values) == 0 {
+				a.say("# nothing differs from the default")
 			}
 			return a.print(values, func(w io.Writer, wide bool) {
 				head := "KEY VALUE FROM SCOPE"

@@ -141,9 +141,17 @@ func readable(path string) error {
 		}
 	}
 	if err != nil {
-		return themis.Errorf(themis.InvalidArgument, "%w", err).Do("ls -l %s", filepath.Dir(path))
+		return themis.Errorf(themis.InvalidArgument, "%w", err).Do("ls -l %s", listed(path, info))
 	}
 	return nil
+}
+
+// listed is what to list to see why a path is no file: itself where it is a directory.
+func listed(path string, info os.FileInfo) string {
+	if info != nil && info.IsDir() {
+		return path
+	}
+	return filepath.Dir(path)
 }
 
 // collectionOf is the file's name without directory and endings: airports of testdata/airports.ndjson.
@@ -176,6 +184,9 @@ func (a *app) load(ctx context.Context, c *client.Client, src source, out loadAn
 		err = l.verify(ctx, src)
 	}
 	shown()
+	if l.open > 0 {
+		a.say("# interrupted with %s under way, which may be stored or not", counted(int(l.open), "document"))
+	}
 	switch {
 	case err != nil && l.out.Written > 0:
 		a.answer(themis.ExitPartly)

@@ -29,6 +29,7 @@ type loader struct {
 
 	mu    sync.Mutex
 	out   loadAnswer
+	open  int64 // documents under way when it was interrupted
 	doing string
 	began time.Time // of what it is doing
 }
@@ -88,6 +89,7 @@ func (l *loader) write(ctx context.Context, src source) (err error) {
 	if err != nil {
 		return err
 	}
+	asked := ctx
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
 	w := l.c.NewWriter(client.WriterOptions{InFlight: l.f.workers, Concern: themis.WriteConcern(l.f.concern), Timeout: loadTimeout})
@@ -114,6 +116,8 @@ func (l *loader) write(ctx context.Context, src source) (err error) {
 			case ofTheLine(err):
 				l.fault(i, err)
 				window.done(at)
+			case asked.Err() != nil: // told to stop: nothing is wrong with the line, and it may be stored or not
+				l.note(func() { l.open++ })
 			default: // it stays open: nothing far behind it is sent
 				l.fault(i, err)
 				stop(fmt.Errorf("%s %d: %w", src.unit(), i.n, err))

@@ -32,9 +32,17 @@ func (a *app) print(v any, table func(w io.Writer, wide bool)) error {
 
 func (a *app) write(b []byte) error {
 	if _, err := a.out.Write(b); err != nil {
-		return themis.Errorf(themis.InvalidArgument, "write the answer: %w", err)
+		return a.unwritten(err)
 	}
 	return nil
+}
+
+// unwritten is the error for an answer that can't be written: the command failed, and nothing is wrong with it.
+func (a *app) unwritten(err error) error {
+	if a.code == themis.ExitOK {
+		a.answer(themis.ExitFailed)
+	}
+	return usage.Unwritten(err)
 }
 
 func (a *app) printJSON(v any) error {
@@ -94,6 +102,14 @@ func plainStyle(n *yaml.Node) {
 	for _, c := range n.Content {
 		plainStyle(c)
 	}
+}
+
+// counted is a number of things.
+func counted(n int, thing string) string {
+	if n == 1 {
+		return "1 " + thing
+	}
+	return fmt.Sprintf("%d %ss", n, thing)
 }
 
 // columns writes rows under a head, aligned.

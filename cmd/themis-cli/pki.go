@@ -98,7 +98,7 @@ By default a node may read, write, replicate and administer, and a client may re
 		Example: "  themis-cli pki issue --node node-1 --datacenter dc1 --ip 10.0.0.1\n  themis-cli pki issue --client alice --capabilities read,write,admin",
 		Args:    usage.None,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			r, err := f.request(cmd.Flags().Changed("capabilities"))
+			r, err := f.request(cmd.Flags().Changed("capabilities"), cmd.Flags().Changed("days"))
 			if err != nil {
 				return err
 			}
@@ -129,7 +129,7 @@ By default a node may read, write, replicate and administer, and a client may re
 	return cmd
 }
 
-func (f issueFlags) request(capabilitiesGiven bool) (pki.Request, error) {
+func (f issueFlags) request(capabilitiesGiven, daysGiven bool) (pki.Request, error) {
 	r := pki.Request{
 		Node: themis.NodeID(f.node), Client: f.client, Cluster: f.cluster, ClusterID: themis.ClusterID(f.clusterID), Shard: f.shard, Rack: f.rack, Role: f.role,
 		TokenStart: themis.Token(f.tokenStart), TokenEnd: themis.Token(f.tokenEnd), Capabilities: f.capabilities, DNS: f.dns, Loopback: f.loopback,
@@ -138,7 +138,7 @@ func (f issueFlags) request(capabilitiesGiven bool) (pki.Request, error) {
 	if (f.node == "") == (f.client == "") {
 		return r, usage.Wrong("--node, --client: want exactly one of them")
 	}
-	if f.days < 0 {
+	if f.days < 0 || daysGiven && f.days == 0 {
 		return r, usage.Wrong("--days %d: want at least 1", f.days)
 	}
 	if f.node != "" {

@@ -24,7 +24,7 @@ func (a *app) withReport(ctx context.Context, do func(r health.Report, raw rawRe
 	return a.withClient(ctx, askTime, func(ctx context.Context, c *client.Client) error {
 		f, err := c.Frame(ctx)
 		if err != nil {
-			return err
+			return a.unjudged(err)
 		}
 		var raw rawReport
 		if err := json.Unmarshal(f.ReportJSON, &raw); err != nil {

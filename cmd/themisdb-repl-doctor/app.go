@@ -155,7 +155,8 @@ func (a *app) print(v any, table func(w io.Writer)) error {
 		table(&b)
 	}
 	if _, err := a.out.Write(b.Bytes()); err != nil {
-		return themis.Errorf(themis.InvalidArgument, "write the answer: %w", err)
+		a.code = max(a.code, themis.ExitFailed)
+		return usage.Unwritten(err)
 	}
 	return nil
 }
@@ -234,11 +235,9 @@ func (a *app) dataDirs(given []string) ([]string, error) {
 		return nil, usage.Wrong("a node's files are read on its own machine: no node sends them").Do("on that machine: themisdb-repl-doctor validate-wal --data-dir DIR")
 	case a.env["THEMIS_DATA_DIR"] != "":
 		return []string{a.env["THEMIS_DATA_DIR"]}, nil
-	case a.env["THEMIS_PLAYGROUND"] != "":
-		return []string{a.env["THEMIS_PLAYGROUND"]}, nil
 	}
-	if dir := client.UserPlayground(); dir != "" {
-		return []string{dir}, nil
+	if dir, err := (client.Wish{}).PlaygroundDir(a.env); err != nil || dir != "" { // that the current context names, as for check
+		return []string{dir}, err
 	}
 	return nil, usage.Wrong("--data-dir: none is given, and there is no playground").Do("themisdb-repl-doctor validate-wal --data-dir DIR")
 }

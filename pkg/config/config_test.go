@@ -214,8 +214,8 @@ func TestFaults(t *testing.T) {
 		"field of a list":   {"Config:\n  transform: x\n", []string{"test.yaml:2: Config.transform: is a field of the entries of slots: write it there"}},
 		"anchor":            {"node: &n\n  rack: a\nwal: *n\n", []string{"test.yaml:3: wal: anchors, merges"}},
 		"merge":             {"node:\n  <<: {rack: a}\n", []string{"test.yaml:2: node.<<: anchors, merges"}},
-		"two documents":     {"node:\n  rack: a\n---\nnode:\n  rack: b\n", []string{"test.yaml: more than one document"}},
-		"not YAML":          {"node: [\n", []string{"test.yaml: line 1"}},
+		"two documents":     {"node:\n  rack: a\n---\nnode:\n  rack: b\n", []string{"test.yaml:3: more than one document"}},
+		"not YAML":          {"node: [\n", []string{"test.yaml:1: did not find"}},
 		"a list at the top": {"- a\n", []string{"test.yaml:1: want keys and values"}},
 		"two names": {"pki:\n  cert: /a\n  key: /k\nsharding:\n  communication:\n    rpc:\n      mtls:\n        cert_path: /b\n", []string{
 			"test.yaml:8: sharding.communication.rpc.mtls.cert_path: /b, but pki.cert (test.yaml:2) says /a: the two are one setting"}},

@@ -111,7 +111,8 @@ func (r *reader) file(s Source, l layer) {
 	}
 	root, err := parseYAML(s.Data)
 	if err != nil {
-		r.fault(s.Name, "", "%v", err)
+		line, why := syntaxFault(err)
+		r.fault(fmt.Sprintf("%s:%d", s.Name, line), "", "%s", why)
 		return
 	}
 	if root == nil {
@@ -133,13 +134,25 @@ func parseYAML(data []byte) (*yaml.Node, error) {
 	} else if err != nil {
 		return nil, fmt.Errorf("%s", strings.ReplaceAll(strings.TrimPrefix(err.Error(), "yaml: "), "\n", "; "))
 	}
-	if err := d.Decode(new(yaml.Node)); !errors.Is(err, io.EOF) {
-		return nil, errors.New("more than one document: want one")
+	var second yaml.Node
+	if err := d.Decode(&second); err == nil {
+		return nil, fmt.Errorf("line %d: more than one document: want one", max(1, second.Line))
+	} else if !errors.Is(err, io.EOF) {
+		return nil, errors.New(strings.ReplaceAll(strings.TrimPrefix(err.Error(), "yaml: "), "\n", "; "))
 	}
 	if len(doc.Content) != 1 || doc.Content[0].Tag == "!!null" {
 		return nil, nil
 	}
 	return doc.Content[0], nil
+}
+
+// syntaxFault takes the line out of what the parser says; it names none where that is the first.
+func syntaxFault(err error) (line int, why string) {
+	if n, _ := fmt.Sscanf(err.Error(), "line %d:", &line); n == 1 { //nolint:errcheck // then there is none
+		_, why, _ = strings.Cut(err.Error(), ": ")
+		return line, why
+	}
+	return 1, err.Error()
 }
 
 // fileReader walks one file. list and done are for the objects of a list: the list's path, and what was read so far.
@@ -197,6 +210,9 @@ func (r *reader) unknown(where, name string, section bool) {
 	}
 	if near == "" && section && len(r.faults) < 100 {
 		near = known.nearest(name, false)
+	}
+	if near == "" && !section && len(r.faults) < 100 {
+		near = known.nearest(name, true)
 	}
 	r.fault(where, name, "unknown key%s", didYouMean("", near))
 }

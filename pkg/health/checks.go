@@ -196,10 +196,10 @@ var checks = []Check{
 		"themis-cli shard remove-copy {shard} {node} --dry-run"},
 	{PlainHTTP, Info, false, "HTTP without TLS is open on loopback",
 		"{node} serves {mode} without TLS to every process on its machine",
-		"themis-cli config show"},
+		"on {node}: themis-cli config show --set --config FILE"},
 	{ConfigWarning, Info, false, "A setting deserves a look",
 		"{node}: {warning}",
-		"themis-cli config show"},
+		"on {node}: themis-cli config show --set --config FILE"},
 }
 
 // Table is every finding there is, in the order in which findings of one severity are listed.

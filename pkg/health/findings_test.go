@@ -167,7 +167,7 @@ func TestEveryFinding(t *testing.T) {
 
 // TestFixIsACommand: every fix is a command to type. The programs' own tests hold it against their trees of commands.
 func TestFixIsACommand(t *testing.T) {
-	programs := []string{"themis-cli ", "themisdb-repl-doctor ", "on {node}: themisdb-repl-doctor "}
+	programs := []string{"themis-cli ", "themisdb-repl-doctor ", "on {node}: themisdb-repl-doctor ", "on {node}: themis-cli "}
 	for _, row := range Table() {
 		if !slices.ContainsFunc(programs, func(p string) bool { return strings.HasPrefix(row.Fix, p) }) {
 			t.Errorf("%s: %q", row.Code, row.Fix)

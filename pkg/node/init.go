@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -60,6 +61,9 @@ func (n *Node) initCluster(ctx context.Context, a initArgs, dry bool) (*initResu
 	j := n.joined()
 	id := themis.ClusterID(randomID())
 	if j != nil {
+		if err := n.sameControl(j, first.Nodes); err != nil {
+			return nil, err
+		}
 		id = j.ID // an init that broke off is finished under the same id
 	}
 	first.Meta.ID, first.Meta.Created = id, time.Now().UTC()
@@ -90,6 +94,21 @@ func (n *Node) initCluster(ctx context.Context, a initArgs, dry bool) (*initResu
 		return nil, err
 	}
 	return out, nil
+}
+
+// sameControl refuses a foundation that this node has no part in: it belongs to a cluster whose control plane was made of other nodes, so this is
+// no init that broke off.
+func (n *Node) sameControl(j *joined, nodes []cluster.Node) error {
+	asked := map[string]bool{}
+	for _, x := range nodes {
+		asked[string(x.ID)] = x.Control != nil
+	}
+	members := slices.Sorted(maps.Keys(j.InitialCluster))
+	if !slices.ContainsFunc(members, func(m string) bool { return !asked[m] }) {
+		return nil
+	}
+	return themis.Errorf(themis.RefusedUnsafe, "%s belongs to cluster %s (%s) already, whose control plane was made of %s; it does not answer while most of them are down",
+		n.id.Node, j.Name, j.ID, strings.Join(members, ", ")).Do("start those that are down, then themis-cli cluster health")
 }
 
 func founded(id themis.ClusterID, a initArgs, f cluster.Founded, table *routing.Table) *initResult {

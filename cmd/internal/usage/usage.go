@@ -27,6 +27,23 @@ func Wrong(format string, args ...any) *themis.Error {
 	return themis.Errorf(themis.InvalidArgument, "%s", fmt.Sprintf(format, args...))
 }
 
+// titled is an error whose code's title would mislead.
+type titled struct {
+	title string
+	err   error
+}
+
+func (t *titled) Error() string { return t.err.Error() }
+func (t *titled) Unwrap() error { return t.err }
+
+// Titled is err under a headline of its own; its code stays.
+func Titled(title string, err error) error { return &titled{title, err} }
+
+// Unwritten says that the answer, which is there, could not be written to where it should go.
+func Unwritten(err error) error {
+	return Titled("The answer could not be written", themis.Errorf(themis.Internal, "write the answer: %w", err).Do("df -h, or another place for the answer"))
+}
+
 // None, Exactly, Between and AtLeast say how many arguments a command takes. Its Use names them.
 func None(cmd *cobra.Command, args []string) error { return count(cmd, args, 0, 0) }
 
@@ -278,6 +295,10 @@ func WantsJSON(args []string, env string) bool {
 // Complain writes an error: what happened, why, and the next command to type; as one line of problem JSON where a program reads it.
 func Complain(w io.Writer, cmd *cobra.Command, err error, asJSON bool) {
 	p := client.ProblemOf(err)
+	p.Title = themis.CodeOf(err).Info().Title
+	if t, ok := errors.AsType[*titled](err); ok {
+		p.Title = t.title
+	}
 	if p.Fix == themis.InvalidArgument.Info().Next { // that of a server: here it is flags and arguments that can be corrected
 		p.Fix = cmd.CommandPath() + " --help"
 	}
@@ -285,7 +306,7 @@ func Complain(w io.Writer, cmd *cobra.Command, err error, asJSON bool) {
 		_, _ = fmt.Fprintf(w, "%s\n", p.JSON())
 		return
 	}
-	_, _ = fmt.Fprintf(w, "%s: %s\n  why:  %s\n", cmd.CommandPath(), Lowered(themis.CodeOf(err).Info().Title), indented(whole(err, p.Detail)))
+	_, _ = fmt.Fprintf(w, "%s: %s\n  why:  %s\n", cmd.CommandPath(), Lowered(p.Title), indented(whole(err, p.Detail)))
 	if p.Fix != "" {
 		_, _ = fmt.Fprintf(w, "  next: %s\n", indented(p.Fix))
 	}
