@@ -74,7 +74,7 @@ func shardShow(a *app) *cobra.Command {
 func showShard(w io.Writer, a *app, r health.Report, s health.ShardReport) {
 	list := []string{
 		"shard", string(s.ID), "state", string(s.State), "primary", dash(string(s.Primary)), "epoch", fmt.Sprint(s.Epoch),
-		"mode", fmt.Sprintf("%s, %d copies, %d followers must have a write", s.Mode, s.RF, s.K), "in sync", ids(s.ISR),
+		"mode", fmt.Sprintf("%s, %d copies, %s must have a write", s.Mode, s.RF, counted(s.K, "follower")), "in sync", ids(s.ISR),
 		"reads", yesNo(s.Readable), "writes", yesNo(s.Writable), "documents", number(s.Documents), "size", size(s.Bytes), "token share", percent(s.TokenShare),
 		"commit seq", number(s.Commit), "queued writes", number(s.Queued), "lost if the primary dies", number(s.CrashCost.Entries) + " entries",
 	}

@@ -1,6 +1,7 @@
 package health
 
 import (
+	"cmp"
 	"strings"
 	"testing"
 	"time"
@@ -74,6 +75,8 @@ func TestNewCopyBeforeItBegins(t *testing.T) {
 		want string
 	}{
 		{"no stream yet", Follower{Error: "connecting"}, "a new copy on node-3 waits to begin: about 1000 bytes are to come, and how long it takes is known once they do; connecting"},
+		{"heard, and blank", Follower{Connected: true, State: cluster.Blank, Error: "not yet filled", Seq: ptr(themis.Seq(0)), AckAgeMs: ptr(int64(1)), LagEntries: ptr(int64(9))},
+			"a new copy on node-3 waits to begin: about 1000 bytes are to come, and how long it takes is known once they do; not yet filled"},
 		{"a snapshot is on its way", Follower{Connected: true, Install: &Install{Done: 250, Total: ptr(themis.Bytes(1000)), ETAMs: ptr(int64(3000))}}, "a new copy is being built on node-3 (25 %, ETA 3.0 s)"},
 		{"from the log", Follower{Connected: true, Seq: ptr(themis.Seq(5)), AckAgeMs: ptr(int64(1)), LagEntries: ptr(int64(4)), LagBytes: ptr(int64(90))}, "a new copy on node-3 reads the log: 4 entries behind, 90 bytes"},
 		{"all is there", Follower{Connected: true, Seq: ptr(themis.Seq(9)), AckAgeMs: ptr(int64(1)), LagEntries: ptr(int64(0))}, "a new copy on node-3 has all and is about to be taken into the in-sync set"},
@@ -83,7 +86,7 @@ func TestNewCopyBeforeItBegins(t *testing.T) {
 			s.ISR = s.ISR[:1]
 			s.Replicas = append(s.Replicas, cluster.Replica{Member: member("node-3"), Class: cluster.Async})
 		})
-		c.f.Member, c.f.State = member("node-3"), cluster.CatchingUp
+		c.f.Member, c.f.State = member("node-3"), cmp.Or(c.f.State, cluster.CatchingUp)
 		p := w.copyOn("node-1", "shard-1")
 		p.Followers = append(p.Followers, c.f)
 		p.Stalled = &Stall{Since: ago(time.Second)}

@@ -243,9 +243,9 @@ func (v *shardView) joining(r ReplicaReport) string {
 	switch {
 	case r.State == cluster.FailedState:
 		return "is on a failed node"
-	case r.LagEntries != nil && *r.LagEntries > 0:
+	case r.LagEntries != nil && *r.LagEntries > 0 && r.State != cluster.Blank:
 		return "reads the log: " + lagWords(r)
-	case r.LagEntries != nil:
+	case r.LagEntries != nil && r.State != cluster.Blank:
 		return "has all and is about to be taken into the in-sync set"
 	case v.primary == nil || v.primary.Bytes == nil:
 		return "waits to begin: no primary says how much it is to get"
