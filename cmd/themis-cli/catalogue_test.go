@@ -1,7 +1,10 @@
 package main
 
 import (
+	"bytes"
+	"context"
 	"encoding/json"
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -25,6 +28,64 @@ type catalogueReport struct {
 	Said      []string  `json:"said"` // by docs/examples/load-verify.sh
 }
 
+// example runs the scripts of docs/examples as an operator would, with the program as users have it.
+type example struct {
+	dir string
+	env []string
+}
+
+func newExample(t *testing.T) *example {
+	t.Helper()
+	self := built(t)
+	dir := t.TempDir()
+	x := &example{dir: dir}
+	for _, v := range os.Environ() {
+		if !strings.HasPrefix(v, "THEMIS") {
+			x.env = append(x.env, v)
+		}
+	}
+	x.env = append(x.env, "CLI="+self, "HOME="+dir, "XDG_CONFIG_HOME=", "XDG_CACHE_HOME=")
+	return x
+}
+
+// run runs a script and answers its exit code, stdout and stderr. Its nodes outlive it, so its output goes to files, which end by themselves.
+func (x *example) run(t *testing.T, stdin, script string, args ...string) (exit int, out, errOut string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 15*time.Minute)
+	defer cancel()
+	path, err := filepath.Abs(filepath.Join("../../docs/examples", script))
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(ctx, path, args...)
+	cmd.Env, cmd.Dir, cmd.Stdin, cmd.WaitDelay = x.env, x.dir, strings.NewReader(stdin), time.Second
+	var o, e bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &o, &e
+	err = cmd.Run()
+	if exited, ok := errors.AsType[*exec.ExitError](err); ok {
+		return exited.ExitCode(), o.String(), e.String()
+	}
+	if err != nil {
+		t.Fatalf("%s %s: %v\n%s%s", script, strings.Join(args, " "), err, o.String(), e.String())
+	}
+	return 0, o.String(), e.String()
+}
+
+// exits runs a script that must exit with that code and say those things.
+func (x *example) exits(t *testing.T, want int, stdin, script string, args []string, says ...string) string {
+	t.Helper()
+	exit, out, errOut := x.run(t, stdin, script, args...)
+	if exit != want {
+		t.Fatalf("%s %s: exit %d, want %d\n%s\n%s", script, strings.Join(args, " "), exit, want, out, errOut)
+	}
+	for _, s := range says {
+		if !strings.Contains(out+errOut, s) {
+			t.Fatalf("%s %s: %q is not in:\n%s\n%s", script, strings.Join(args, " "), s, out, errOut)
+		}
+	}
+	return out
+}
+
 // TestDebianCatalogue loads every package that this machine's Debian or Ubuntu knows of, kills every process with kill -9, starts them,
 // and compares every document byte for byte, with the script that operators have. A run takes a minute or two:
 //
@@ -36,7 +97,6 @@ func TestDebianCatalogue(t *testing.T) {
 		t.Skip("takes minutes: THEMIS_LONG=1")
 	}
 	x := newExample(t)
-	x.patience = 15 * time.Minute
 	pg := filepath.Join(x.dir, "pg")
 	t.Cleanup(func() { endPlaygrounds(t, x.dir) })
 	list, err := exec.CommandContext(t.Context(), "apt-cache", "dumpavail").Output()
