@@ -22,7 +22,8 @@ import (
 // adminService is what operators' tools ask of a node.
 type adminService struct {
 	nodev1.UnimplementedAdminServiceServer
-	n *Node
+	n      *Node
+	ending <-chan struct{} // closed when the servers end: who watches must not hold them up
 }
 
 // Describe implements the service.
@@ -173,11 +174,14 @@ func (s *adminService) WatchState(req *nodev1.WatchStateRequest, stream grpc.Ser
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
+		case <-s.ending:
+			return themis.Errorf(themis.NoPrimary, "%s stops; another node tells the state", s.n.id.Node)
 		case <-tick.C:
 		case <-changed:
 			select { // changes come in bunches
 			case <-ctx.Done():
 				return ctx.Err()
+			case <-s.ending: // said at the next turn
 			case <-time.After(100 * time.Millisecond):
 			}
 		}

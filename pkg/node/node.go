@@ -197,12 +197,12 @@ func (n *Node) serve(ctx context.Context, rm *rpc.Metrics) error {
 	sharding.RegisterShardServiceServer(server, &shardService{n: n})
 	ServeReplication(server, n.shards.get, func(id themis.ShardID) string { return n.dir("shards", string(id)) }, n.checkStream)
 	nodev1.RegisterDocumentServiceServer(server, &documentService{router: r})
-	nodev1.RegisterAdminServiceServer(server, &adminService{n: n})
+	g, ctx := errgroup.WithContext(ctx)
+	nodev1.RegisterAdminServiceServer(server, &adminService{n: n, ending: ctx.Done()})
 	n.log.Info("RPC Shard Server listening on "+grpcLis.Addr().String()+" with mTLS", "grpc", n.addr.GRPC, "http", n.addr.HTTP, "metrics", n.addr.Metrics)
 	if n.o.Listening != nil {
 		n.o.Listening(n.addr)
 	}
-	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return server.Run(ctx, grpcLis) })
 	g.Go(func() error { return n.serveHTTP(ctx, httpLis, r) })
 	if metricsLis != nil {

@@ -326,7 +326,20 @@ func TestClusterServesAndFailsOver(t *testing.T) {
 	if _, err := get("node-1", "nothing"); themis.CodeOf(err) != themis.NotFound {
 		t.Fatalf("get of nothing: %v", err)
 	}
+	watched, err := f.admin("node-3").WatchState(ctx, &nodev1.WatchStateRequest{})
+	if err == nil {
+		_, err = watched.Recv()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
 	f.stop("node-3")
+	for err == nil {
+		_, err = watched.Recv()
+	}
+	if !strings.Contains(err.Error(), "node-3 stops") { // by itself, not cut after the servers' grace
+		t.Errorf("a watch of a node that stops ended with %v", err)
+	}
 	for i := range 60 {
 		if got, err := get("node-1", fmt.Sprint("k", i)); err != nil || got != fmt.Sprintf(`{"i":%d}`, i) {
 			t.Fatalf("get %d with a node down: %q, %v", i, got, err)
