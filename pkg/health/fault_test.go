@@ -40,7 +40,7 @@ func TestFrozenPrimary(t *testing.T) {
 		w.states["node-1"] = o
 		r := w.build()
 		s, _ := r.Shard("shard-1")
-		if !same(s.Readable, c.serves) || !same(s.Writable, c.serves) || s.State != c.state || r.why(StateUnknown, "shard-1") != c.why {
+		if !same(s.Readable, c.serves) || !same(s.Writable, c.serves) || (s.Queued == nil) != (c.serves == nil) || s.State != c.state || r.why(StateUnknown, "shard-1") != c.why {
 			t.Errorf("silent for %s, %q: %s, readable %v, writable %v, %q", c.silent, c.err, s.State, s.Readable != nil, s.Writable != nil, r.why(StateUnknown, "shard-1"))
 		}
 		if other, _ := r.Shard("shard-2"); other.State != ShardOK {

@@ -96,7 +96,7 @@ func (v *shardView) serving() {
 	case v.states[node].Refused:
 		v.notServing(fmt.Sprintf("no process of %s runs: its address refuses connections; another copy is elected once it is declared FAILED", node), v.states[node].Since)
 	case v.quiet(node):
-		v.out.Writable = v.floorBroken()
+		v.out.Writable, v.out.Queued = v.floorBroken(), nil
 		v.find(StateUnknown, "", v.states[node].Since, values{
 			"what": "whether " + string(s.ID) + " serves", "cause": fmt.Sprintf("its primary %s was not heard for %s", node, duration(v.now.Sub(v.states[node].At))),
 		})
