@@ -41,9 +41,10 @@ const (
 
 // stat is what /proc/<pid>/stat says.
 type stat struct {
-	state  byte // R, S, D: it runs; T, t: stopped by a signal; Z, X: it has ended
-	parent int
-	start  uint64
+	state   byte // R, S, D: it runs; T, t: stopped by a signal; Z, X: its first thread has ended
+	parent  int
+	threads int // with the first one
+	start   uint64
 }
 
 // parseStat reads `pid (name) state ppid …`. The name may hold anything, also parentheses and spaces.
@@ -53,7 +54,7 @@ func parseStat(b []byte) (stat, error) {
 		return stat{}, errors.New("no name in parentheses")
 	}
 	f := strings.Fields(string(b[at+1:]))
-	const start = 19 // the 22nd field, of which the first two are before
+	const threads, start = 17, 19 // the 20th and 22nd field, of which the first two are before
 	if len(f) <= start || len(f[0]) != 1 {
 		return stat{}, fmt.Errorf("%d fields behind the name; want at least %d", len(f), start+1)
 	}
@@ -61,11 +62,15 @@ func parseStat(b []byte) (stat, error) {
 	if err != nil {
 		return stat{}, fmt.Errorf("parent: %w", err)
 	}
+	n, err := strconv.Atoi(f[threads])
+	if err != nil {
+		return stat{}, fmt.Errorf("threads: %w", err)
+	}
 	ticks, err := strconv.ParseUint(f[start], 10, 64)
 	if err != nil {
 		return stat{}, fmt.Errorf("start time: %w", err)
 	}
-	return stat{state: f[0][0], parent: parent, start: ticks}, nil
+	return stat{state: f[0][0], parent: parent, threads: n, start: ticks}, nil
 }
 
 func readStat(pid int) (stat, error) {
@@ -119,7 +124,9 @@ func (r *process) look(want []string) ProcessState {
 	return judge(st, command(r.PID), want)
 }
 
-func (s stat) ended() bool { return s.state == 'Z' || s.state == 'X' || s.state == 'x' }
+// ended says whether nothing of the process is left but its entry. While another thread than the first is on its way out, the process
+// still has its files and its ports.
+func (s stat) ended() bool { return (s.state == 'Z' || s.state == 'X' || s.state == 'x') && s.threads <= 1 }
 
 // judge says what a process with the recorded start time is. One on its way out has no command line any more, but still its files
 // and its lock: it is not gone yet.

@@ -1,8 +1,14 @@
 package playground
 
 import (
+	"bufio"
 	"context"
+	"errors"
+	"fmt"
+	"net"
 	"os"
+	"os/exec"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -14,16 +20,17 @@ import (
 )
 
 func TestParseStat(t *testing.T) {
-	const rest = " 1 100 100 0 -1 4194560 0 0 0 0 0 0 0 0 20 0 1 0 12345 0 0\n"
+	const rest = " 1 100 100 0 -1 4194560 0 0 0 0 0 0 0 0 20 0 9 0 12345 0 0\n"
 	for name, c := range map[string]struct {
 		line string
 		want stat
 		bad  bool
 	}{
-		"plain":              {"42 (themis-cli) S" + rest, stat{'S', 1, 12345}, false},
-		"a name that lies":   {"42 (a) Z 7 (b)) T" + rest, stat{'T', 1, 12345}, false},
+		"plain":              {"42 (themis-cli) S" + rest, stat{'S', 1, 9, 12345}, false},
+		"a name that lies":   {"42 (a) Z 7 (b)) T" + rest, stat{'T', 1, 9, 12345}, false},
 		"no name":            {"42 S" + rest, stat{}, true},
 		"cut":                {"42 (a) S 1 100", stat{}, true},
+		"threads no number":  {"42 (a) S" + strings.Replace(rest, " 9 0 ", " x 0 ", 1), stat{}, true},
 		"no number":          {"42 (a) S" + strings.Replace(rest, "12345", "x", 1), stat{}, true},
 		"parent no number":   {"42 (a) S" + strings.Replace(rest, " 1 100", " x 100", 1), stat{}, true},
 		"state of two bytes": {"42 (a) SS" + rest, stat{}, true},
@@ -43,6 +50,9 @@ func TestParseStat(t *testing.T) {
 
 func TestJudge(t *testing.T) {
 	want := []string{"bin/themisd", "--config", "x"}
+	if got := judge(stat{state: 'Z', threads: 2}, nil, want); got != Running {
+		t.Errorf("a second thread is on its way out: %s", got)
+	}
 	for name, c := range map[string]struct {
 		state byte
 		line  []string
@@ -65,6 +75,57 @@ func TestJudge(t *testing.T) {
 		if got := judge(stat{state: c.state}, c.line, want); got != c.want {
 			t.Errorf("%s: %s, want %s", name, got, c.want)
 		}
+	}
+}
+
+// A process that was killed counts as ended once its ports are free, also where its first thread ends before others.
+func TestEndedProcessesHoldNoPorts(t *testing.T) {
+	if os.Getenv("THEMIS_TEST_LISTENS") != "" {
+		l, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // opening a port does not wait
+		if err != nil {
+			t.Fatal(err)
+		}
+		fmt.Println(l.Addr())
+		for range 200 { // each in a thread of its own
+			go func() {
+				runtime.LockOSThread()
+				_ = syscall.Pause()
+			}()
+		}
+		select {}
+	}
+	for range 20 {
+		c := exec.Command(os.Args[0], "-test.run=^TestEndedProcessesHoldNoPorts$") //nolint:noctx // killed below
+		c.Env = append(os.Environ(), "THEMIS_TEST_LISTENS=1")
+		out, err := c.StdoutPipe()
+		if err == nil {
+			err = c.Start()
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		addr, err := bufio.NewReader(out).ReadString('\n')
+		p, err2 := processOf(c.Process.Pid)
+		if err := errors.Join(err, err2); err != nil {
+			t.Fatal(err)
+		}
+		for deadline := time.Now().Add(10 * time.Second); ; {
+			if st, err := readStat(p.PID); err != nil || st.threads > 200 || time.Now().After(deadline) {
+				break
+			}
+		}
+		line := command(p.PID)
+		if err := c.Process.Kill(); err != nil {
+			t.Fatal(err)
+		}
+		for p.look(line) != Stopped {
+		}
+		l, err := net.Listen("tcp", strings.TrimSpace(addr)) //nolint:noctx // opening a port does not wait
+		if err != nil {
+			t.Fatalf("the process has ended: %v", err)
+		}
+		_ = l.Close()
+		_ = c.Wait()
 	}
 }
 
