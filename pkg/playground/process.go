@@ -126,7 +126,9 @@ func (r *process) look(want []string) ProcessState {
 
 // ended says whether nothing of the process is left but its entry. While another thread than the first is on its way out, the process
 // still has its files and its ports.
-func (s stat) ended() bool { return (s.state == 'Z' || s.state == 'X' || s.state == 'x') && s.threads <= 1 }
+func (s stat) ended() bool {
+	return (s.state == 'Z' || s.state == 'X' || s.state == 'x') && s.threads <= 1
+}
 
 // judge says what a process with the recorded start time is. One on its way out has no command line any more, but still its files
 // and its lock: it is not gone yet.
