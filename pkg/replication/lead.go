@@ -53,7 +53,7 @@ type pending struct {
 	hlc    themis.HLC
 	keys   []string
 	size   int       // of its payload
-	begun  time.Time // when it was appended
+	begun  time.Time // when it was let in
 	ops    []store.OpResult
 	done   chan struct{} // closed once it is committed, or err says why that is not known
 	err    error

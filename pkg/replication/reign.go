@@ -390,11 +390,22 @@ func (r *Reign) Writable(now time.Time) error {
 			return needsRoom(s, full)
 		}
 		// Who is silent may leave only while 1 + k remain: with fewer answering, an appended write would have no known outcome.
-		if near := r.near(s.ISR, now); len(near) < s.Have.K && guard.On(guard.NearFloor) {
-			return themis.Errorf(themis.NotEnoughReplicas, "%s: %d of %d in-sync followers answer", s.ID, len(near), s.Have.K).In(s.ID)
+		near := 0
+		for _, m := range s.ISR {
+			if r.isNear(m, now) {
+				near++
+			}
+		}
+		if near < s.Have.K && guard.On(guard.NearFloor) {
+			return themis.Errorf(themis.NotEnoughReplicas, "%s: %d of %d in-sync followers answer", s.ID, near, s.Have.K).In(s.ID)
 		}
 	case themis.SemiSync:
-		near := r.near(s.Voters(), now)
+		var near []cluster.Member
+		for _, m := range s.Voters() {
+			if r.isNear(m, now) {
+				near = append(near, m)
+			}
+		}
 		full := r.onFullDisks(near)
 		if len(near) >= s.Have.K && len(near)-len(full) < s.Have.K && guard.On(guard.FullMember) {
 			return needsRoom(s, full)
@@ -406,14 +417,10 @@ func (r *Reign) Writable(now time.Time) error {
 	return nil
 }
 
-// near are the followers among the members that were heard a moment ago.
-func (r *Reign) near(members []cluster.Member, now time.Time) (out []cluster.Member) {
-	for _, m := range members {
-		if f := r.peers[m]; m != r.self && f != nil && now.Sub(f.heard) < r.rules.HeardFor {
-			out = append(out, m)
-		}
-	}
-	return out
+// isNear says whether the member is a follower that was heard a moment ago.
+func (r *Reign) isNear(m cluster.Member, now time.Time) bool {
+	f := r.peers[m]
+	return m != r.self && f != nil && now.Sub(f.heard) < r.rules.HeardFor
 }
 
 // onFullDisks are the followers among the members whose disks are full.

@@ -239,13 +239,13 @@ func digestOf(payload []byte) uint64 {
 // begin gives the write its place in the log: then it is mine to see it to the disk. Or it finds that the same request was made
 // before: then p is that one, still under way, or known is its result.
 func (rg *reigning) begin(ctx context.Context, w Write, payload []byte) (p *pending, mine bool, known *store.RequestRecord, err error) {
+	first := &pending{id: w.RequestID, begun: time.Now(), done: make(chan struct{})}
 	if err := rg.settled(ctx); err != nil {
 		return nil, false, nil, err
 	}
 	if err := rg.keepPace(ctx); err != nil {
 		return nil, false, nil, err
 	}
-	first := &pending{id: w.RequestID, done: make(chan struct{})}
 	p = first
 	if w.RequestID != "" {
 		p.digest = digestOf(payload)
@@ -390,7 +390,7 @@ func (rg *reigning) append(w Write, p *pending, payload []byte, names []string, 
 	if err := context.Cause(rg.ctx); err != nil {
 		return themis.Entry{}, themis.Errorf(themis.NoPrimary, "%s: the reign of epoch %d ended: %v", rg.r.o.Shard, rg.epoch, err).In(rg.r.o.Shard)
 	}
-	if err := rg.writable(); err != nil { // that may have changed since the write was let in
+	if err := rg.stillWritable(p); err != nil {
 		return themis.Entry{}, err
 	}
 	a, err := rg.r.log.Begin(themis.KindWrite, themis.Tags{RequestID: w.RequestID, BodyDigest: p.digest}, payload, len(w.Changes))
@@ -401,7 +401,6 @@ func (rg *reigning) append(w Write, p *pending, payload []byte, names []string, 
 		return themis.Entry{}, err
 	}
 	e := a.Entry()
-	p.begun = time.Now()
 	p.append, p.seq, p.hlc, p.keys, p.size, p.ops = a, e.Seq, e.HLC, names, len(payload), make([]store.OpResult, len(w.Changes))
 	for i := range w.Changes {
 		p.ops[i] = store.OpResult{Collection: w.Changes[i].Collection, Placement: w.Changes[i].Placement, Version: e.HLC + themis.HLC(i), Existed: existed[i]} //nolint:gosec // a small index
@@ -409,6 +408,17 @@ func (rg *reigning) append(w Write, p *pending, payload []byte, names []string, 
 	rg.waiting = append(rg.waiting, p)
 	rg.open++
 	return e, nil
+}
+
+// letIn is how long what let a write in holds without another look.
+const letIn = 50 * time.Millisecond
+
+// stillWritable is writable for a write that was let in: what changes slowly is looked at again only if it waited since; mu is held.
+func (rg *reigning) stillWritable(p *pending) error {
+	if now := time.Now(); now.Sub(p.begun) < letIn && !rg.core.Frozen() && !rg.core.retired {
+		return nil
+	}
+	return rg.writable()
 }
 
 func ifCertain(wait themis.Seq, err error) error {
