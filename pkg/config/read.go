@@ -10,6 +10,7 @@ import (
 
 	"gopkg.in/yaml.v3"
 
+	"github.com/themisdb/themis/pkg/internal/guard"
 	"github.com/themisdb/themis/pkg/themis"
 )
 
@@ -84,6 +85,9 @@ func newReader() *reader {
 }
 
 func (r *reader) fault(where, key, format string, args ...any) {
+	if !guard.On(guard.ConfigFaults) {
+		return
+	}
 	r.faults = append(r.faults, Fault{where, key, fmt.Sprintf(format, args...)})
 }
 

@@ -70,6 +70,13 @@ const (
 	OldMember      Rule = "old-member"      // a member of the control plane on such a disk does not even start
 )
 
+// The rules of input.
+const (
+	ConfigFaults  Rule = "config-faults"  // a configuration with an unknown key, a wrong type or an impossible value is refused
+	WriteChecked  Rule = "write-checked"  // a document that is too large or no JSON, and a bad name, are refused before anything is done
+	FrameChecksum Rule = "frame-checksum" // a frame of the log is read only with its checksum
+)
+
 // The rules of identity and membership.
 const (
 	OneIdentity Rule = "one-identity" // of two processes with one identity the second is refused
