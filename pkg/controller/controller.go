@@ -72,8 +72,12 @@ type World struct {
 	AliveGone map[themis.NodeID]time.Time // when a node's heartbeat was first missing in the control plane
 	FullSince map[themis.NodeID]time.Time // when it first said that its disk is full
 	Elections map[themis.ShardID]Attempt
-	Caught    map[themis.ShardID]map[themis.NodeID]themis.Seq // how far spares have followed, where it is known
-	Paused    string                                          // an operator's word, and whose: detection goes on, elections and rebuilds don't; empty: not paused
+
+	// When the verdict on a node that is FAILED was first seen here, by this machine's clock that is never set: the record's Since is
+	// another's, or of before it was set.
+	FailedSince map[themis.NodeID]time.Time
+	Caught      map[themis.ShardID]map[themis.NodeID]themis.Seq // how far spares have followed, where it is known
+	Paused      string                                          // an operator's word, and whose: detection goes on, elections and rebuilds don't; empty: not paused
 }
 
 // Config is the numbers that Step goes by.

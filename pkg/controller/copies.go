@@ -88,6 +88,9 @@ func (t *step) needless(s cluster.Shard, r cluster.Replica) string {
 		}
 		return "its node is FAILED"
 	}
+	if t.fullLong(r.Member) && guard.On(guard.FullJoin) {
+		return "its own disk is full by now"
+	}
 	enough := len(s.Voters()) >= s.Want.RF
 	if r.Replaces == nil {
 		if enough {
@@ -104,8 +107,6 @@ func (t *step) needless(s cluster.Shard, r cluster.Replica) string {
 		}
 	case old == s.Primary:
 		return fmt.Sprintf("%s, which it was to replace, is the primary again", old)
-	case t.full(old) && t.full(r.Member):
-		return "its own disk is full by now"
 	case s.InSync(old) && t.up(old.Node) && !t.View.Nodes[old.Node].Draining && t.View.Broken(s.ID, old) == "" && !t.full(old):
 		return fmt.Sprintf("%s, which it was to replace, is in sync again", old)
 	}
@@ -174,6 +175,7 @@ type candidate struct {
 	node             cluster.Node
 	follows          bool
 	seq              themis.Seq
+	cramped          bool // it may fill the disk
 	sameRack, sameDC int
 	copies           int
 }
@@ -193,7 +195,7 @@ func (t *step) choose(s cluster.Shard, replaces *cluster.Member, no func(themis.
 			no(id, reason)
 			continue
 		}
-		c := candidate{node: n, follows: follows, seq: t.Caught[s.ID][id], copies: t.copies[id]}
+		c := candidate{node: n, follows: follows, cramped: t.cramped(s, n) != "", seq: t.Caught[s.ID][id], copies: t.copies[id]}
 		for _, v := range s.Replicas {
 			if _, failed := t.failedFor(v.Node); failed || v.Class != cluster.Voter || replaces != nil && v.Member == *replaces {
 				continue
@@ -214,11 +216,12 @@ func (t *step) choose(s cluster.Shard, replaces *cluster.Member, no func(themis.
 	return &best
 }
 
-// compare puts a spare that follows already first, then other racks and datacenters than the survivors', then hot spares, whose
-// task it is, then whoever has the fewest copies.
+// compare puts a spare that follows already first, then nodes with room for the copy, then other racks and datacenters than the
+// survivors', then hot spares, whose task it is, then whoever has the fewest copies.
 func compare(a, b candidate) int {
 	return cmp.Or(
 		first(a.follows, b.follows),
+		first(!a.cramped, !b.cramped),
 		cmp.Compare(a.sameRack, b.sameRack),
 		cmp.Compare(a.sameDC, b.sameDC),
 		cmp.Compare(b.seq, a.seq),

@@ -98,16 +98,20 @@ func (t *step) up(node themis.NodeID) bool {
 	return s == cluster.Up || s == cluster.Draining
 }
 
-// failedFor is how long the verdict on the node stands; a node that is no member is gone for ever.
+// failedFor is how long the verdict on the node has been known here, whatever the clock of who gave it says; a node that is no member
+// is gone for ever.
 func (t *step) failedFor(node themis.NodeID) (time.Duration, bool) {
 	if _, ok := t.View.Nodes[node]; !ok {
 		return 1<<63 - 1, true
 	}
-	f, ok := t.View.Failed[node]
-	if !ok {
+	if _, failed := t.View.Failed[node]; !failed {
 		return 0, false
 	}
-	return t.now.Sub(f.Since), true
+	since, known := t.FailedSince[node]
+	if !known {
+		return 0, true
+	}
+	return t.now.Sub(since), true
 }
 
 func (t *step) verdicts() []Action {

@@ -49,11 +49,11 @@ func (t *step) givesWay(s cluster.Shard) string {
 		return ""
 	}
 	others, need := t.others(s), 1
-	if others >= 1+s.Have.K {
-		return fmt.Sprintf("the disk of its primary %s is full, and enough other copies have room", s.Primary)
-	}
 	if s.Have.Mode == themis.SemiSync {
-		need = max(1, len(s.Voters())-s.Have.K)
+		need = max(1, len(s.Voters())-s.Have.K) // ballots: an election that can't get them would hold up all else
+	}
+	if others >= max(1+s.Have.K, need) {
+		return fmt.Sprintf("the disk of its primary %s is full, and enough other copies have room", s.Primary)
 	}
 	if m := t.crowded(s); others < need || m == nil || *m != s.Primary {
 		return ""
@@ -89,9 +89,8 @@ func (t *step) joinForFull(s cluster.Shard) {
 	}
 }
 
-// keepsRoom says why the node should not take a copy only because another disk is full, or nothing: with the copy and half as much
-// again for its growth, and with what other copies there still lack, twice the reserve must be free, below which its own disk counts as
-// full. What is not known counts as no room.
+// keepsRoom says why the node should not take a copy only because another disk is full, or nothing: it must have room for it, and
+// receive no other meanwhile.
 func (t *step) keepsRoom(s cluster.Shard, n cluster.Node) string {
 	if !guard.On(guard.FullFits) {
 		return ""
@@ -99,6 +98,12 @@ func (t *step) keepsRoom(s cluster.Shard, n cluster.Node) string {
 	if t.joining[n.ID] > 0 {
 		return "receives a copy already"
 	}
+	return t.cramped(s, n)
+}
+
+// cramped says why the copy may fill the node's disk, or nothing: with it and half as much again for its growth, and with what other
+// copies there still lack, twice the reserve must be free, below which the disk counts as full. What is not known counts as no room.
+func (t *step) cramped(s cluster.Shard, n cluster.Node) string {
 	size, known := t.size(s)
 	if !known {
 		return fmt.Sprintf("can't be judged: nobody said how large %s is", s.ID)

@@ -112,6 +112,7 @@ func (l *life) do(a Action) {
 		return
 	case DeclareFailed:
 		l.w.View.Failed[a.Node] = cluster.Failed{Node: a.Node, Boot: a.Boot, Since: a.Since, Why: a.Why}
+		l.w.FailedSince[a.Node] = l.now
 	case ClearFailed:
 		delete(l.w.View.Failed, a.Node)
 	case Elect:

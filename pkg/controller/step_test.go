@@ -113,7 +113,7 @@ func drawWorld(rng *rand.Rand) World {
 	ago := func(most int) time.Time { return noon.Add(-time.Duration(rng.IntN(most)) * time.Millisecond) }
 	between := func(a, b int) int { return a + rng.IntN(b-a+1) }
 	w := World{
-		Self: "node-1", Since: ago(20000), Probes: map[themis.NodeID]Probe{}, AliveGone: map[themis.NodeID]time.Time{}, Elections: map[themis.ShardID]Attempt{},
+		Self: "node-1", Since: ago(20000), Probes: map[themis.NodeID]Probe{}, AliveGone: map[themis.NodeID]time.Time{}, FailedSince: map[themis.NodeID]time.Time{}, Elections: map[themis.ShardID]Attempt{},
 		View: cluster.View{
 			Meta: cluster.Meta{ID: "c"}, Nodes: map[themis.NodeID]cluster.Node{}, Alive: map[themis.NodeID]cluster.Alive{},
 			Failed: map[themis.NodeID]cluster.Failed{}, Shards: map[themis.ShardID]cluster.Shard{},
@@ -157,6 +157,7 @@ func drawWorld(rng *rand.Rand) World {
 		}
 		if dice(4) {
 			w.View.Failed[id] = cluster.Failed{Node: id, Since: ago(9000), Why: "silent"}
+			w.FailedSince[id] = ago(9000)
 		}
 		if dice(15) {
 			delete(w.View.Alive, id)

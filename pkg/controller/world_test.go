@@ -27,7 +27,7 @@ var noon = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 //	     [full=AGE free=MB reserve=MB has=SHARD:MB,…]                     its disk: full since then, and what its heartbeat says of it
 //	stopping ID [SHARD:EPOCH …]                                           it is on its way out; reigns that it can hand over
 //	probe ID [ok=AGE|never failing=AGE failures=N refused boot= cut why= unfit=SHARD resigned=SHARD:EPOCH] ages are before now
-//	failed ID for=AGE · gone ID for=AGE                                   the verdict; the heartbeat is missing
+//	failed ID for=AGE · gone ID for=AGE                                   the verdict is known here; the heartbeat is missing
 //	shard ID epoch= primary= mode= k= rf= voters=a,b isr=a,b [boot= joining=c[>b] spares=d want-rf=]
 //	attempt SHARD [running failed=N ended=AGE] · caught SHARD NODE SEQ · since AGE · self ID · paused WORDS · leave ID
 func TestCases(t *testing.T) {
@@ -139,7 +139,7 @@ func storage(node string) themis.StorageID { return themis.StorageID("disk-of-" 
 func parse(t *testing.T, text string) World {
 	t.Helper()
 	w := World{
-		Probes: map[themis.NodeID]Probe{}, Since: noon.Add(-time.Minute), AliveGone: map[themis.NodeID]time.Time{}, FullSince: map[themis.NodeID]time.Time{},
+		Probes: map[themis.NodeID]Probe{}, Since: noon.Add(-time.Minute), AliveGone: map[themis.NodeID]time.Time{}, FullSince: map[themis.NodeID]time.Time{}, FailedSince: map[themis.NodeID]time.Time{},
 		Elections: map[themis.ShardID]Attempt{}, Caught: map[themis.ShardID]map[themis.NodeID]themis.Seq{},
 		View: cluster.View{
 			Meta: cluster.Meta{ID: "c"}, Nodes: map[themis.NodeID]cluster.Node{}, Alive: map[themis.NodeID]cluster.Alive{},
@@ -199,7 +199,8 @@ func parseLine(w *World, l line) {
 		}
 		w.View.Alive[node()] = a
 	case "failed":
-		w.View.Failed[node()] = cluster.Failed{Node: node(), Since: l.age("for", "0s"), Why: "silent for 3.0 s"}
+		w.View.Failed[node()] = cluster.Failed{Node: node(), Since: noon.Add(time.Hour), Why: "silent for 3.0 s"} // by a clock that was ahead
+		w.FailedSince[node()] = l.age("for", "0s")
 	case "gone":
 		w.AliveGone[node()] = l.age("for", "0s")
 		delete(w.View.Alive, node())

@@ -66,6 +66,7 @@ type controlLoop struct {
 	done   time.Time // when the newest transaction of its own that was confirmed began
 	gone   map[themis.NodeID]time.Time
 	full   map[themis.NodeID]time.Time
+	failed map[themis.NodeID]time.Time
 	tries  map[themis.ShardID]controller.Attempt
 	told   map[string]bool   // refusals that were recorded
 	stuck  map[string]string // by shard: why the newest election led to nothing
@@ -164,25 +165,29 @@ func (c *controlLoop) heardElsewhere(ctx context.Context, v cluster.View) (out [
 	return out
 }
 
-// missing remembers since when which nodes' heartbeats are missing in the control plane, and which disks are full; also while another
-// is the controller, so that a new one need not wait for what has happened long ago.
+// missing remembers since when which nodes' heartbeats are missing in the control plane, which disks are full, and which verdicts
+// stand; also while another is the controller, so that a new one need not wait for what has happened long ago.
 func (c *controlLoop) missing(v cluster.View, now time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.gone == nil {
-		c.gone, c.full = map[themis.NodeID]time.Time{}, map[themis.NodeID]time.Time{}
+		c.gone, c.full, c.failed = map[themis.NodeID]time.Time{}, map[themis.NodeID]time.Time{}, map[themis.NodeID]time.Time{}
 	}
 	for id := range v.Nodes {
-		if a := v.Alive[id]; !a.DiskFull {
-			delete(c.full, id)
-		} else if c.full[id].IsZero() {
-			c.full[id] = now
-		}
-		if _, alive := v.Alive[id]; alive {
-			delete(c.gone, id)
-		} else if c.gone[id].IsZero() {
-			c.gone[id] = now
-		}
+		_, alive := v.Alive[id]
+		_, failed := v.Failed[id]
+		since(c.gone, id, !alive, now)
+		since(c.full, id, v.Alive[id].DiskFull, now)
+		since(c.failed, id, failed, now)
+	}
+}
+
+// since keeps when it was first so for the node.
+func since(first map[themis.NodeID]time.Time, id themis.NodeID, so bool, now time.Time) {
+	if _, known := first[id]; !so {
+		delete(first, id)
+	} else if !known {
+		first[id] = now
 	}
 }
 
@@ -204,7 +209,7 @@ func (c *controlLoop) reign(ctx context.Context, as cluster.Controller, before c
 	now := time.Now()
 	*c = controlLoop{
 		n: c.n, m: c.m, as: as, before: before, cfg: c.config(), probes: map[themis.NodeID]controller.Probe{}, began: now, since: now, last: now, done: now,
-		gone: c.gone, full: c.full, tries: map[themis.ShardID]controller.Attempt{}, told: map[string]bool{}, stuck: map[string]string{}, nudge: make(chan struct{}, 1), wg: g,
+		gone: c.gone, full: c.full, failed: c.failed, tries: map[themis.ShardID]controller.Attempt{}, told: map[string]bool{}, stuck: map[string]string{}, nudge: make(chan struct{}, 1), wg: g,
 	}
 	c.n.log.Info("controller", "term", as.Term)
 	if err := c.cfg.Validate(); err != nil {
@@ -346,23 +351,17 @@ func (c *controlLoop) world(v cluster.View, now time.Time) controller.World {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	w := controller.World{
-		Self: c.n.id.Node, View: v, Since: c.since, Probes: map[themis.NodeID]controller.Probe{}, AliveGone: map[themis.NodeID]time.Time{},
-		Elections: map[themis.ShardID]controller.Attempt{},
+		Self: c.n.id.Node, View: v, Since: controller.Looking(c.since, c.last, now, c.cfg), // look may not have run yet since this process went on
+		Probes: maps.Clone(c.probes), Elections: maps.Clone(c.tries),
+		AliveGone: maps.Clone(c.gone), FullSince: maps.Clone(c.full), FailedSince: maps.Clone(c.failed),
 	}
-	for k, x := range c.probes {
-		if c.since != c.began {
+	if w.Since != c.began {
+		for k, x := range w.Probes {
 			x.Watched = time.Time{}
+			w.Probes[k] = x
 		}
-		w.Probes[k] = x
 	}
 	w.Probes[c.n.id.Node] = c.ownProbe(now)
-	for k, x := range c.gone {
-		w.AliveGone[k] = x
-	}
-	w.FullSince = maps.Clone(c.full)
-	for k, x := range c.tries {
-		w.Elections[k] = x
-	}
 	return w
 }
 

@@ -10,6 +10,7 @@ import (
 
 	"github.com/themisdb/themis/pkg/cluster"
 	"github.com/themisdb/themis/pkg/control"
+	"github.com/themisdb/themis/pkg/controller"
 	"github.com/themisdb/themis/pkg/themis"
 )
 
@@ -111,5 +112,52 @@ func TestSignals(t *testing.T) {
 			}
 		}
 		release()
+	}
+}
+
+// A controller that was stopped with a probe under way gives no verdict by that probe when it goes on, even where its steps go on before
+// the loop that notices the stand-still.
+func TestAControllerThatStoodStillDeclaresNobody(t *testing.T) {
+	now := time.Now()
+	stopped := now.Add(-20 * time.Second)
+	v := cluster.View{Nodes: map[themis.NodeID]cluster.Node{"node-1": {ID: "node-1"}, "node-2": {ID: "node-2"}, "node-3": {ID: "node-3"}}}
+	n := &Node{id: identity{Node: "node-1", Storage: "disk-1"}, boot: "boot-1"}
+	n.shards = newShards(n)
+	c := &controlLoop{
+		n: n, cfg: controller.Default(), began: stopped.Add(-time.Minute), since: stopped.Add(-time.Minute), last: stopped,
+		probes: map[themis.NodeID]controller.Probe{
+			"node-2": {Node: "node-2", Boot: "boot-2", LastOK: stopped.Add(-500 * time.Millisecond), FailingSince: now, Failures: 1, Why: "deadline exceeded"},
+			"node-3": {Node: "node-3", Boot: "boot-3", LastOK: now},
+		},
+	}
+	for _, a := range controller.Step(c.world(v, now), now, c.cfg) {
+		t.Error(a)
+	}
+	later := now.Add(time.Second)
+	c.last = now.Add(900 * time.Millisecond)
+	c.since = now
+	p := c.probes["node-2"]
+	p.Failures = 3
+	c.probes["node-2"] = p
+	if got := controller.Step(c.world(v, later), later, c.cfg); len(got) != 1 {
+		t.Errorf("a second after it went on, with three failures: %v", got)
+	}
+}
+
+// How long a verdict stands is counted from when it was first seen here, not by the clock of the node that gave it.
+func TestAVerdictAgesByTheClockHere(t *testing.T) {
+	now := time.Now()
+	c := &controlLoop{}
+	nodes := map[themis.NodeID]cluster.Node{"node-2": {ID: "node-2"}}
+	failed := map[themis.NodeID]cluster.Failed{"node-2": {Node: "node-2", Since: now.Add(time.Hour)}}
+	c.missing(cluster.View{Nodes: nodes, Failed: failed}, now)
+	c.missing(cluster.View{Nodes: nodes, Failed: failed}, now.Add(time.Minute))
+	if got := c.failed["node-2"]; !got.Equal(now) {
+		t.Errorf("first seen at %s, want %s", got, now)
+	}
+	c.missing(cluster.View{Nodes: nodes}, now.Add(2*time.Minute))
+	c.missing(cluster.View{Nodes: nodes, Failed: failed}, now.Add(3*time.Minute))
+	if got := c.failed["node-2"]; !got.Equal(now.Add(3 * time.Minute)) {
+		t.Errorf("the second verdict was first seen at %s", got)
 	}
 }

@@ -46,6 +46,7 @@ const (
 	FullGoes       Rule = "full-goes"       // a primary with a full disk gives way where enough other copies have room
 	FullReplaced   Rule = "full-replaced"   // a copy on a full disk that writes wait for is made anew elsewhere
 	FullFits       Rule = "full-fits"       // and only where that leaves room
+	FullJoin       Rule = "full-join"       // a copy that joins on a disk that is full by now is given up
 	NoRoomNoFrames Rule = "no-room"         // a follower without room takes no frames
 	FaultIsBlank   Rule = "fault-is-blank"  // a copy whose write or sync failed is blank in the next process
 	BrokenLeaves   Rule = "broken-leaves"   // a copy that stopped for good leaves the in-sync set, as one on a FAILED node does
