@@ -46,7 +46,7 @@ var ours = house{
 		"client":     "rpc pki routing cluster health",
 		"doctor":     "client wal cluster health",
 		"web":        "cluster health rpc pki",
-		"bench":      "workload routing node playground client replication wal store rpc pki cluster health",
+		"bench":      "loopback workload routing node playground client replication wal store rpc pki cluster health",
 		"sim":        "controller rebalance routing cluster health",
 
 		// floor 3
@@ -58,9 +58,10 @@ var ours = house{
 		"cdc":         "wal",
 
 		// floor 2
-		"wal":   "",
-		"store": "",
-		"pki":   "",
+		"wal":      "",
+		"store":    "",
+		"pki":      "",
+		"loopback": "",
 
 		// floor 1
 		"controller": "election rebalance routing cluster",

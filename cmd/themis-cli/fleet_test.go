@@ -4,8 +4,6 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
-	"math/rand/v2"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -16,6 +14,7 @@ import (
 	"time"
 
 	"github.com/themisdb/themis/pkg/health"
+	"github.com/themisdb/themis/pkg/loopback"
 	"github.com/themisdb/themis/pkg/themis"
 )
 
@@ -24,7 +23,7 @@ type fleet struct {
 	t     *testing.T
 	dir   string
 	names []string
-	ports map[string][]int
+	ports map[string][]string
 	procs map[string]*exec.Cmd
 }
 
@@ -32,14 +31,14 @@ const portsOfNode = 5
 
 func newFleet(t *testing.T, n int) *fleet {
 	t.Helper()
-	f := &fleet{t: t, dir: t.TempDir(), ports: map[string][]int{}, procs: map[string]*exec.Cmd{}}
+	f := &fleet{t: t, dir: t.TempDir(), ports: map[string][]string{}, procs: map[string]*exec.Cmd{}}
 	for _, v := range []string{"HOME", "XDG_CONFIG_HOME", "XDG_CACHE_HOME"} {
 		t.Setenv(v, f.dir)
 	}
 	f.must("pki", "init", "--cluster", "demo", "--dir", f.path("pki"))
 	f.must("pki", "issue", "--client", "op", "--capabilities", "read,write,admin", "--dir", f.path("pki"))
 	f.must("pki", "issue", "--client", "reader", "--capabilities", "read", "--dir", f.path("pki"))
-	free := freePorts(t, n*portsOfNode)
+	free := loopback.Addrs(t, n*portsOfNode)
 	for i := range n {
 		name := fmt.Sprintf("node-%d", i+1)
 		f.names = append(f.names, name)
@@ -67,31 +66,12 @@ func newFleet(t *testing.T, n int) *fleet {
 	return f
 }
 
-// freePorts finds ports below those that the kernel hands out by itself.
-func freePorts(t *testing.T, n int) []int {
-	t.Helper()
-	var out []int
-	for range 10_000 {
-		port := 20_000 + rand.IntN(12_000)
-		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
-		if err != nil {
-			continue
-		}
-		defer l.Close() //nolint:errcheck // kept until all are found, so that none is found twice
-		if out = append(out, port); len(out) == n {
-			return out
-		}
-	}
-	t.Fatal("no free ports")
-	return nil
-}
-
 func (f *fleet) path(parts ...string) string {
 	return filepath.Join(append([]string{f.dir}, parts...)...)
 }
 
 func (f *fleet) addr(name string, i int) string {
-	return fmt.Sprintf("127.0.0.1:%d", f.ports[name][i])
+	return f.ports[name][i]
 }
 
 func (f *fleet) endpoints() string {

@@ -15,6 +15,7 @@ import (
 	"github.com/themisdb/themis/pkg/cluster"
 	"github.com/themisdb/themis/pkg/doctor"
 	"github.com/themisdb/themis/pkg/health"
+	"github.com/themisdb/themis/pkg/loopback"
 	"github.com/themisdb/themis/pkg/themis"
 	"github.com/themisdb/themis/pkg/wal"
 )
@@ -221,7 +222,7 @@ func TestUnreachable(t *testing.T) {
 	f := &fleet{t: t, dir: t.TempDir()}
 	f.authority()
 	files := f.operator()
-	addr := freeAddr(t)
+	addr := loopback.Addr(t)
 	code, out, errOut := command(t, "check", "--endpoint", addr, "--cacert", files.CA, "--cert", files.Cert, "--key", files.Key, "-o", "json")
 	if code != 5 || out != "" || !strings.Contains(errOut, `"code":"UNREACHABLE"`) {
 		t.Errorf("exit %d\n%s%s", code, out, errOut)

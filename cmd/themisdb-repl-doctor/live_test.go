@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
-	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -18,6 +17,7 @@ import (
 	"github.com/themisdb/themis/pkg/config"
 	"github.com/themisdb/themis/pkg/doctor"
 	"github.com/themisdb/themis/pkg/health"
+	"github.com/themisdb/themis/pkg/loopback"
 	"github.com/themisdb/themis/pkg/node"
 	"github.com/themisdb/themis/pkg/pki"
 	"github.com/themisdb/themis/pkg/themis"
@@ -45,7 +45,7 @@ func newFleet(t *testing.T, names ...string) *fleet {
 	for _, n := range names {
 		f.issue(pki.Request{Node: themis.NodeID(n), Datacenter: "dc1", Capabilities: []string{pki.Read, pki.Write, pki.Replicate, pki.Admin}, Loopback: true}, n)
 		for _, p := range []string{"peer", "client", "grpc"} {
-			f.ports[n+"/"+p] = freeAddr(t)
+			f.ports[n+"/"+p] = loopback.Addr(t)
 		}
 	}
 	operator := f.operator()
@@ -98,20 +98,6 @@ func (f *fleet) issue(r pki.Request, name string) {
 	if err != nil {
 		f.t.Fatal(err)
 	}
-}
-
-func freeAddr(t *testing.T) string {
-	t.Helper()
-	for range 200 {
-		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", 20000+int(time.Now().UnixNano()/1000)%12000))
-		if err != nil {
-			continue
-		}
-		defer l.Close()
-		return l.Addr().String()
-	}
-	t.Fatal("no free port")
-	return ""
 }
 
 func (f *fleet) start(name string) {

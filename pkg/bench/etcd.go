@@ -4,8 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
-	"net"
+	"io"
 	"net/url"
 	"path/filepath"
 	"strings"
@@ -15,6 +14,7 @@ import (
 	"go.etcd.io/etcd/server/v3/embed"
 	"go.uber.org/zap"
 
+	"github.com/themisdb/themis/pkg/loopback"
 	"github.com/themisdb/themis/pkg/pki"
 	"github.com/themisdb/themis/pkg/themis"
 )
@@ -68,6 +68,7 @@ func (w *worker) etcdMember(ctx context.Context, a etcdArgs) (any, error) {
 type etcdTrio struct {
 	all    []*process
 	client *clientv3.Client
+	marks  io.Closer // of its ports
 }
 
 func startEtcd(ctx context.Context, h Host, dir string) (_ *etcdTrio, err error) {
@@ -82,11 +83,12 @@ func startEtcd(ctx context.Context, h Host, dir string) (_ *etcdTrio, err error)
 	if err != nil {
 		return t, err
 	}
-	ports, err := freePorts(2 * len(ids))
+	ports, marks, err := loopback.Ports(2 * len(ids))
 	if err != nil {
 		return t, err
 	}
-	at := func(i int) string { return fmt.Sprintf("https://127.0.0.1:%d", ports[i]) }
+	t.marks = marks
+	at := func(i int) string { return fmt.Sprintf("https://%s:%d", loopback.Host, ports[i]) }
 	var initial []string
 	for i, id := range ids {
 		initial = append(initial, fmt.Sprintf("%s=%s", id, at(i)))
@@ -151,27 +153,8 @@ func (t *etcdTrio) stop() error {
 	for _, p := range t.all {
 		errs = append(errs, p.stop())
 	}
-	return errors.Join(errs...)
-}
-
-// freePorts finds ports below those that the system gives to clients.
-func freePorts(n int) (ports []int, err error) {
-	var held []net.Listener
-	defer func() {
-		for _, l := range held {
-			err = errors.Join(err, l.Close())
-		}
-	}()
-	for tries := 0; len(ports) < n; tries++ {
-		if tries > 1000 {
-			return nil, themis.Errorf(themis.Internal, "no %d free ports between 20000 and 32000 on loopback", n)
-		}
-		port := 20000 + rand.IntN(12000)                               //nolint:gosec // any free one
-		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port)) //nolint:noctx // opening a port does not wait
-		if err != nil {
-			continue // taken
-		}
-		held, ports = append(held, l), append(ports, port)
+	if t.marks != nil {
+		errs = append(errs, t.marks.Close())
 	}
-	return ports, nil
+	return errors.Join(errs...)
 }

@@ -2,14 +2,13 @@ package control
 
 import (
 	"context"
-	"fmt"
-	"math/rand/v2"
-	"net"
 	"path/filepath"
 	"testing"
 	"time"
 
 	"go.uber.org/goleak"
+
+	"github.com/themisdb/themis/pkg/loopback"
 )
 
 func TestMain(m *testing.M) {
@@ -31,27 +30,9 @@ func etcdLeavings() []goleak.Option {
 	return out
 }
 
-// testPort is a free port below the ephemeral range.
-func testPort(t *testing.T) int {
+func freeURL(t *testing.T, scheme string) string {
 	t.Helper()
-	for range 200 {
-		port := 20000 + rand.IntN(12000)
-		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
-		if err != nil {
-			continue
-		}
-		if err := l.Close(); err != nil {
-			t.Fatal(err)
-		}
-		return port
-	}
-	t.Fatal("no free port")
-	return 0
-}
-
-func loopback(t *testing.T, scheme string) string {
-	t.Helper()
-	return fmt.Sprintf("%s://127.0.0.1:%d", scheme, testPort(t))
+	return scheme + "://" + loopback.Addr(t)
 }
 
 // until waits for a condition that other goroutines bring about.
@@ -74,7 +55,7 @@ func until(t *testing.T, what string, ok func() bool) {
 func single(t *testing.T, change func(*ServerOptions)) *Server {
 	t.Helper()
 	o := ServerOptions{
-		Name: "node-1", Dir: filepath.Join(t.TempDir(), "control"), Cluster: "c1", PeerURL: loopback(t, "http"), ClientURL: loopback(t, "http"),
+		Name: "node-1", Dir: filepath.Join(t.TempDir(), "control"), Cluster: "c1", PeerURL: freeURL(t, "http"), ClientURL: freeURL(t, "http"),
 		Tick: 10 * time.Millisecond, Election: 100 * time.Millisecond, noFsync: true,
 	}
 	o.InitialCluster = map[string]string{o.Name: o.PeerURL}

@@ -116,7 +116,7 @@ func newEnsemble(t *testing.T) *ensemble {
 func (e *ensemble) add(name string) ServerOptions {
 	e.ca.issue(e.t, name, e.ca, []string{nodeHost})
 	o := ServerOptions{
-		Name: name, Dir: filepath.Join(e.t.TempDir(), "control"), Cluster: "c1", PeerURL: loopback(e.t, "https"), ClientURL: loopback(e.t, "https"),
+		Name: name, Dir: filepath.Join(e.t.TempDir(), "control"), Cluster: "c1", PeerURL: freeURL(e.t, "https"), ClientURL: freeURL(e.t, "https"),
 		CertFile: e.ca.file(name + ".crt"), KeyFile: e.ca.file(name + ".key"), CAFile: e.ca.file("ca.crt"), AllowedHostname: nodeHost,
 		Tick: 20 * time.Millisecond, Election: 200 * time.Millisecond, InitialCluster: e.initial, noFsync: true,
 	}
@@ -394,7 +394,7 @@ func TestGrow(t *testing.T) {
 func TestSecondProcess(t *testing.T) {
 	s := single(t, nil)
 	o := s.o
-	o.PeerURL, o.ClientURL = loopback(t, "http"), loopback(t, "http")
+	o.PeerURL, o.ClientURL = freeURL(t, "http"), freeURL(t, "http")
 	o.InitialCluster = map[string]string{o.Name: o.PeerURL}
 	if _, err := StartEmbedded(t.Context(), o); themis.CodeOf(err) != themis.RefusedUnsafe {
 		t.Errorf("two on one directory: %v", err)
@@ -629,7 +629,7 @@ func TestClusterID(t *testing.T) {
 func TestALearnerThatWasTakenBackIsPreparedAgain(t *testing.T) {
 	t.Parallel()
 	s := single(t, nil)
-	peer := loopback(t, "http")
+	peer := freeURL(t, "http")
 	for range 3 {
 		id, initial, err := s.AddLearner(t.Context(), "node-2", peer)
 		if err != nil || len(initial) != 2 {

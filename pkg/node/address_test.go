@@ -10,6 +10,7 @@ import (
 	"github.com/themisdb/themis/pkg/cluster"
 	"github.com/themisdb/themis/pkg/control"
 	"github.com/themisdb/themis/pkg/health"
+	"github.com/themisdb/themis/pkg/loopback"
 	nodev1 "github.com/themisdb/themis/pkg/rpc/proto/themis/node/v1"
 	"github.com/themisdb/themis/pkg/themis"
 )
@@ -17,7 +18,7 @@ import (
 // move gives a node that is stopped other addresses for its next start.
 func (f *fleet) move(name string) {
 	for _, what := range []string{"/peer", "/client", "/grpc"} {
-		f.peer[name+what] = freeAddr(f.t)
+		f.peer[name+what] = loopback.Addr(f.t)
 	}
 }
 
@@ -78,7 +79,7 @@ func TestAddressIsProven(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := f.tryStart("node-2", map[string]string{"node.data_dir": f.path("another-disk"), "node.grpc_listen": freeAddr(t)}); err != nil {
+	if err := f.tryStart("node-2", map[string]string{"node.data_dir": f.path("another-disk"), "node.grpc_listen": loopback.Addr(t)}); err != nil {
 		t.Fatal(err)
 	}
 	for _, c := range []struct{ at, says string }{

@@ -27,6 +27,8 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/server/v3/embed"
 	"go.uber.org/zap"
+
+	"github.com/themisdb/themis/pkg/loopback"
 )
 
 // etcdVariable makes this test binary an etcd of its own: the operator's, in a process that themis has no part in.
@@ -91,7 +93,7 @@ func newUserEtcd(t *testing.T, members int, certs string) *userEtcd {
 	dir := t.TempDir()
 	var initial []string
 	for i := range members {
-		s := etcdSpec{Name: fmt.Sprint("etcd-", i+1), Peer: "http://" + freeAddr(t), Client: "http://" + freeAddr(t)}
+		s := etcdSpec{Name: fmt.Sprint("etcd-", i+1), Peer: "http://" + loopback.Addr(t), Client: "http://" + loopback.Addr(t)}
 		s.Dir = filepath.Join(dir, s.Name)
 		if certs != "" {
 			s.Client = strings.Replace(s.Client, "http", "https", 1)

@@ -12,6 +12,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/themisdb/themis/pkg/health"
+	"github.com/themisdb/themis/pkg/loopback"
 	nodev1 "github.com/themisdb/themis/pkg/rpc/proto/themis/node/v1"
 	"github.com/themisdb/themis/pkg/themis"
 )
@@ -225,7 +226,7 @@ func TestExternalEtcdRefusals(t *testing.T) {
 		code themis.Code
 		text string
 	}{
-		"nobody there":      {map[string]string{"control.endpoints": "https://" + freeAddr(t)}, themis.Unreachable, "connection refused"},
+		"nobody there":      {map[string]string{"control.endpoints": "https://" + loopback.Addr(t)}, themis.Unreachable, "connection refused"},
 		"another CA":        {map[string]string{"control.ca": filepath.Join(foreign, "ca.crt")}, themis.Unreachable, "signed by unknown authority"},
 		"another name":      {map[string]string{"control.server_name": "etcd.elsewhere"}, themis.Unreachable, "etcd.elsewhere"},
 		"a foreign cert":    {map[string]string{"control.cert": filepath.Join(foreign, "themis.crt"), "control.key": filepath.Join(foreign, "themis.key")}, themis.Unreachable, "tls: "},

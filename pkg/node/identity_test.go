@@ -16,6 +16,7 @@ import (
 
 	"github.com/themisdb/themis/pkg/cluster"
 	"github.com/themisdb/themis/pkg/health"
+	"github.com/themisdb/themis/pkg/loopback"
 	"github.com/themisdb/themis/pkg/pki"
 	nodev1 "github.com/themisdb/themis/pkg/rpc/proto/themis/node/v1"
 	"github.com/themisdb/themis/pkg/themis"
@@ -131,7 +132,7 @@ func TestTwoProcessesOfOneIdentity(t *testing.T) {
 			dir := filepath.Join(f.dir, "copy-of-"+name)
 			copyDir(t, f.path(name), dir)
 			said, err := f.second(name, map[string]string{
-				"node.data_dir": dir, "node.grpc_listen": "127.0.0.1:0", "control.peer_listen": freeAddr(t), "control.client_listen": freeAddr(t),
+				"node.data_dir": dir, "node.grpc_listen": "127.0.0.1:0", "control.peer_listen": loopback.Addr(t), "control.client_listen": loopback.Addr(t),
 			})
 			refused(t, err, themis.RefusedUnsafe, "another process runs as "+name+" with the same disk")
 			for _, text := range []string{f.nodes[name].addr.GRPC, fmt.Sprint(os.Getpid())} {

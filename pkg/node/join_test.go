@@ -12,6 +12,7 @@ import (
 
 	"github.com/themisdb/themis/pkg/cluster"
 	"github.com/themisdb/themis/pkg/health"
+	"github.com/themisdb/themis/pkg/loopback"
 	"github.com/themisdb/themis/pkg/pki"
 	"github.com/themisdb/themis/pkg/rpc"
 	nodev1 "github.com/themisdb/themis/pkg/rpc/proto/themis/node/v1"
@@ -291,7 +292,7 @@ func TestJoinToken(t *testing.T) {
 	if err := (&pki.Issued{CertPEM: resp.GetCertPem(), KeyPEM: keyPEM, CAPEM: resp.GetCaPem()}).Save(files); err != nil {
 		t.Fatal(err)
 	}
-	f.peer["node-2/peer"], f.peer["node-2/client"], f.peer["node-2/grpc"] = freeAddr(t), freeAddr(t), freeAddr(t)
+	f.peer["node-2/peer"], f.peer["node-2/client"], f.peer["node-2/grpc"] = loopback.Addr(t), loopback.Addr(t), loopback.Addr(t)
 	f.start("node-2")
 	if two := f.join("node-1", "node-2", joinArgs{Control: "no"}); !two.Changed {
 		t.Errorf("with its new certificate: %+v", two)

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
-	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -20,6 +19,7 @@ import (
 	"github.com/themisdb/themis/pkg/cluster"
 	"github.com/themisdb/themis/pkg/config"
 	"github.com/themisdb/themis/pkg/health"
+	"github.com/themisdb/themis/pkg/loopback"
 	"github.com/themisdb/themis/pkg/pki"
 	"github.com/themisdb/themis/pkg/rpc"
 	nodev1 "github.com/themisdb/themis/pkg/rpc/proto/themis/node/v1"
@@ -91,7 +91,7 @@ func newFleetWith(t *testing.T, more map[string]string, names ...string) *fleet 
 	all := []string{pki.Read, pki.Write, pki.Replicate, pki.Admin}
 	for _, n := range names {
 		f.issue(ca, pki.Request{Node: themis.NodeID(n), Datacenter: "dc1", Capabilities: all, Loopback: true}, n)
-		f.peer[n+"/peer"], f.peer[n+"/client"], f.peer[n+"/grpc"] = freeAddr(t), freeAddr(t), freeAddr(t)
+		f.peer[n+"/peer"], f.peer[n+"/client"], f.peer[n+"/grpc"] = loopback.Addr(t), loopback.Addr(t), loopback.Addr(t)
 	}
 	f.issue(ca, pki.Request{Client: "operator", Capabilities: []string{pki.Read, pki.Write, pki.Admin}}, "operator")
 	src, err := pki.Open(pki.FilesIn(f.path("pki"), "operator"), pki.Options{})
@@ -123,27 +123,6 @@ func (f *fleet) issue(ca *pki.CA, r pki.Request, name string) {
 	if err != nil {
 		f.t.Fatal(err)
 	}
-}
-
-var given sync.Map // ports that tests of this process have been given
-
-// freeAddr is a loopback address whose port is free, below the range that the kernel hands out.
-func freeAddr(t *testing.T) string {
-	t.Helper()
-	for range 200 {
-		port := 20000 + int(time.Now().UnixNano()/1000)%12000
-		if _, taken := given.LoadOrStore(port, true); taken {
-			continue
-		}
-		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
-		if err != nil {
-			continue
-		}
-		defer l.Close()
-		return l.Addr().String()
-	}
-	t.Fatal("no free port")
-	return ""
 }
 
 func (f *fleet) start(name string) {

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"log/slog"
-	"net"
 	"runtime"
 	"sync"
 	"testing"
@@ -191,17 +190,6 @@ func pool(t testing.TB, o PoolOptions) *Pool {
 		}
 	})
 	return p
-}
-
-// freePort is an address where nobody listens.
-func freePort(t *testing.T) string {
-	t.Helper()
-	lis, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer lis.Close() //nolint:errcheck // it was only there to find the port
-	return lis.Addr().String()
 }
 
 // syncBuffer is a log that a test can read while it is written.

@@ -19,6 +19,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/themisdb/themis/pkg/loopback"
 	"github.com/themisdb/themis/pkg/pki"
 	nodev1 "github.com/themisdb/themis/pkg/rpc/proto/themis/node/v1"
 	"github.com/themisdb/themis/pkg/rpc/proto/themis/sharding"
@@ -137,7 +138,7 @@ func TestIPv6Targets(t *testing.T) {
 
 func TestRefusedIsKnownAtOnce(t *testing.T) {
 	p := pool(t, PoolOptions{Source: source(t, newCA(t, "demo"), node("node-2"))})
-	addr := freePort(t)
+	addr := loopback.Addr(t)
 	for range 3 { // also while the channel waits to dial again
 		for name, err := range map[string]error{"reading": health(testContext(t), p, addr, "node-1"), "changing": write(testContext(t), p, addr, &nodev1.WriteRequest{})} {
 			if themis.CodeOf(err) != themis.Unreachable || !IsRefused(err) || !MayFallBack(err) {
@@ -464,7 +465,7 @@ func TestStreamsAndLogLines(t *testing.T) {
 	if _, err := shards.GetShardStatus(testContext(t), &sharding.StatusRequest{}); err == nil {
 		t.Fatal("GetShardStatus is not served here")
 	}
-	down := must[sharding.ShardServiceClient](t)(p.Shards(testContext(t), freePort(t), "node-3"))
+	down := must[sharding.ShardServiceClient](t)(p.Shards(testContext(t), loopback.Addr(t), "node-3"))
 	if _, err := down.ReplicateData(testContext(t), &sharding.ReplicateRequest{}); err == nil {
 		t.Fatal("nobody is there")
 	}

@@ -5,6 +5,7 @@ import (
 	"net"
 	"path/filepath"
 	"slices"
+	"syscall"
 	"testing"
 	"time"
 
@@ -51,6 +52,38 @@ func ledBy(r health.Report, node string) (out []themis.ShardID) {
 		}
 	}
 	return out
+}
+
+// sharedLead is what the node leads whose other copy isn't on the node besides. Where that is nothing, the node that leads such a shard
+// is stopped, so that it hands over.
+func (h *hosts) sharedLead(t *testing.T, node, besides string) []themis.ShardID {
+	t.Helper()
+	r, err := h.report()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for try := 0; ; try++ {
+		var out []themis.ShardID
+		other := ""
+		for _, s := range r.Shards {
+			switch primary, copies := leads(r, string(s.ID)); {
+			case slices.Contains(append(copies, primary), besides):
+			case primary == node:
+				out = append(out, s.ID)
+			case slices.Contains(copies, node):
+				other = primary
+			}
+		}
+		if len(out) > 0 {
+			return out
+		}
+		if other == "" || try == 3 {
+			t.Fatalf("%s leads no shard that another node than %s could lead", node, besides)
+		}
+		h.term(other, syscall.SIGTERM)
+		h.restart(other)
+		r = h.until("all is whole again", heal, healthy)
+	}
 }
 
 // leadEtcd moves etcd's leadership to the node. The client port takes certificates of nodes only.

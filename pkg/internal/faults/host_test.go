@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/themisdb/themis/pkg/health"
+	"github.com/themisdb/themis/pkg/loopback"
 	"github.com/themisdb/themis/pkg/pki"
 	"github.com/themisdb/themis/pkg/rpc"
 	nodev1 "github.com/themisdb/themis/pkg/rpc/proto/themis/node/v1"
@@ -66,7 +67,6 @@ type hosts struct {
 	proc   map[string]*process
 	paused map[string]bool              // clients leave them alone; what they had asked before hangs
 	addr   map[string]map[string]string // grpc, http, peer, client: the same at every start, unless it is moved
-	had    []string                     // addresses before a node was moved
 }
 
 type process struct {
@@ -126,9 +126,9 @@ func newHosts(t *testing.T, s setup) *hosts {
 // place gives every node its directory and its addresses.
 func (h *hosts) place(s setup) {
 	h.t.Helper()
-	var ports []int
+	var free []string
 	if h.net == nil {
-		ports = freePorts(h.t, len(parts)*len(s.names))
+		free = loopback.Addrs(h.t, len(parts)*len(s.names))
 	}
 	for i, n := range s.names {
 		h.disk[n] = filepath.Join(h.dir, n)
@@ -140,7 +140,7 @@ func (h *hosts) place(s setup) {
 			if h.net != nil {
 				h.addr[n][what] = fmt.Sprintf("%s:%d", h.net.Addr(n), ownPorts[j])
 			} else {
-				h.addr[n][what] = fmt.Sprintf("127.0.0.1:%d", ports[len(parts)*i+j])
+				h.addr[n][what] = free[len(parts)*i+j]
 			}
 		}
 		if role := s.roles[n]; role != "" {
@@ -222,27 +222,6 @@ func (h *hosts) url(node, path string) string {
 		return "https://" + h.addr[node]["http"] + path
 	}
 	return "http://" + h.addr[node]["http"] + path
-}
-
-// freePorts are free now, below the range that the kernel hands out. They are all held while they are chosen.
-func freePorts(t *testing.T, n int) (ports []int) {
-	t.Helper()
-	var held []net.Listener
-	defer func() {
-		for _, l := range held {
-			_ = l.Close()
-		}
-	}()
-	for p := 20000 + os.Getpid()%6000; len(ports) < n && p < 32000; p++ {
-		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", p))
-		if err == nil {
-			held, ports = append(held, l), append(ports, p)
-		}
-	}
-	if len(ports) < n {
-		t.Fatal("no free ports")
-	}
-	return ports
 }
 
 func (h *hosts) start(name string) {

@@ -2,12 +2,12 @@ package faults
 
 import (
 	"fmt"
-	"slices"
 	"syscall"
 	"testing"
 
 	"github.com/themisdb/themis/pkg/cluster"
 	"github.com/themisdb/themis/pkg/health"
+	"github.com/themisdb/themis/pkg/loopback"
 )
 
 // move gives a node that doesn't run ports for its next start that no node of the cluster ever had.
@@ -21,19 +21,8 @@ func (h *hosts) move(name string) {
 		}
 		return
 	}
-	for _, at := range h.addr {
-		for _, a := range at {
-			if !slices.Contains(h.had, a) {
-				h.had = append(h.had, a)
-			}
-		}
-	}
-	i := 0
-	for _, port := range freePorts(h.t, len(h.had)+len(parts)) {
-		if a := fmt.Sprintf("127.0.0.1:%d", port); i < len(parts) && !slices.Contains(h.had, a) {
-			h.addr[name][parts[i]] = a
-			i++
-		}
+	for i, a := range loopback.Addrs(h.t, len(parts)) { // those that it had are held until the test ends
+		h.addr[name][parts[i]] = a
 	}
 }
 
