@@ -134,7 +134,7 @@ func (u *unused) letGo(ctx context.Context, m *control.Map, id themis.ShardID, d
 
 // rescueAndDelete fills in what becomes of the copy; if it is no dry run, it does it.
 func (u *unused) rescueAndDelete(ctx context.Context, m *control.Map, v cluster.View, out *removeCopyResult) (err error) {
-	c := &unusedCopy{UnusedCopy: health.UnusedCopy{Shard: out.Shard, Bytes: out.Bytes}}
+	c := &unusedCopy{UnusedCopy: health.UnusedCopy{Shard: out.Shard, Bytes: out.Bytes}, opened: u.n.shards.lastOpened(out.Shard)}
 	common, why := u.common(ctx, v, c)
 	if why != "" {
 		return u.refused(out.Shard, why)

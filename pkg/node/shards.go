@@ -67,6 +67,13 @@ func (s *shards) get(id themis.ShardID) (*replication.Replica, error) {
 	return nil, themis.Errorf(themis.NoPrimary, "%s has no copy of %s", s.n.id.Node, id).In(id)
 }
 
+// lastOpened is when the copy of a shard was last opened by this process, or could not be; zero: never.
+func (s *shards) lastOpened(id themis.ShardID) time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.tried[id]
+}
+
 // all are the copies by shard.
 func (s *shards) all() map[themis.ShardID]*running {
 	s.mu.Lock()

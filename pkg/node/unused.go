@@ -43,7 +43,8 @@ type unused struct {
 
 type unusedCopy struct {
 	health.UnusedCopy
-	log *wal.Inspection // nil: not read yet; nobody writes to it
+	opened time.Time       // when it was last opened; since then nobody has written to it, or it is another unusedCopy
+	log    *wal.Inspection // nil: not read yet
 }
 
 func newUnused(n *Node) *unused {
@@ -153,12 +154,17 @@ func (u *unused) note(id themis.ShardID) (*unusedCopy, error) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	c := u.seen[id]
-	if c == nil {
-		c = &unusedCopy{UnusedCopy: health.UnusedCopy{Shard: id, Since: time.Now().UTC()}}
+	if c == nil || u.reopened(c) {
+		c = &unusedCopy{UnusedCopy: health.UnusedCopy{Shard: id, Since: time.Now().UTC()}, opened: u.n.shards.lastOpened(id)}
 		u.seen[id] = c
 	}
 	c.Bytes = bytes
 	return c, nil
+}
+
+// reopened says whether the map had brought the copy back since it was noted: it may hold more by now.
+func (u *unused) reopened(c *unusedCopy) bool {
+	return !u.n.shards.lastOpened(c.Shard).Equal(c.opened) && guard.On(guard.UnusedAnew)
 }
 
 // whyKept says what speaks against removing a copy; empty: nothing.
@@ -337,7 +343,7 @@ func (u *unused) remove(ctx context.Context, m *control.Map, c *unusedCopy) (kep
 
 // delete takes a copy away and deletes it: all of it, or with partly all but what was rescued and whose it was.
 func (u *unused) delete(ctx context.Context, m *control.Map, c *unusedCopy, partly bool) (rev themis.Revision, kept string, err error) {
-	rev, kept, err = u.takeAway(ctx, m, c.Shard, partly)
+	rev, kept, err = u.takeAway(ctx, m, c, partly)
 	if err != nil || kept != "" {
 		return rev, kept, err
 	}
@@ -350,18 +356,19 @@ func (u *unused) delete(ctx context.Context, m *control.Map, c *unusedCopy, part
 	return rev, "", nil
 }
 
-func (u *unused) takeAway(ctx context.Context, m *control.Map, id themis.ShardID, partly bool) (rev themis.Revision, kept string, err error) {
+func (u *unused) takeAway(ctx context.Context, m *control.Map, c *unusedCopy, partly bool) (rev themis.Revision, kept string, err error) {
 	u.n.shards.changing.Lock()
 	defer u.n.shards.changing.Unlock()
+	id := c.Shard
+	if _, open := u.n.shards.all()[id]; open || u.reopened(c) {
+		return 0, "it is open, or was since it was looked at", nil
+	}
 	v, err := u.mapNow(ctx, m)
 	if err != nil {
 		return 0, "the map can't be read: " + err.Error(), nil
 	}
 	if kept = inUse(v, u.n.joined().ID, u.n.self(), id); kept != "" {
 		return 0, kept, nil
-	}
-	if _, open := u.n.shards.all()[id]; open {
-		return 0, "it is open", nil
 	}
 	from, to := u.n.dir("shards", string(id)), u.n.dir(removingDir, string(id))
 	if err := os.MkdirAll(u.n.dir(removingDir), 0o700); err != nil {

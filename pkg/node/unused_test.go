@@ -214,3 +214,67 @@ func TestUnusedCopyIsCovered(t *testing.T) {
 		})
 	}
 }
+
+// The map brings a copy back after its log was read, it takes more in, and the map lets go of it again, all between two sweeps: it is a
+// new unused copy, and what it holds by then counts.
+func TestUnusedCopyThatWasOpenedAgain(t *testing.T) {
+	n := &Node{}
+	n.cfg.Node.DataDir = t.TempDir()
+	n.shards = newShards(n)
+	dir := n.dir("shards", "shard-1", "wal")
+	if err := os.MkdirAll(filepath.Dir(dir), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	write := func(entries int) {
+		l, _, err := wal.Open(dir, wal.Options{Cluster: "c", Shard: "shard-1", Storage: "disk-1"})
+		if err == nil {
+			err = l.SetEpoch(1)
+		}
+		for range entries {
+			var a *wal.Append
+			if err == nil {
+				a, err = l.Begin(themis.KindWrite, themis.Tags{}, themis.AppendOps(nil, []themis.Op{{Code: themis.OpPut, Type: themis.TypeDocument, Collection: 1, Key: "k", Value: []byte(`1`)}}), 1)
+			}
+			if err == nil {
+				err = a.Wait()
+			}
+		}
+		if err == nil {
+			err = l.Close()
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	two := cluster.Member{Node: "node-2", Storage: "disk-2"}
+	v := cluster.View{Shards: map[themis.ShardID]cluster.Shard{"shard-1": {ID: "shard-1", Primary: two}}}
+	st := &health.NodeState{Replicas: []health.LocalReplica{{Shard: "shard-1", Storage: "disk-2", Role: health.Primary, Seq: 15, Lineage: []themis.EpochStart{{Epoch: 1, Seq: 1}}}}}
+	n.gather = newGatherer(n)
+	n.gather.seen["node-2"], n.gather.at = health.Observed{State: st}, time.Now().Add(time.Hour)
+
+	write(10)
+	u := newUnused(n)
+	before, err := u.note("shard-1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	before.Since = before.Since.Add(-time.Hour)
+	if why := u.uncovered(t.Context(), v, before); why != "" {
+		t.Fatal(why)
+	}
+	n.shards.tried["shard-1"] = time.Now() // as when it is opened
+	write(10)
+	if _, kept, err := u.takeAway(t.Context(), nil, before, false); err != nil || !strings.Contains(kept, "since it was looked at") {
+		t.Errorf("taken away by what was known before: %q, %v", kept, err)
+	}
+	after, err := u.note("shard-1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !after.Since.After(before.Since.Add(time.Hour - time.Minute)) {
+		t.Errorf("unused since %s", after.Since)
+	}
+	if why := u.uncovered(t.Context(), v, after); !strings.Contains(why, "ends at seq 20") {
+		t.Errorf("its newest entries are nowhere else: %q", why)
+	}
+}

@@ -57,6 +57,7 @@ const (
 	UnusedOnly     Rule = "unused-only"     // a copy's directory is removed only when the map, read anew, has no copy of the shard on this disk
 	UnusedCovered  Rule = "unused-covered"  // and when the primary's log has all that the copy's log holds
 	UnusedRescued  Rule = "unused-rescued"  // and when nothing was rescued in it
+	UnusedAnew     Rule = "unused-anew"     // and never by what was read of it before it was opened again
 	CopyRescued    Rule = "copy-rescued"    // and by an operator's word only when what the primary's lacks is in rescued/
 	OldDisk        Rule = "old-disk"        // a disk that is older than the control plane has seen it is not used
 	EmptyIsBlank   Rule = "empty-is-blank"  // a copy that begins empty after the first reign is blank
