@@ -5,7 +5,9 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sync/semaphore"
 	"google.golang.org/grpc"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/themisdb/themis/pkg/rpc"
 	nodev1 "github.com/themisdb/themis/pkg/rpc/proto/themis/node/v1"
@@ -28,12 +30,18 @@ func (s *documentService) Read(ctx context.Context, req *nodev1.ReadRequest) (*n
 }
 
 const (
-	streamWrites = 512 // of one stream at once; further ones wait in the stream
+	streamWrites = 512      // of one stream at once
+	streamBytes  = 64 << 20 // of these, and one more that was received
 	scanBatch    = 256 << 10
 )
 
 // WriteStream implements the service: every request is answered, in whatever order they are done.
 func (s *documentService) WriteStream(stream grpc.BidiStreamingServer[nodev1.WriteRequest, nodev1.WriteResponse]) error {
+	return writeAll(stream, s.one)
+}
+
+// writeAll lets one answer every request of a stream, many at once; what is beyond that waits in the stream, and whoever sends it with it.
+func writeAll(stream grpc.BidiStreamingServer[nodev1.WriteRequest, nodev1.WriteResponse], one func(context.Context, *nodev1.WriteRequest) *nodev1.WriteResponse) error {
 	answers := make(chan *nodev1.WriteResponse, streamWrites)
 	ctx, cancel := context.WithCancel(stream.Context())
 	defer cancel()
@@ -51,13 +59,19 @@ func (s *documentService) WriteStream(stream grpc.BidiStreamingServer[nodev1.Wri
 	})
 	var g errgroup.Group
 	g.SetLimit(streamWrites)
+	held := semaphore.NewWeighted(streamBytes)
 	for ctx.Err() == nil {
 		req, err := stream.Recv()
 		if err != nil {
 			break
 		}
+		size := min(int64(proto.Size(req)), streamBytes)
+		if held.Acquire(ctx, size) != nil {
+			break
+		}
 		g.Go(func() error {
-			answers <- s.one(ctx, req)
+			defer held.Release(size)
+			answers <- one(ctx, req)
 			return nil
 		})
 	}

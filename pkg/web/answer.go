@@ -16,8 +16,12 @@ import (
 	"github.com/themisdb/themis/pkg/themis"
 )
 
-// pieceBytes is how much of an answer must get through within stallTimeout.
-const pieceBytes = 64 << 10
+// An answer that is held in memory until it is taken goes out in pieces. Each must get through within stallTimeout, and what is
+// written at once within as much and the time that it takes at leastRate.
+const (
+	pieceBytes = 64 << 10
+	leastRate  = 8 << 10 // bytes a second
+)
 
 // answer is a ResponseWriter that knows whether it has begun, and gives up on a client that takes nothing.
 type answer struct {
@@ -50,9 +54,13 @@ func (a *answer) WriteHeader(status int) {
 // Write implements http.ResponseWriter.
 func (a *answer) Write(b []byte) (n int, err error) {
 	a.begun = true
+	all := time.Now().Add(stallTimeout + time.Duration(len(b))*time.Second/leastRate)
 	for {
-		piece := b[n:min(len(b), n+pieceBytes)]
-		if err := a.control.SetWriteDeadline(time.Now().Add(stallTimeout)); err != nil {
+		piece, until := b[n:min(len(b), n+pieceBytes)], time.Now().Add(stallTimeout)
+		if all.Before(until) {
+			until = all
+		}
+		if err := a.control.SetWriteDeadline(until); err != nil {
 			return n, fmt.Errorf("bound the time of an answer: %w", err)
 		}
 		m, err := a.ResponseWriter.Write(piece)

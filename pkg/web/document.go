@@ -195,6 +195,13 @@ func (s *server) get(w http.ResponseWriter, r *http.Request) {
 		s.fail(w, err)
 		return
 	}
+	if size := int64(len(out.GetValue())); size > pieceBytes {
+		if !s.answers.take(size) {
+			s.fail(w, themis.Errorf(themis.Overloaded, "document %q: %d bytes, and answers that their clients have not taken yet hold %d of %d already", req.GetKey(), size, s.answers.held.Load(), s.answers.max))
+			return
+		}
+		defer s.answers.give(size)
+	}
 	h := w.Header()
 	h.Set("Content-Type", "application/json")
 	h.Set("Cache-Control", "no-store")

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -127,6 +128,55 @@ func TestAnswerThatNobodyTakes(t *testing.T) {
 				t.Errorf("%s: %d bytes more, after %s", path, len(said), after)
 			}
 			conn.Close()
+		}
+	})
+}
+
+// Large documents that are asked for and not taken are held to a bound; small ones are answered beside them, and what nobody takes is
+// given back, also where a little of it is taken again and again.
+func TestAnswersThatNobodyTakesAreBounded(t *testing.T) {
+	inBubble(t, func(t *testing.T, p *pipes, w *twin) {
+		w.plant(t, "people", "", "big", `"`+strings.Repeat("x", 16<<20-2)+`"`)
+		w.plant(t, "people", "", "small", `1`)
+		get := func(key string) (net.Conn, *bufio.Reader, string) {
+			conn := p.dial(t)
+			fmt.Fprintf(conn, "GET %s/%s HTTP/1.1\r\nHost: localhost\r\n\r\n", docs, key)
+			r := bufio.NewReaderSize(conn, 64)
+			return conn, r, must(r.ReadString('\n'))(t)
+		}
+		start := time.Now()
+		var readers sync.WaitGroup
+		defer readers.Wait() // their connections are closed by then
+		for i := range maxAnswers >> 24 {
+			conn, r, line := get("big")
+			defer conn.Close()
+			if !strings.Contains(line, "200") {
+				t.Fatalf("%d: %s", i, line)
+			}
+			readers.Go(func() {
+				for piece := make([]byte, leastRate/2); ; { // steady, but too slow
+					if _, err := io.ReadFull(r, piece); err != nil {
+						return
+					}
+					time.Sleep(time.Second) // virtual
+				}
+			})
+		}
+		conn, _, line := get("big")
+		defer conn.Close()
+		if !strings.Contains(line, "503") {
+			t.Errorf("one more: %s", line)
+		}
+		conn, _, line = get("small")
+		defer conn.Close()
+		if !strings.Contains(line, "200") {
+			t.Errorf("a small one: %s", line)
+		}
+		time.Sleep(stallTimeout + (16<<20)*time.Second/leastRate) // virtual
+		conn, _, line = get("big")
+		defer conn.Close()
+		if !strings.Contains(line, "200") {
+			t.Errorf("%s later: %s", time.Since(start), line)
 		}
 	})
 }

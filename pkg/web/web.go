@@ -11,7 +11,7 @@
 //
 // Every error is a Problem of pkg/rpc with the status of its code. A write that may have been done is never answered as
 // anything but OUTCOME_UNKNOWN. Nothing is read or kept without a bound: connections that have not spoken yet, headers, bodies,
-// the bodies of all requests together, writes under way, pages of a listing.
+// the bodies of all requests together, answers that nobody takes, writes under way, pages of a listing.
 //
 // Serve is the room's only door. It may be called for several listeners at once.
 package web
@@ -81,6 +81,7 @@ const (
 	maxStreams     = 250       // requests at once on one connection of HTTP/2
 	maxUnspoken    = 1024      // connections that have not sent their first byte
 	maxBodies      = 512 << 20 // bytes of the bodies of single documents, of all requests together
+	maxAnswers     = 512 << 20 // bytes of single documents of more than pieceBytes that clients have not taken yet
 	maxLoads       = 16        // bulk loads at once
 	maxListings    = 32        // listings at once
 )
@@ -90,6 +91,7 @@ type server struct {
 	Options
 	log      *slog.Logger
 	bodies   budget // bytes
+	answers  budget // bytes
 	loads    budget
 	listings budget
 	handlers sync.WaitGroup
@@ -108,7 +110,7 @@ func newServer(o Options) (*server, error) {
 		log = slog.New(slog.DiscardHandler)
 	}
 	s := &server{Options: o, log: log}
-	s.bodies.max, s.loads.max, s.listings.max = maxBodies, maxLoads, maxListings
+	s.bodies.max, s.answers.max, s.loads.max, s.listings.max = maxBodies, maxAnswers, maxLoads, maxListings
 	return s, nil
 }
 
