@@ -30,6 +30,7 @@ const (
 	keepAlivePing    = 10 * time.Second // the server takes offence at less than 5 s
 	keepAliveTimeout = 3 * time.Second
 	progressEvery    = time.Second
+	watchAttempt     = time.Second // for a member to begin a watch
 )
 
 // oldestEtcd is what an external cluster must at least be: 3.6.9 ended stale reads after a pause, and 3.6.11 is the oldest
@@ -283,14 +284,22 @@ func (sentMarker) TagConn(ctx context.Context, _ *stats.ConnTagInfo) context.Con
 
 func (sentMarker) HandleConn(context.Context, stats.ConnStats) {}
 
-// Watch implements KV.
+// Watch implements KV. Each watch has a stream of its own: one that shared it would stay with a member that stands still, where
+// etcd's client puts whatever else asks for a watch.
 func (e *Etcd) Watch(ctx context.Context, prefix string, from themis.Revision) iter.Seq2[Batch, error] {
 	return func(yield func(Batch, error) bool) {
 		ctx, cancel := context.WithCancel(clientv3.WithRequireLeader(ctx))
 		defer cancel()
+		stream := clientv3.NewWatcher(e.c)
+		defer func() { _ = stream.Close() }() // how the watch ended has been told
 		ask := time.NewTicker(progressEvery)
 		defer ask.Stop()
-		answers := e.c.Watch(ctx, prefix, clientv3.WithPrefix(), clientv3.WithRev(int64(from)), clientv3.WithCreatedNotify())
+		late := time.AfterFunc(watchAttempt, cancel)
+		answers := stream.Watch(ctx, prefix, clientv3.WithPrefix(), clientv3.WithRev(int64(from)), clientv3.WithCreatedNotify())
+		if !late.Stop() {
+			yield(Batch{}, fmt.Errorf("%w: no member began it within %s", ErrWatchLost, watchAttempt))
+			return
+		}
 		for {
 			select {
 			case resp, open := <-answers:
@@ -306,7 +315,7 @@ func (e *Etcd) Watch(ctx context.Context, prefix string, from themis.Revision) i
 				}
 			case <-ask.C:
 				attempt, done := context.WithTimeout(ctx, readAttempt)
-				_ = e.c.RequestProgress(attempt) // a watch that can't be asked shows itself by silence
+				_ = stream.RequestProgress(attempt) // a watch that can't be asked shows itself by silence
 				done()
 			}
 		}

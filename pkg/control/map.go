@@ -144,17 +144,25 @@ func compared(t Txn, key string) themis.Revision {
 func (m *Map) firstChange(ctx context.Context, t Txn, witness string, since themis.Revision) (themis.Revision, bool, error) {
 	ctx, cancel := context.WithTimeout(ctx, readBudget)
 	defer cancel()
-	for batch, err := range m.kv.Watch(ctx, witness, since+1) {
-		if err != nil {
-			return 0, false, unknown(err)
-		}
-		for _, c := range batch.Changes {
-			if c.Key == witness {
-				return c.Revision, ours(t, c), nil
+	last := ErrWatchLost
+	for range resolveTries {
+		for batch, err := range m.kv.Watch(ctx, witness, since+1) {
+			if err != nil {
+				last = err
+				break
+			}
+			for _, c := range batch.Changes {
+				if c.Key == witness {
+					return c.Revision, ours(t, c), nil
+				}
 			}
 		}
+		if !errors.Is(last, ErrWatchLost) {
+			break
+		}
+		pause(ctx, resolvePause)
 	}
-	return 0, false, unknown(ErrWatchLost)
+	return 0, false, unknown(last)
 }
 
 func ours(t Txn, c Change) bool {

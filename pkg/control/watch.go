@@ -3,12 +3,14 @@ package control
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/themisdb/themis/pkg/cluster"
+	"github.com/themisdb/themis/pkg/internal/guard"
 	"github.com/themisdb/themis/pkg/themis"
 )
 
@@ -33,6 +35,7 @@ type probe struct {
 
 const (
 	pendingMax  = 16
+	behindMax   = 2 // times Options.Fresh: a watch that lacks what was answered that long ago is begun anew
 	watchPause  = 100 * time.Millisecond
 	watchPauseX = 2 * time.Second
 )
@@ -95,6 +98,8 @@ func (w *Watch) run(ctx context.Context) {
 func (w *Watch) follow(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, w.m.opts.Relist)
 	defer cancel()
+	ctx, giveUp := context.WithCancelCause(ctx)
+	defer giveUp(nil)
 	sent := w.m.opts.Now()
 	d, err := w.m.list(ctx)
 	if err != nil {
@@ -106,7 +111,7 @@ func (w *Watch) follow(ctx context.Context) error {
 	w.begin(probe{d.v.Revision, sent})
 
 	var probing sync.WaitGroup
-	probing.Go(func() { w.probe(ctx) })
+	probing.Go(func() { w.probe(ctx, giveUp) })
 	defer probing.Wait()
 	defer cancel()
 	for batch, err := range w.m.kv.Watch(ctx, string(w.m.keys), d.v.Revision+1) {
@@ -114,6 +119,9 @@ func (w *Watch) follow(ctx context.Context) error {
 			return nil
 		}
 		if err != nil {
+			if given := context.Cause(ctx); errors.Is(given, ErrWatchLost) {
+				err = given
+			}
 			return err
 		}
 		for _, c := range batch.Changes {
@@ -148,8 +156,9 @@ func (w *Watch) publish(d *draft) error {
 }
 
 // probe asks again and again for the store's revision. A view is current as of the moment of asking once the watch has
-// delivered everything up to the answer.
-func (w *Watch) probe(ctx context.Context) {
+// delivered everything up to the answer. A watch that doesn't, as one on a member of the control plane that stands still, whose
+// connection lives on for a while, is given up: the next one may go to another member.
+func (w *Watch) probe(ctx context.Context, giveUp context.CancelCauseFunc) {
 	t := time.NewTicker(w.m.opts.Fresh)
 	defer t.Stop()
 	for {
@@ -164,6 +173,9 @@ func (w *Watch) probe(ctx context.Context) {
 		cancel()
 		if ctx.Err() == nil {
 			w.answer(probe{rev, sent}, err)
+		}
+		if late := w.behind(); late > behindMax*w.m.opts.Fresh && guard.On(guard.WatchBehind) {
+			giveUp(fmt.Errorf("%w: what was answered %s ago has not come", ErrWatchLost, late))
 		}
 	}
 }
@@ -185,6 +197,16 @@ func (w *Watch) answer(p probe, err error) {
 	case len(w.pending) < pendingMax: // when full, the oldest are kept: they are the ones that will be reached
 		w.pending = append(w.pending, p)
 	}
+}
+
+// behind is how long ago the oldest answer that the watch has not reached was asked for.
+func (w *Watch) behind() time.Duration {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if len(w.pending) == 0 {
+		return 0
+	}
+	return w.m.opts.Now().Sub(w.pending[0].sent)
 }
 
 func (w *Watch) advance(rev themis.Revision) {

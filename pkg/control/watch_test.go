@@ -4,6 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
+	"net"
+	"net/url"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -135,38 +138,168 @@ func TestWatchCompacted(t *testing.T) {
 	})
 }
 
+// forgetful is a store that loses changes: a watch goes on as if they had not been.
+type forgetful struct{ KV }
+
+func (f forgetful) Watch(ctx context.Context, prefix string, from themis.Revision) iter.Seq2[Batch, error] {
+	return func(yield func(Batch, error) bool) {
+		for b, err := range f.KV.Watch(ctx, prefix, from) {
+			if b.Changes = nil; !yield(b, err) {
+				return
+			}
+		}
+	}
+}
+
 // TestWatchRelists: an event that the store lost is found by reading anew.
 func TestWatchRelists(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		mem := memoryStore(t).KV
 		_, v, _ := start(t, mem, 1)
-		block := make(chan struct{})
-		deaf := &Faulty{KV: mem, Before: func(ctx context.Context, c Call) error {
-			if c == CallWatch {
-				select {
-				case <-block:
-				case <-ctx.Done():
-					return ctx.Err()
-				}
-			}
-			return nil
-		}}
-		w := follow(t, newMap(t, deaf))
+		w := follow(t, newMap(t, forgetful{mem}))
 		synctest.Wait()
 		n, err := newMap(t, mem).UpdateNode(t.Context(), drain(v.Nodes["node-1"]))
 		if err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(4 * time.Minute) // virtual
-		if age, _ := w.State(); age < 3*time.Minute {
-			t.Errorf("a watch that hears nothing calls itself %s old", age)
+		if v, _ := w.Latest(); v.Nodes["node-1"].Revision == n.Revision {
+			t.Fatal("nothing was lost")
 		}
 		time.Sleep(2 * time.Minute) // virtual
 		if v, _ := w.Latest(); v.Nodes["node-1"].Revision != n.Revision {
 			t.Error("not read anew within six minutes")
 		}
-		close(block)
 	})
+}
+
+// TestWatchThatFallsSilent: what a watch does not deliver, though the store answers it, is read anew within seconds. One without news is
+// left alone.
+func TestWatchThatFallsSilent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		mem := memoryStore(t).KV
+		_, v, _ := start(t, mem, 1)
+		var watches atomic.Int64
+		deaf := &Faulty{KV: mem, Before: func(ctx context.Context, c Call) error {
+			if c == CallWatch {
+				watches.Add(1)
+				<-ctx.Done()
+				return ctx.Err()
+			}
+			return nil
+		}}
+		w := follow(t, newMap(t, deaf))
+		time.Sleep(time.Minute) // virtual
+		if age, err := w.State(); age > 1100*time.Millisecond || err != nil || watches.Load() != 1 {
+			t.Errorf("no news: %s old, %v, begun %d times", age, err, watches.Load())
+		}
+		n, err := newMap(t, mem).UpdateNode(t.Context(), drain(v.Nodes["node-1"]))
+		if err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(5 * time.Second) // virtual
+		if v, _ := w.Latest(); v.Nodes["node-1"].Revision != n.Revision || watches.Load() != 2 {
+			t.Errorf("not read anew within five seconds, begun %d times", watches.Load())
+		}
+		if age, err := w.State(); age > 1100*time.Millisecond || err != nil {
+			t.Errorf("read anew: %s old, %v", age, err)
+		}
+	})
+}
+
+// still is a road to a server that stands still as long as the lock is held: nothing passes, and no connection ends, as where the
+// kernel of a stopped process goes on.
+type still struct {
+	sync.RWMutex
+	addr string
+}
+
+func roadTo(t *testing.T, server string) *still {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &still{addr: l.Addr().String()}
+	var running sync.WaitGroup
+	ctx, cancel := context.WithCancel(t.Context())
+	t.Cleanup(func() {
+		cancel()
+		_ = l.Close()
+		running.Wait()
+	})
+	running.Go(func() {
+		for {
+			near, err := l.Accept()
+			if err != nil {
+				return
+			}
+			far, err := net.Dial("tcp", server)
+			if err != nil {
+				_ = near.Close()
+				continue
+			}
+			running.Go(func() { s.carry(near, far) })
+			running.Go(func() { s.carry(far, near) })
+			context.AfterFunc(ctx, func() { _, _ = near.Close(), far.Close() })
+		}
+	})
+	return s
+}
+
+func (s *still) carry(from, to net.Conn) {
+	defer func() { _, _ = from.Close(), to.Close() }()
+	for b := make([]byte, 64<<10); ; {
+		n, err := from.Read(b)
+		s.RLock()
+		s.RUnlock() //nolint:staticcheck // passes only while the road is open
+		if _, wrong := to.Write(b[:n]); err != nil || wrong != nil {
+			return
+		}
+	}
+}
+
+// TestWatchOnAMemberThatStandsStill: whichever of three endpoints stands still, one of which the watch is at, the map goes on within
+// seconds, long before keepalives end the connection.
+func TestWatchOnAMemberThatStandsStill(t *testing.T) {
+	s := single(t, nil)
+	server, err := url.Parse(s.ClientURL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var roads []*still
+	var endpoints []string
+	for range 3 {
+		r := roadTo(t, server.Host)
+		roads, endpoints = append(roads, r), append(endpoints, "http://"+r.addr)
+	}
+	kv, err := Connect(t.Context(), Dial{Endpoints: endpoints})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := kv.Close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	direct, v, _ := start(t, connect(t, s), 1)
+	w := follow(t, newMap(t, kv))
+	awaitView(t, w, "the shard", func(v cluster.View) bool { return len(v.Shards) == 1 })
+	n := v.Nodes["node-1"]
+	for i, r := range roads {
+		func() {
+			r.Lock()
+			defer r.Unlock()
+			began := time.Now()
+			if n, err = direct.UpdateNode(t.Context(), drain(n)); err != nil {
+				t.Fatal(err)
+			}
+			awaitView(t, w, "the change", func(v cluster.View) bool { return v.Nodes["node-1"].Revision == n.Revision })
+			if took := time.Since(began); took > 8*time.Second {
+				t.Errorf("endpoint %d stands still: the change came after %s", i, took)
+			}
+		}()
+	}
 }
 
 // TestWatchStaleness: it says how old it is while cut off, and that it is current when it is.

@@ -39,6 +39,7 @@ const (
 	ControllerDoes  Rule = "controller-does"  // a controller none of whose transactions is confirmed stops, its heartbeat too
 	ControllerHeard Rule = "controller-heard" // nobody takes over from a controller that others hear
 	PeerPatience    Rule = "peer-patience"    // connections between members of the control plane that are dead end soon
+	WatchBehind     Rule = "watch-behind"     // a watch of the map that falls behind what others are answered is begun anew elsewhere
 
 	// Of disks.
 	DiskFull       Rule = "disk-full"       // a primary whose disk is full refuses writes before it is in the way of its own log
