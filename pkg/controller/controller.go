@@ -70,7 +70,7 @@ type World struct {
 	Probes    map[themis.NodeID]Probe
 	Since     time.Time                   // since when this controller has probed without standing still; see Looking
 	AliveGone map[themis.NodeID]time.Time // when a node's heartbeat was first missing in the control plane
-	FullSince map[themis.NodeID]time.Time // when it first said that its disk is full
+	FullSince map[themis.NodeID]time.Time // since when its disk is full, by its word, and none of its copies has left it
 	Elections map[themis.ShardID]Attempt
 
 	// When the verdict on a node that is FAILED was first seen here, by this machine's clock that is never set: the record's Since is

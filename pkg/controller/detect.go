@@ -17,14 +17,15 @@ type step struct {
 	c       Config
 	actions []Action
 	notDone []Action
-	load    map[themis.NodeID]int // primaries
-	copies  map[themis.NodeID]int // voters and joining copies
-	joining map[themis.NodeID]int // joining copies
+	load    map[themis.NodeID]int           // primaries
+	copies  map[themis.NodeID]int           // voters and joining copies
+	joining map[themis.NodeID]int           // joining copies
+	leaving map[cluster.Member]themis.Bytes // what copies take there that are being made anew elsewhere
 }
 
 // Step says what should be done now: actions in the order in which to do them, then what is not done and why.
 func Step(w World, now time.Time, c Config) []Action {
-	t := &step{World: w, now: now, c: c, load: Loads(w.View), copies: map[themis.NodeID]int{}, joining: map[themis.NodeID]int{}}
+	t := &step{World: w, now: now, c: c, load: Loads(w.View), copies: map[themis.NodeID]int{}, joining: map[themis.NodeID]int{}, leaving: map[cluster.Member]themis.Bytes{}}
 	for _, s := range w.View.Shards {
 		for _, r := range s.Replicas {
 			if r.Class != cluster.Spare {
@@ -32,6 +33,9 @@ func Step(w World, now time.Time, c Config) []Action {
 			}
 			if isJoining(r) {
 				t.joining[r.Node]++
+				if r.Replaces != nil {
+					t.leaves(s, *r.Replaces)
+				}
 			}
 		}
 	}

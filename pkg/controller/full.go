@@ -42,6 +42,13 @@ func (t *step) crowded(s cluster.Shard) *cluster.Member {
 	return out
 }
 
+// roomSoon says whether copies that are on their way from the member's disk leave it enough room, so that no more need to.
+func (t *step) roomSoon(m cluster.Member) bool {
+	a := t.View.Alive[m.Node]
+	soon := a.DiskFree + t.leaving[m]
+	return soon > a.DiskFree && soon >= a.DiskReserve+a.DiskReserve/4 && guard.On(guard.FullEnough)
+}
+
 // givesWay says why the primary's full disk ends its reign, or nothing: enough other copies have room, or one that can follow it has,
 // and the primary's own copy can then be made anew. The place for it is taken in this step.
 func (t *step) givesWay(s cluster.Shard) string {
@@ -55,7 +62,7 @@ func (t *step) givesWay(s cluster.Shard) string {
 	if others >= max(1+s.Have.K, need) {
 		return fmt.Sprintf("the disk of its primary %s is full, and enough other copies have room", s.Primary)
 	}
-	if m := t.crowded(s); others < need || m == nil || *m != s.Primary {
+	if m := t.crowded(s); others < need || m == nil || *m != s.Primary || t.roomSoon(*m) {
 		return ""
 	}
 	best := t.choose(s, &s.Primary, func(themis.NodeID, string) {}, t.keepsRoom)
@@ -63,6 +70,7 @@ func (t *step) givesWay(s cluster.Shard) string {
 		return ""
 	}
 	t.joining[best.node.ID]++
+	t.leaves(s, s.Primary)
 	return fmt.Sprintf("the disk of its primary %s is full, and its copy can be made anew on %s", s.Primary, best.node.ID)
 }
 
@@ -73,6 +81,10 @@ func (t *step) joinForFull(s cluster.Shard) {
 		return
 	}
 	why := fmt.Sprintf("the disk of %s is full, and writes wait for it", m)
+	if t.roomSoon(*m) {
+		t.not("join", string(s.ID), "room-soon", "%s; other copies are on their way from there, which makes room enough", why)
+		return
+	}
 	if t.Paused != "" {
 		t.not("join", string(s.ID), "paused", "%s; rebuilds are paused: %s", why, t.Paused)
 		return
@@ -86,7 +98,13 @@ func (t *step) joinForFull(s cluster.Shard) {
 		t.not("join", string(s.ID), "full-primary", "%s; it is the primary, and no other copy has room and surely all that was acknowledged", why)
 	default:
 		t.begin(s, *best, m, why)
+		t.leaves(s, *m)
 	}
+}
+
+// leaves counts the room that the shard's copy takes on the member's disk as room that it will have.
+func (t *step) leaves(s cluster.Shard, m cluster.Member) {
+	t.leaving[m] += t.View.Alive[m.Node].Copies[s.ID]
 }
 
 // keepsRoom says why the node should not take a copy only because another disk is full, or nothing: it must have room for it, and

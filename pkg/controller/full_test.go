@@ -1,6 +1,8 @@
 package controller
 
 import (
+	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -17,6 +19,16 @@ type disks struct {
 	size     map[themis.ShardID]themis.Bytes
 	grows    themis.Bytes // each shard that takes writes, in each tick
 	told     time.Time
+	lag      time.Duration // what a copy took is freed so long after it left
+	left     []gone
+	had      map[themis.NodeID][]themis.ShardID
+}
+
+// gone is a copy that left a disk.
+type gone struct {
+	node  themis.NodeID
+	shard themis.ShardID
+	at    time.Time
 }
 
 func (d *disks) free(id themis.NodeID) themis.Bytes {
@@ -26,7 +38,27 @@ func (d *disks) free(id themis.NodeID) themis.Bytes {
 			free -= size
 		}
 	}
+	for _, g := range d.left {
+		if g.node == id && d.l.now.Before(g.at.Add(d.lag)) {
+			free -= d.size[g.shard]
+		}
+	}
 	return free
+}
+
+// leave notes what has left a disk since, and that its being full counts anew.
+func (d *disks) leave(id themis.NodeID) {
+	has := d.l.w.View.ShardsOn(id)
+	for _, shard := range d.had[id] {
+		if !slices.Contains(has, shard) {
+			d.left = append(d.left, gone{id, shard, d.l.now})
+			delete(d.l.w.FullSince, id)
+		}
+	}
+	if d.had == nil {
+		d.had = map[themis.NodeID][]themis.ShardID{}
+	}
+	d.had[id] = has
 }
 
 func (d *disks) full(id themis.NodeID) bool { return d.free(id) < d.reserve }
@@ -67,11 +99,12 @@ func (d *disks) tell() {
 		d.told = d.l.now
 	}
 	for id := range d.capacity {
+		d.leave(id)
 		a := d.l.w.View.Alive[id]
 		was := a.DiskFull
 		if a.DiskFull = d.full(id); !a.DiskFull {
 			delete(d.l.w.FullSince, id)
-		} else if !was {
+		} else if d.l.w.FullSince[id].IsZero() {
 			d.l.w.FullSince[id] = d.l.now
 		}
 		if often || was != a.DiskFull {
@@ -114,5 +147,25 @@ func TestFullDisksAreNotFilledInTurn(t *testing.T) {
 	}
 	if !said {
 		t.Error("nobody says that no node has room")
+	}
+}
+
+// Of many copies on a full disk only as many leave as make room, though what they took is freed only a while after they left.
+func TestNoMoreCopiesLeaveAFullDiskThanMakeRoom(t *testing.T) {
+	world := "node node-1\nnode node-2\nnode node-3\nnode node-4\n"
+	size := map[themis.ShardID]themis.Bytes{}
+	for i := range 5 {
+		id := themis.ShardID(fmt.Sprint("shard-", i+1))
+		world += fmt.Sprintf("shard %s epoch=0 voters=node-1,node-2\n", id)
+		size[id] = 100e6
+	}
+	l := newLife(t, world)
+	d := &disks{
+		l: l, reserve: 50e6, told: noon.Add(-time.Hour), lag: 8 * time.Second, size: size,
+		capacity: map[themis.NodeID]themis.Bytes{"node-1": 540e6, "node-2": 5000e6, "node-3": 5000e6, "node-4": 5000e6},
+	}
+	d.run(5 * time.Minute)
+	if n := count[Join](l); n != 1 || d.full("node-1") {
+		t.Errorf("%d copies left, and %d bytes are free on node-1: %v", n, d.free("node-1"), l.log)
 	}
 }

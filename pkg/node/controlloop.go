@@ -67,6 +67,7 @@ type controlLoop struct {
 	gone   map[themis.NodeID]time.Time
 	full   map[themis.NodeID]time.Time
 	failed map[themis.NodeID]time.Time
+	copies map[themis.NodeID]int // when that was looked at
 	tries  map[themis.ShardID]controller.Attempt
 	told   map[string]bool   // refusals that were recorded
 	stuck  map[string]string // by shard: why the newest election led to nothing
@@ -165,21 +166,31 @@ func (c *controlLoop) heardElsewhere(ctx context.Context, v cluster.View) (out [
 	return out
 }
 
-// missing remembers since when which nodes' heartbeats are missing in the control plane, which disks are full, and which verdicts
-// stand; also while another is the controller, so that a new one need not wait for what has happened long ago.
+// missing remembers since when which nodes' heartbeats are missing in the control plane, which disks are full and no copy has left
+// them, and which verdicts stand; also while another is the controller, so that a new one need not wait for what has happened long ago.
 func (c *controlLoop) missing(v cluster.View, now time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.gone == nil {
 		c.gone, c.full, c.failed = map[themis.NodeID]time.Time{}, map[themis.NodeID]time.Time{}, map[themis.NodeID]time.Time{}
 	}
+	copies := map[themis.NodeID]int{}
+	for _, s := range v.Shards {
+		for _, r := range s.Replicas {
+			copies[r.Node]++
+		}
+	}
 	for id := range v.Nodes {
 		_, alive := v.Alive[id]
 		_, failed := v.Failed[id]
 		since(c.gone, id, !alive, now)
+		if copies[id] < c.copies[id] { // what it took there is freed in a moment
+			delete(c.full, id)
+		}
 		since(c.full, id, v.Alive[id].DiskFull, now)
 		since(c.failed, id, failed, now)
 	}
+	c.copies = copies
 }
 
 // since keeps when it was first so for the node.
@@ -209,7 +220,7 @@ func (c *controlLoop) reign(ctx context.Context, as cluster.Controller, before c
 	now := time.Now()
 	*c = controlLoop{
 		n: c.n, m: c.m, as: as, before: before, cfg: c.config(), probes: map[themis.NodeID]controller.Probe{}, began: now, since: now, last: now, done: now,
-		gone: c.gone, full: c.full, failed: c.failed, tries: map[themis.ShardID]controller.Attempt{}, told: map[string]bool{}, stuck: map[string]string{}, nudge: make(chan struct{}, 1), wg: g,
+		gone: c.gone, full: c.full, failed: c.failed, copies: c.copies, tries: map[themis.ShardID]controller.Attempt{}, told: map[string]bool{}, stuck: map[string]string{}, nudge: make(chan struct{}, 1), wg: g,
 	}
 	c.n.log.Info("controller", "term", as.Term)
 	if err := c.cfg.Validate(); err != nil {

@@ -161,3 +161,24 @@ func TestAVerdictAgesByTheClockHere(t *testing.T) {
 		t.Errorf("the second verdict was first seen at %s", got)
 	}
 }
+
+// A disk that is full still when a copy has left it counts as full from then on: what the copy took there is freed in a moment.
+func TestAFullDiskIsGivenTimeWhenACopyHasLeft(t *testing.T) {
+	now := time.Now()
+	c := &controlLoop{}
+	v := cluster.View{
+		Nodes: map[themis.NodeID]cluster.Node{"node-2": {ID: "node-2"}}, Alive: map[themis.NodeID]cluster.Alive{"node-2": {DiskFull: true}},
+		Shards: map[themis.ShardID]cluster.Shard{"shard-1": {Replicas: []cluster.Replica{{Member: cluster.Member{Node: "node-2"}}}}},
+	}
+	c.missing(v, now)
+	c.missing(v, now.Add(time.Minute))
+	if got := c.full["node-2"]; !got.Equal(now) {
+		t.Errorf("full since %s, want %s", got, now)
+	}
+	v.Shards = map[themis.ShardID]cluster.Shard{"shard-1": {}}
+	c.missing(v, now.Add(2*time.Minute))
+	c.missing(v, now.Add(3*time.Minute))
+	if got := c.full["node-2"]; !got.Equal(now.Add(2 * time.Minute)) {
+		t.Errorf("a copy left at %s, and it counts as full since %s", now.Add(2*time.Minute), got)
+	}
+}

@@ -22,13 +22,14 @@ import (
 	"github.com/themisdb/themis/pkg/wal"
 )
 
-// A copy that was replaced while its node was away keeps its directory. It is removed when nothing speaks for it: for an hour the map,
+// A copy that was replaced while its node was away keeps its directory. It is removed when nothing speaks for it: for an hour, or for a few seconds where the disk is full, the map,
 // each time read anew from a quorum, has had no copy of the shard on this disk and the shard has had all its copies elsewhere; its
 // log holds nothing that the primary's lacks; nothing was rescued in it. Whatever can't be told is a reason to keep it.
 
 const (
 	keepUnused  = time.Hour
-	removingDir = "removing" // what was taken out of shards/ and is being deleted
+	keepOnFull  = 5 * time.Second // on a disk that is full
+	removingDir = "removing"      // what was taken out of shards/ and is being deleted
 	rescuedDir  = "rescued"
 )
 
@@ -63,10 +64,8 @@ func (u *unused) list() (out []health.UnusedCopy) {
 }
 
 func (u *unused) run(ctx context.Context, m *control.Map) error {
-	tick := time.NewTicker(min(u.keep/4, time.Minute))
-	defer tick.Stop()
 	for {
-		changed := u.n.changed.next()
+		changed, full := u.n.changed.next(), u.n.disk.changed.next()
 		if _, ok := u.n.latest(); !ok { // nothing can be told yet
 			select {
 			case <-ctx.Done():
@@ -81,9 +80,18 @@ func (u *unused) run(ctx context.Context, m *control.Map) error {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
-		case <-tick.C:
+		case <-time.After(min(u.keeps()/4, time.Minute)):
+		case <-full:
 		}
 	}
+}
+
+// keeps is for how long nothing must speak for a copy before it is removed.
+func (u *unused) keeps() time.Duration {
+	if u.n.disk.full() && guard.On(guard.UnusedOnFull) {
+		return min(u.keep, keepOnFull)
+	}
+	return u.keep
 }
 
 // sweep looks at all directories of copies once.
@@ -186,8 +194,8 @@ func (u *unused) whyKept(ctx context.Context, m *control.Map, c *unusedCopy) str
 	if why := cmp.Or(holdsMore(dir, own), holdsRescued(dir)); why != "" {
 		return why
 	}
-	if left := u.keep - time.Since(c.Since); left > 0 {
-		return fmt.Sprintf("until %s, unless the map changes", c.Since.Add(u.keep).UTC().Format(time.RFC3339))
+	if keep := u.keeps(); time.Since(c.Since) < keep {
+		return fmt.Sprintf("until %s, unless the map changes", c.Since.Add(keep).UTC().Format(time.RFC3339))
 	}
 	return u.uncovered(ctx, v, c)
 }

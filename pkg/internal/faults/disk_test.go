@@ -1,7 +1,11 @@
 package faults
 
 import (
+	"errors"
+	"io/fs"
 	"net/http"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -134,6 +138,10 @@ func TestCopyOnAFullDiskIsMadeAnew(t *testing.T) {
 				return !slices.Contains(copies(r, "shard-1"), victim) && len(s.ISR) == 2 && s.Writable != nil && *s.Writable && finds(r, health.DiskIsFull, victim)
 			})
 			w.more(t, 200, rto)
+			h.until("the room that the copy took is free", rto, func(health.Report) bool {
+				_, err := os.Stat(filepath.Join(h.disk[victim], "shards", "shard-1"))
+				return errors.Is(err, fs.ErrNotExist)
+			})
 			if !h.alive(victim) {
 				t.Fatalf("the process of %s has ended", victim)
 			}

@@ -47,6 +47,7 @@ const (
 	FullGoes       Rule = "full-goes"       // a primary with a full disk gives way where enough other copies have room
 	FullReplaced   Rule = "full-replaced"   // a copy on a full disk that writes wait for is made anew elsewhere
 	FullFits       Rule = "full-fits"       // and only where that leaves room
+	FullEnough     Rule = "full-enough"     // and no more copies leave a full disk than make room on it
 	FullJoin       Rule = "full-join"       // a copy that joins on a disk that is full by now is given up
 	NoRoomNoFrames Rule = "no-room"         // a follower without room takes no frames
 	FaultIsBlank   Rule = "fault-is-blank"  // a copy whose write or sync failed is blank in the next process
@@ -58,6 +59,7 @@ const (
 	UnusedOnly     Rule = "unused-only"     // a copy's directory is removed only when the map, read anew, has no copy of the shard on this disk
 	UnusedCovered  Rule = "unused-covered"  // and when the primary's log has all that the copy's log holds
 	UnusedRescued  Rule = "unused-rescued"  // and when nothing was rescued in it
+	UnusedOnFull   Rule = "unused-on-full"  // a copy that nothing speaks for goes soon from a disk that is full
 	UnusedAnew     Rule = "unused-anew"     // and never by what was read of it before it was opened again
 	CopyRescued    Rule = "copy-rescued"    // and by an operator's word only when what the primary's lacks is in rescued/
 	OldDisk        Rule = "old-disk"        // a disk that is older than the control plane has seen it is not used
