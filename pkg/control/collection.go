@@ -54,6 +54,12 @@ func (m *Map) EnsureCollection(ctx context.Context, name string) (cluster.Collec
 	return cluster.Collection{}, busy("collection " + name)
 }
 
+// Collection finds the collection of that name; false: there is none.
+func (m *Map) Collection(ctx context.Context, name string) (cluster.Collection, bool, error) {
+	c, _, err := m.findCollection(ctx, name)
+	return c, c.ID != 0, err
+}
+
 // findCollection returns a collection without a number when there is none of that name.
 func (m *Map) findCollection(ctx context.Context, name string) (cluster.Collection, themis.Revision, error) {
 	id, at, now, err := read(ctx, m, m.keys.name(name), func(b []byte) (themis.CollectionID, error) { return parseCollection(string(b)) })

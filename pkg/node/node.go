@@ -47,6 +47,7 @@ type Options struct {
 	Hurry <-chan struct{}
 
 	keepUnused time.Duration // default keepUnused; for tests
+	began      func(*Node)   // nil: nobody wants to know; for tests
 }
 
 // Addresses are where a node can be reached.
@@ -134,6 +135,9 @@ func Run(ctx context.Context, o Options) error {
 	defer func() { _ = n.pool.Close() }()
 	n.shards = newShards(n)
 	n.unused = newUnused(n)
+	if n.o.began != nil {
+		n.o.began(n)
+	}
 	n.gather = newGatherer(n)
 	if id.Joined != nil {
 		close(n.member)

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -65,6 +66,8 @@ type fleetNode struct {
 	addr Addresses
 	stop context.CancelFunc
 	done chan error
+
+	inside atomic.Pointer[Node]
 }
 
 func newFleet(t *testing.T, names ...string) *fleet {
@@ -153,7 +156,7 @@ func (f *fleet) tryStart(name string, more map[string]string) error {
 	ready := make(chan Addresses, 1)
 	log := slog.New(slog.NewTextHandler(f.said[name], nil))
 	go func() {
-		n.done <- Run(ctx, Options{Config: cfg, Version: "test", Logger: log, Listening: func(a Addresses) { ready <- a }, keepUnused: f.keepUnused})
+		n.done <- Run(ctx, Options{Config: cfg, Version: "test", Logger: log, Listening: func(a Addresses) { ready <- a }, keepUnused: f.keepUnused, began: func(one *Node) { n.inside.Store(one) }})
 	}()
 	select {
 	case n.addr = <-ready:

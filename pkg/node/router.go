@@ -274,6 +274,19 @@ func (r *router) collection(ctx context.Context, name string) (themis.Collection
 	return c.ID, nil
 }
 
+// existing finds a collection without making it. The map here may be older than one that was just made elsewhere, in which documents
+// were acknowledged since: asked for after a view of the store was taken, it answers for that view.
+func (r *router) existing(ctx context.Context, v cluster.View, name string) (cluster.Collection, bool, error) {
+	if c, ok := v.Collection(name); ok || !guard.On(guard.CollectionNow) {
+		return c, ok, nil
+	}
+	m := r.n.m.Load()
+	if m == nil {
+		return cluster.Collection{}, false, r.n.noMap()
+	}
+	return m.Collection(ctx, name)
+}
+
 func (r *router) writeHere(ctx context.Context, v cluster.View, shard themis.ShardID, col themis.CollectionID, req *nodev1.WriteRequest) (*nodev1.WriteResponse, error) {
 	rep, err := r.n.shards.get(shard)
 	if err != nil {
@@ -377,7 +390,6 @@ func (r *router) whole(v cluster.View, shard themis.ShardID) bool {
 
 func (r *router) readHere(ctx context.Context, v cluster.View, shard themis.ShardID, level themis.Consistency, t themis.Token, req *nodev1.ReadRequest) (*nodev1.ReadResponse, error) {
 	absent := themis.Errorf(themis.NotFound, "no document %q in collection %q", req.GetKey(), req.GetCollection()).In(shard).Do("themis-cli doc scan %s --limit 10", req.GetCollection())
-	col, ok := v.Collection(req.GetCollection())
 	rep, err := r.n.shards.get(shard)
 	if err != nil {
 		return nil, err
@@ -391,16 +403,12 @@ func (r *router) readHere(ctx context.Context, v cluster.View, shard themis.Shar
 		return nil, err
 	}
 	r.n.metrics.shardOps.WithLabelValues(string(shard)).Inc()
+	col, ok, err := r.existing(ctx, v, req.GetCollection())
+	if err != nil {
+		return nil, err
+	}
 	if !ok {
-		// The map here may be older than a collection that was just made elsewhere.
-		m := r.n.m.Load()
-		now, err := m.View(ctx)
-		if err != nil {
-			return nil, err
-		}
-		if col, ok = now.Collection(req.GetCollection()); !ok {
-			return nil, absent
-		}
+		return nil, absent
 	}
 	d, ok, err := view.Get(col.ID, t.Placement(), req.GetKey())
 	if err != nil {
@@ -471,9 +479,9 @@ func (r *router) scanHere(ctx context.Context, v cluster.View, shard themis.Shar
 	if err != nil {
 		return err
 	}
-	col, ok := v.Collection(req.GetCollection())
-	if !ok {
-		return nil
+	col, ok, err := r.existing(ctx, v, req.GetCollection())
+	if err != nil || !ok {
+		return err
 	}
 	from := themis.Token(req.GetFromToken())
 	o := store.ScanOptions{From: from.Placement(), Limit: int(req.GetLimit())} //nolint:gosec // a count of documents

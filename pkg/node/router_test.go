@@ -2,9 +2,11 @@ package node
 
 import (
 	"context"
+	"slices"
 	"testing"
 
 	"github.com/themisdb/themis/pkg/cluster"
+	nodev1 "github.com/themisdb/themis/pkg/rpc/proto/themis/node/v1"
 	"github.com/themisdb/themis/pkg/themis"
 )
 
@@ -42,5 +44,46 @@ func TestUnknownStaysUnknown(t *testing.T) {
 			t.Errorf("%s: %v after %d attempts, want %q", c.what, err, tries, c.want)
 		}
 		cancel()
+	}
+}
+
+// A document that was acknowledged in a new collection is read and listed by its primary, though the map that the primary goes by is older
+// than the collection.
+func TestNewCollectionBehindAnOldMap(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t, "node-1")
+	f.found(initArgs{Name: "demo", Shards: 1, RF: 1, Redundancy: "NONE", Mode: themis.Sync})
+	f.until("node-1", "HEALTHY", isHealthy)
+	n := f.nodes["node-1"].inside.Load()
+	old, ok := n.latest()
+	if !ok {
+		t.Fatal("no map")
+	}
+	if err := f.put("node-1", "k", `{"a":1}`); err != nil {
+		t.Fatal(err)
+	}
+	if _, known := old.Collection("things"); known {
+		t.Fatal("the old map has the collection")
+	}
+	r := &router{n: n}
+	got, err := r.readHere(t.Context(), old, "shard-1", themis.Strong, placement("", "k"), &nodev1.ReadRequest{Collection: "things", Key: "k"})
+	if err != nil || string(got.GetValue()) != `{"a":1}` {
+		t.Errorf("read: %q, %v", got.GetValue(), err)
+	}
+	scan := func(collection string) (keys []string) {
+		err := r.scanHere(t.Context(), old, "shard-1", themis.Strong, &nodev1.ScanRequest{Collection: collection, ShardId: "shard-1"}, func(d *nodev1.ScannedDocument) error {
+			keys = append(keys, d.GetKey())
+			return nil
+		})
+		if err != nil {
+			t.Error(err)
+		}
+		return keys
+	}
+	if keys := scan("things"); !slices.Equal(keys, []string{"k"}) {
+		t.Errorf("listed: %v", keys)
+	}
+	if keys := scan("nothing"); len(keys) != 0 {
+		t.Errorf("of no collection: %v", keys)
 	}
 }
