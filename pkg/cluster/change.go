@@ -60,6 +60,14 @@ func (s Shard) RemoveFromISR(m Member, failed bool) (Shard, error) {
 	return next, nil
 }
 
+// BelowFloor are the members that leave the in-sync set by next, a change of s, so that fewer than 1 + k remain under SYNC.
+func (s Shard) BelowFloor(next Shard) []Member {
+	if s.Have.Mode != themis.Sync || len(next.ISR) >= min(len(s.ISR), 1+s.Have.K) || !guard.On(guard.FloorVerdict) {
+		return nil
+	}
+	return slices.DeleteFunc(slices.Clone(s.ISR), next.InSync)
+}
+
 // AddToISR takes a replica that durably holds all that the primary had appended at the proposal into the in-sync set. A
 // joining copy becomes a voter in the same step: it takes the place of the voter it replaces, or a free place.
 func (s Shard) AddToISR(m Member) (Shard, error) {

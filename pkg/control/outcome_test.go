@@ -9,6 +9,7 @@ import (
 	"testing"
 	"testing/synctest"
 
+	"github.com/themisdb/themis/pkg/cluster"
 	"github.com/themisdb/themis/pkg/themis"
 )
 
@@ -61,6 +62,9 @@ func TestUnknownOutcomeOverwritten(t *testing.T) {
 			mem := NewMemory(nil)
 			t.Cleanup(func() { _ = mem.Close() })
 			m, v, c := start(t, mem, 1)
+			if err := m.DeclareFailed(t.Context(), c, cluster.Failed{Format: 1, Node: member(2).Node}); err != nil {
+				t.Fatal(err)
+			}
 			seen := v.Shards["shard-1"]
 			next := crown(t, seen, member(1), "boot-1")
 			var once sync.Once

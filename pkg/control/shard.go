@@ -157,7 +157,8 @@ func stale(s cluster.Shard, now themis.Revision) error {
 
 // ChangeShard is the primary's change of its in-sync set (cluster.Shard.RemoveFromISR, AddToISR): if the record has the
 // revision and the epoch that the primary knew. Everything else in the record must be as it was; a copy may only become a
-// voter, or go because another took its place. It returns the record with its new revision.
+// voter, or go because another took its place. Below the floor of SYNC a member leaves only by a verdict that stands in the map
+// now, whatever the primary's view of it says: REFUSED_UNSAFE. It returns the record with its new revision.
 func (m *Map) ChangeShard(ctx context.Context, seen, next cluster.Shard) (cluster.Shard, error) {
 	if err := checkPrimaryChange(seen, next); err != nil {
 		return cluster.Shard{}, err
@@ -169,7 +170,35 @@ func (m *Map) ChangeShard(ctx context.Context, seen, next cluster.Shard) (cluste
 	if at.Revision != seen.Revision || now.Epoch != seen.Epoch || now.Primary != seen.Primary || now.Boot != seen.Boot {
 		return cluster.Shard{}, fmt.Errorf("change %s in epoch %d: it is in epoch %d under %s: %w", seen.ID, seen.Epoch, now.Epoch, now.Primary, stale(seen, at.Revision))
 	}
-	return m.changeShard(ctx, seen, next, Txn{})
+	t := Txn{}
+	for _, gone := range seen.BelowFloor(next) {
+		verdict, err := m.verdictOn(ctx, seen, gone)
+		if err != nil {
+			return cluster.Shard{}, fmt.Errorf("change %s: %w", seen.ID, err)
+		}
+		t.If = append(t.If, verdict)
+	}
+	return m.changeShard(ctx, seen, next, t)
+}
+
+// verdictOn is the condition that what says that the member's copy is lost still stands: the controller's verdict on its node, or
+// that node's own word that the copy has stopped for good.
+func (m *Map) verdictOn(ctx context.Context, s cluster.Shard, gone cluster.Member) (Compare, error) {
+	_, failed, _, err := read(ctx, m, m.keys.failed(gone.Node), cluster.Decode[cluster.Failed])
+	if err != nil {
+		return Compare{}, err
+	}
+	if failed.Revision != 0 {
+		return Compare{failed.Key, failed.Revision}, nil
+	}
+	a, alive, _, err := read(ctx, m, m.keys.alive(gone.Node), cluster.Decode[cluster.Alive])
+	if err != nil {
+		return Compare{}, err
+	}
+	if (cluster.View{Alive: map[themis.NodeID]cluster.Alive{gone.Node: a}}).Broken(s.ID, gone) != "" {
+		return Compare{alive.Key, alive.Revision}, nil
+	}
+	return Compare{}, themis.Errorf(themis.RefusedUnsafe, "without %s fewer than %d in-sync members remain, and no verdict stands that its copy is lost [isr-floor]", gone.Node, 1+s.Have.K).In(s.ID)
 }
 
 func checkPrimaryChange(seen, next cluster.Shard) error {

@@ -116,6 +116,9 @@ func TestChangeShard(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		if err := m.DeclareFailed(t.Context(), c, cluster.Failed{Format: 1, Node: member(2).Node}); err != nil {
+			t.Fatal(err)
+		}
 		now, err := m.ChangeShard(t.Context(), reign, without)
 		if err != nil || len(now.ISR) != 1 {
 			t.Fatal(now, err)
@@ -139,6 +142,91 @@ func TestChangeShard(t *testing.T) {
 			t.Errorf("in force: %+v", s)
 		}
 	})
+}
+
+// TestBelowTheFloorOnlyByAVerdict: a primary whose view is old proposes that a follower leaves, which is back by now. Its copy would be
+// whole, and nobody could elect it.
+func TestBelowTheFloorOnlyByAVerdict(t *testing.T) {
+	failed := func(n int) func(*testing.T, *Map, cluster.Controller) {
+		return func(t *testing.T, m *Map, c cluster.Controller) {
+			if err := m.DeclareFailed(t.Context(), c, cluster.Failed{Format: 1, Node: member(n).Node}); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	says := func(a cluster.Alive) func(*testing.T, *Map, cluster.Controller) {
+		return func(t *testing.T, m *Map, _ cluster.Controller) {
+			a.Format, a.Node = cluster.Format, member(2).Node
+			b, err := cluster.Encode(a)
+			if err != nil {
+				t.Fatal(err)
+			}
+			write(t, m.kv, m.keys.alive(a.Node), string(b))
+		}
+	}
+	broken := map[themis.ShardID]string{"shard-1": "a failed fsync"}
+	third := func(s *cluster.Shard) {
+		s.Want.RF, s.Have.RF = 3, 3
+		s.Replicas, s.ISR = append(s.Replicas, cluster.Replica{Member: member(3), Class: cluster.Voter}), append(s.ISR, member(3))
+	}
+	semi := func(s *cluster.Shard) { s.Want.Mode, s.Have.Mode = themis.SemiSync, themis.SemiSync }
+	for name, c := range map[string]struct {
+		told   func(*testing.T, *Map, cluster.Controller) // nil: nothing
+		back   bool                                       // the verdict is taken back while the change is on its way
+		change func(*cluster.Shard)
+		want   themis.Code // empty: it is done
+	}{
+		"no verdict":               {want: themis.RefusedUnsafe},
+		"above the floor":          {change: third},
+		"no floor":                 {change: semi},
+		"FAILED":                   {told: failed(2)},
+		"another is FAILED":        {told: failed(3), want: themis.RefusedUnsafe},
+		"FAILED until just now":    {told: failed(2), back: true, want: themis.StalePlan},
+		"its copy has stopped":     {told: says(cluster.Alive{Storage: member(2).Storage, Broken: broken})},
+		"on an earlier disk":       {told: says(cluster.Alive{Storage: "older", Broken: broken}), want: themis.RefusedUnsafe},
+		"another copy has stopped": {told: says(cluster.Alive{Storage: member(2).Storage, Broken: map[themis.ShardID]string{"shard-2": "x"}}), want: themis.RefusedUnsafe},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bothStores(t, func(t *testing.T, kv KV) {
+				m, v, as := start(t, kv, 2)
+				seen := v.Shards["shard-1"]
+				if c.change != nil {
+					c.change(&seen)
+				}
+				reign, err := m.Crown(t.Context(), seen, as, crown(t, seen, member(1), "boot-1"))
+				if err != nil {
+					t.Fatal(err)
+				}
+				if !reign.InSync(member(2)) { // under SEMI_SYNC it is earned anew
+					next, err := reign.AddToISR(member(2))
+					if err != nil {
+						t.Fatal(err)
+					}
+					if reign, err = m.ChangeShard(t.Context(), reign, next); err != nil {
+						t.Fatal(err)
+					}
+				}
+				without, err := reign.RemoveFromISR(member(2), true)
+				if err != nil {
+					t.Fatal(err)
+				}
+				var once sync.Once
+				if c.told != nil {
+					c.told(t, m, as)
+				}
+				primary := newMap(t, &Faulty{KV: kv, Before: func(_ context.Context, call Call) (err error) {
+					if c.back && call == CallTxn {
+						once.Do(func() { err = m.ClearFailed(t.Context(), as, member(2).Node) })
+					}
+					return err
+				}})
+				_, err = primary.ChangeShard(t.Context(), reign, without)
+				if now := view(t, m).Shards["shard-1"]; themis.CodeOf(err) != c.want || now.InSync(member(2)) != (err != nil) {
+					t.Errorf("want %q: %v, in sync %v", c.want, err, now.ISR)
+				}
+			})
+		})
+	}
 }
 
 func TestPrimaryMayNot(t *testing.T) {

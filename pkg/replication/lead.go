@@ -279,7 +279,6 @@ func (rg *reigning) propose(p *Proposal) error {
 		ctx, cancel := context.WithTimeout(rg.ctx, 2*time.Second)
 		next, err := rg.r.o.Registry.ChangeShard(ctx, p.Seen, p.Next)
 		cancel()
-		now := time.Now()
 		switch {
 		case err == nil:
 			rg.r.o.Event(action, "done", "isr", fmt.Sprintf("%s: %s", p.Member, p.Why), rg.epoch)
@@ -287,19 +286,25 @@ func (rg *reigning) propose(p *Proposal) error {
 			rg.r.Learn(next, failed, full)
 			return rg.learn()
 		case themis.CodeOf(err) == themis.StalePlan || themis.CodeOf(err) == themis.RefusedUnsafe:
+			if themis.CodeOf(err) == themis.RefusedUnsafe {
+				rg.rest() // until the view here is as new as what it was refused by
+			}
 			rg.mu.Lock()
-			rg.core.Refused(now)
+			rg.core.Refused(time.Now())
 			rg.mu.Unlock()
 			return nil
 		case rg.ctx.Err() != nil:
 			return rg.ctx.Err()
 		}
 		rg.r.o.Logger.Warn("change of the in-sync set not confirmed, submitting it again", "epoch", rg.epoch, "node", p.Member.Node, "err", err)
-		select {
-		case <-rg.ctx.Done():
-			return rg.ctx.Err()
-		case <-time.After(200 * time.Millisecond):
-		}
+		rg.rest()
+	}
+}
+
+func (rg *reigning) rest() {
+	select {
+	case <-rg.ctx.Done():
+	case <-time.After(200 * time.Millisecond):
 	}
 }
 

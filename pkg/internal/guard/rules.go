@@ -18,6 +18,7 @@ const (
 	BlankNoBallot  Rule = "blank-ballot"    // a replica that lost anything gives no ballot
 	ISRFloor       Rule = "isr-floor"       // below 1 + k no client write is committed
 	FailedFloor    Rule = "failed-floor"    // below 1 + k only a FAILED member leaves the ISR
+	FloorVerdict   Rule = "floor-verdict"   // and only by a verdict that stands in the map, not by one that the primary saw once
 	LeaseWait      Rule = "lease-wait"      // a winner waits out the read leases that voters may still have promised
 	ReadLease      Rule = "read-lease"      // no read without the lease or a confirmation round
 	RestartVote    Rule = "restart-vote"    // a voter that restarted gives no ballot for one lease length
