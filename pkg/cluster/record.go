@@ -7,6 +7,7 @@ package cluster
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -27,21 +28,39 @@ func Encode(record any) ([]byte, error) {
 	return b, nil
 }
 
-// Decode reads a record strictly: unknown fields, another format version and trailing bytes are errors.
+// Decode reads a record strictly: trailing bytes are an error, and so are unknown fields and another format version, which a newer
+// version wrote: UNIMPLEMENTED, with a detail that begins with UPGRADE_NEEDED. Of a heartbeat, which is a hint and comes every second from
+// whatever version its node runs, what this version knows is taken.
 func Decode[T Record](b []byte) (T, error) {
-	var r T
+	var r, known T
+	err := decode(b, &r, true)
+	if err == nil && r.format() == Format {
+		return r, nil
+	}
+	if loose := decode(b, &known, false); loose != nil {
+		return r, fmt.Errorf("decode %T: %w", r, loose)
+	}
+	if _, hint := any(known).(Alive); hint && known.format() == Format {
+		return known, nil
+	}
+	if known.format() != Format {
+		err = fmt.Errorf("format %d, this version knows %d", known.format(), Format)
+	}
+	return r, themis.Errorf(themis.Unimplemented, "UPGRADE_NEEDED: decode %T: %w", r, err).Do("start a newer version")
+}
+
+func decode(b []byte, into any, strict bool) error {
 	d := json.NewDecoder(bytes.NewReader(b))
-	d.DisallowUnknownFields()
-	if err := d.Decode(&r); err != nil {
-		return r, fmt.Errorf("decode %T: %w", r, err)
+	if strict {
+		d.DisallowUnknownFields()
+	}
+	if err := d.Decode(into); err != nil {
+		return err
 	}
 	if _, err := d.Token(); err != io.EOF {
-		return r, fmt.Errorf("decode %T: bytes behind the record", r)
+		return errors.New("bytes behind the record")
 	}
-	if r.format() != Format {
-		return r, fmt.Errorf("decode %T: format %d, this version knows %d: upgrade this binary", r, r.format(), Format)
-	}
-	return r, nil
+	return nil
 }
 
 // Record is one of the types below that begin with their format version.

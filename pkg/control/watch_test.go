@@ -352,7 +352,7 @@ func TestWatchNewerRecord(t *testing.T) {
 		if v, ok := w.Latest(); !ok || len(v.Nodes) != 3 {
 			t.Errorf("the last good view is gone: %v", ok)
 		}
-		if age, err := w.State(); err == nil || age < 8*time.Second {
+		if age, err := w.State(); themis.CodeOf(err) != themis.Unimplemented || age < 8*time.Second {
 			t.Errorf("no word of it: %s, %v", age, err)
 		}
 		if _, err := m.View(t.Context()); err == nil {
@@ -364,6 +364,24 @@ func TestWatchNewerRecord(t *testing.T) {
 		time.Sleep(10 * time.Second) // virtual
 		if age, err := w.State(); err != nil || age > 2*time.Second {
 			t.Errorf("mended: %s, %v", age, err)
+		}
+	})
+}
+
+// TestWatchNewerHeartbeat: one node already runs a version whose heartbeats say more. The map of the others goes on.
+func TestWatchNewerHeartbeat(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		mem := memoryStore(t).KV
+		m, _, _ := start(t, mem, 1)
+		w := follow(t, m)
+		synctest.Wait()
+		write(t, mem, m.keys.alive("node-1"), `{"format":1,"node":"node-1","storage_id":"disk-1","boot_id":"b","version":"9","disk_used_ratio":null,"disk_full":true,"one_more":{"a":1}}`)
+		time.Sleep(10 * time.Second) // virtual
+		if age, err := w.State(); err != nil || age > 2*time.Second {
+			t.Errorf("the map stands still: %s, %v", age, err)
+		}
+		if v, _ := w.Latest(); !v.Alive["node-1"].DiskFull || v.Alive["node-1"].Version != "9" {
+			t.Errorf("what this version knows of it: %+v", v.Alive["node-1"])
 		}
 	})
 }

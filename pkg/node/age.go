@@ -52,6 +52,9 @@ func (n *Node) readAge() (a ageFile, err error) {
 	if err == nil && a.Storage != n.id.Storage {
 		err = fmt.Errorf("it is of storage %s, node.json names %s", a.Storage, n.id.Storage)
 	}
+	if themis.CodeOf(err) == themis.Unimplemented {
+		return ageFile{}, fmt.Errorf("read %s: %w", n.dir(ageName), err)
+	}
 	if err != nil {
 		return ageFile{}, themis.Errorf(themis.Corrupt, "read %s: %w", n.dir(ageName), err).Do("%s", n.newDisk())
 	}

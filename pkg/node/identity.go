@@ -57,11 +57,13 @@ func openIdentity(dir string, node themis.NodeID) (identity, error) {
 		}
 	}
 	switch {
+	case themis.CodeOf(err) == themis.Unimplemented:
+		return id, fmt.Errorf("read %s: %w", name, err)
 	case err != nil:
 		return id, themis.Errorf(themis.Corrupt, "read %s: %w", name, err).
 			Do("move %s away, start the node with an empty one, and let a node of the cluster take it in as a new disk: themis-cli node join ADDR --replace", dir)
 	case id.Format != 1:
-		return id, themis.Errorf(themis.Unimplemented, "%s has format %d, this version knows 1", name, id.Format).Do("start a newer themisd")
+		return id, themis.Errorf(themis.Unimplemented, "UPGRADE_NEEDED: %s has format %d, this version knows 1", name, id.Format).Do("start a newer themisd")
 	case id.Node != node:
 		return id, themis.Errorf(themis.InvalidArgument, "node.data_dir %s belongs to %s, this is %s", dir, id.Node, node).Do("give each node a directory of its own")
 	}

@@ -93,6 +93,31 @@ func TestRoomOfPrimaryAndFollower(t *testing.T) {
 	c.eventually("the write is confirmed", func() bool { got, err := c.read(primary, "k"); return err == nil && got == "3" })
 }
 
+// What a newer version wrote is not damaged: a copy whose promise is opened after a rollback keeps all that it has, and is not opened.
+func TestPromiseOfANewerVersion(t *testing.T) {
+	dir := t.TempDir()
+	newer := struct {
+		promiseFile
+		Later string `json:"later"`
+		Sum   string `json:"crc32c"`
+	}{promiseFile: promiseFile{Format: 1, Cluster: "c", Shard: "shard-1", Storage: member("a").Storage, Promised: 7}, Later: "x"}
+	b, err := themis.Seal(&newer, &newer.Sum)
+	if err != nil {
+		t.Fatal(err)
+	}
+	name := filepath.Join(dir, promiseName)
+	if err := os.WriteFile(name, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, err = Open(Options{Dir: dir, Cluster: "c", Shard: "shard-1", Epoch: 1, Self: member("a")})
+	if themis.CodeOf(err) != themis.Unimplemented || !strings.Contains(err.Error(), "UPGRADE_NEEDED") {
+		t.Errorf("opened: %v", err)
+	}
+	if now, err := os.ReadFile(name); err != nil || string(now) != string(b) {
+		t.Errorf("now %s: %v", now, err)
+	}
+}
+
 // A flipped bit in what a copy had promised: it is blank, promises what the control plane knows, and is built anew.
 func TestDamagedPromiseIsNotRead(t *testing.T) {
 	c := newTrio(t, cluster.Policy{Mode: themis.Sync, K: 1, RF: 3}, "a", "b", "c")

@@ -42,7 +42,10 @@ func readPromise(dir string) (promiseFile, bool, error) {
 		}
 	}
 	if err == nil && p.Format != 1 {
-		err = fmt.Errorf("format %d, this version knows 1", p.Format)
+		err = themis.Errorf(themis.Unimplemented, "UPGRADE_NEEDED: format %d, this version knows 1", p.Format).Do("start a newer themisd")
+	}
+	if themis.CodeOf(err) == themis.Unimplemented {
+		return p, true, fmt.Errorf("read %s: %w", filepath.Join(dir, promiseName), err)
 	}
 	if err != nil {
 		return p, true, themis.Errorf(themis.Corrupt, "read %s: %w", filepath.Join(dir, promiseName), err)

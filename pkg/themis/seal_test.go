@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"slices"
+	"strings"
 	"testing"
 )
 
@@ -37,6 +38,34 @@ func TestSealFindsEveryFlippedBit(t *testing.T) {
 		var out sealed
 		if err := Unseal(b[:n], &out, &out.Sum); !errors.Is(err, ErrMalformed) {
 			t.Fatalf("%d of %d bytes were read: %v", n, len(b), err)
+		}
+	}
+}
+
+// TestUnsealTellsNewerFromDamaged: what a newer version wrote is no damage, of which the advice is to give it up.
+func TestUnsealTellsNewerFromDamaged(t *testing.T) {
+	type more struct {
+		Format int            `json:"format"`
+		Name   string         `json:"name"`
+		Peers  map[string]int `json:"peers"` // another type
+		Also   string         `json:"also"`
+		Sum    string         `json:"crc32c"`
+	}
+	for name, newer := range map[string]more{
+		"a field more":   {Format: 1, Name: "node-1", Also: "x"},
+		"another format": {Format: 2, Name: "node-1", Peers: map[string]int{"a": 1}},
+	} {
+		b, err := Seal(&newer, &newer.Sum)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var out sealed
+		if err := Unseal(b, &out, &out.Sum); CodeOf(err) != Unimplemented || !strings.Contains(err.Error(), "UPGRADE_NEEDED") || errors.Is(err, ErrMalformed) {
+			t.Errorf("%s: %v", name, err)
+		}
+		b[len(b)/2] ^= 1
+		if err := Unseal(b, &out, &out.Sum); !errors.Is(err, ErrMalformed) {
+			t.Errorf("%s, and damaged: %v", name, err)
 		}
 	}
 }
