@@ -152,14 +152,22 @@ func (c *Client) limited(ctx context.Context) (context.Context, context.CancelFu
 
 // places are all nodes that may be asked: the one that answered last, the endpoints, and those of the map.
 func (c *Client) places() []place {
+	if p := c.alive.Load(); p != nil {
+		return c.known(*p)
+	}
+	return c.known()
+}
+
+// known are those places, each once, the endpoints and the map's members behind the first.
+func (c *Client) known(first ...place) []place {
 	var out []place
 	add := func(p place) {
 		if p.addr != "" && !slices.ContainsFunc(out, func(q place) bool { return q.addr == p.addr }) {
 			out = append(out, p)
 		}
 	}
-	if p := c.alive.Load(); p != nil {
-		add(*p)
+	for _, p := range first {
+		add(p)
 	}
 	for _, e := range c.o.Endpoints {
 		add(place{addr: e})

@@ -229,6 +229,43 @@ func TestHungPrimaryIsLeft(t *testing.T) {
 	}
 }
 
+// A primary that is cut off from the control plane, and was replaced, answers clients still, and has no newer map: the others are asked,
+// though it is the one that this client asks for the map.
+func TestNodeThatIsCutOffIsLeft(t *testing.T) {
+	w := newWorld(t)
+	key := w.keysOf("shard-1", 1)[0]
+	for cut := range w.nodes {
+		c, _ := w.client()
+		ctx := testContext(t)
+		p := w.primary("shard-1")
+		if _, err := c.Put(ctx, "things", key, []byte("1")); err != nil {
+			t.Fatal(err)
+		}
+		c.alive.Store(&place{p.addr, p.id})
+		old := w.truth()
+		p.set(func() { p.old = old })
+		w.crown("shard-1", (cut+1)%len(w.nodes))
+		writer := c.NewWriter(WriterOptions{})
+		defer writer.Close()
+		var x tally
+		if err := writer.Send(ctx, "things", key, []byte("2"), x.note); err != nil {
+			t.Fatal(err)
+		}
+		short, cancel := context.WithTimeout(ctx, 8*time.Second)
+		defer cancel()
+		if d, err := c.Get(short, "things", key); err != nil {
+			t.Errorf("with %s cut off: %s, %v", p.id, d.Value, err)
+		}
+		if err := writer.Flush(short); err != nil {
+			t.Error(err)
+		}
+		if done, errs := x.counts(); done != 1 {
+			t.Errorf("with %s cut off: %d written, %v", p.id, done, errs)
+		}
+		p.set(func() { p.old = nil })
+	}
+}
+
 func TestStaleRouteIsCorrected(t *testing.T) {
 	w := newWorld(t)
 	c, _ := w.client(func(o *Options) { o.Refresh = time.Hour })

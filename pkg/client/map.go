@@ -109,19 +109,37 @@ func (k *keeper) init() { k.kick, k.done = make(chan struct{}, 1), make(chan str
 // mapSpacing is the least time between two questions for the map.
 const mapSpacing = 20 * time.Millisecond
 
+// moveOn is for how long one node is asked for a map that it does not have: it may be cut off, and never have it.
+const moveOn = 500 * time.Millisecond
+
 // keep asks for the map: at once when it is wanted, and from the first time on every Refresh.
 func (c *Client) keep() {
 	var tick <-chan time.Time
-	for {
+	var since, last time.Time // when a newer map was first wanted that has not come, and last; zero: it is not wanted
+	for turn := 0; ; {
 		select {
 		case <-c.life.Done():
 			return
 		case <-c.keeper.kick:
+			if last = time.Now(); since.IsZero() {
+				since = last
+			}
 		case <-tick:
+			if time.Since(last) >= moveOn {
+				since = time.Time{}
+			}
 		}
 		c.keeper.begin()
+		before := c.table.Load()
 		err := c.fetch()
 		c.keeper.end(err)
+		if c.table.Load() != before {
+			since = time.Time{}
+		} else if !since.IsZero() && time.Since(since) >= moveOn {
+			all := c.known()
+			c.alive.Store(&all[turn%len(all)])
+			turn, since = turn+1, time.Now()
+		}
 		tick = time.After(c.o.Refresh)
 		select {
 		case <-c.life.Done():

@@ -279,6 +279,12 @@ func (n *fakeNode) GetMap(ctx context.Context, r *nodev1.GetMapRequest) (*nodev1
 	if unjoined {
 		return nil, themis.Errorf(themis.NoPrimary, "this node belongs to no cluster yet")
 	}
+	n.mu.Lock()
+	old := n.old != nil
+	n.mu.Unlock()
+	if old && r.GetKnownRevision() > 0 {
+		return &nodev1.GetMapResponse{Revision: 1}, nil // it has nothing newer
+	}
 	w := n.w
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -120,7 +120,7 @@ func (r *router) Write(ctx context.Context, req *nodev1.WriteRequest) (*nodev1.W
 	}
 	repeatable := req.GetRequestId() != ""
 	var out *nodev1.WriteResponse
-	err = r.try(ctx, repeatable, req.GetForwarded(), func(v cluster.View) (err error) {
+	err = r.try(ctx, repeatable, senderOf(req), func(v cluster.View) (err error) {
 		shard, err := r.shardOf(v, req)
 		if err != nil {
 			return err
@@ -177,9 +177,23 @@ func late(ctx context.Context) time.Time {
 	return end.Add(-min(answerTime, time.Until(end)/5))
 }
 
+// sender is what tells who asks.
+type sender struct {
+	forwarded bool // another node: it repeats what is not done
+	direct    bool // a client that goes by a map of its own, and can ask other nodes
+}
+
+func senderOf(req interface {
+	GetForwarded() bool
+	GetShardId() string
+}) sender {
+	return sender{forwarded: req.GetForwarded(), direct: req.GetShardId() != ""}
+}
+
 // try repeats what surely was not done, or may be repeated, until it is done, refused, or time runs out. Once the outcome of one attempt
-// is unknown, only success says what became of the whole.
-func (r *router) try(ctx context.Context, repeatable, once bool, do func(cluster.View) error) error {
+// is unknown, only success says what became of the whole. A node that is cut off from the control plane learns of no other primary:
+// who can ask elsewhere is told so at once.
+func (r *router) try(ctx context.Context, repeatable bool, from sender, do func(cluster.View) error) error {
 	late, unknown := late(ctx), false
 	verdict := func(err error) error {
 		if !unknown || themis.CodeOf(err) == themis.OutcomeUnknown || !guard.On(guard.UnknownStays) {
@@ -202,7 +216,7 @@ func (r *router) try(ctx context.Context, repeatable, once bool, do func(cluster
 			return nil
 		}
 		unknown = unknown || themis.CodeOf(err) == themis.OutcomeUnknown
-		if once || !again(err, repeatable) {
+		if from.forwarded || from.direct && !r.n.reigns(time.Now()) && guard.On(guard.CutSaysSo) || !again(err, repeatable) {
 			return verdict(err)
 		}
 		select {
@@ -356,7 +370,7 @@ func (r *router) Read(ctx context.Context, req *nodev1.ReadRequest) (*nodev1.Rea
 	}
 	t := placement(req.GetShardKey(), req.GetKey())
 	var out *nodev1.ReadResponse
-	err = r.try(ctx, true, req.GetForwarded(), func(v cluster.View) (err error) {
+	err = r.try(ctx, true, senderOf(req), func(v cluster.View) (err error) {
 		shard := v.Routing.Shard(t)
 		if want := req.GetShardId(); want != "" {
 			if err := v.Routing.CheckOwner(t, themis.ShardID(want), req.GetRoutingVersion()); err != nil {
@@ -444,7 +458,7 @@ func (r *router) Scan(ctx context.Context, req *nodev1.ScanRequest, yield func(*
 	ctx, still, cancel := withStandstill(ctx)
 	defer cancel()
 	sent := false
-	return r.try(ctx, true, req.GetForwarded(), func(v cluster.View) error {
+	return r.try(ctx, true, senderOf(req), func(v cluster.View) error {
 		shard := themis.ShardID(req.GetShardId())
 		record, ok := v.Shards[shard]
 		if !ok {

@@ -4,8 +4,10 @@ import (
 	"context"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/themisdb/themis/pkg/cluster"
+	"github.com/themisdb/themis/pkg/control"
 	nodev1 "github.com/themisdb/themis/pkg/rpc/proto/themis/node/v1"
 	"github.com/themisdb/themis/pkg/themis"
 )
@@ -33,7 +35,7 @@ func TestUnknownStaysUnknown(t *testing.T) {
 		r.n.view.Store(&cluster.View{})
 		ctx, cancel := context.WithCancel(t.Context())
 		tries := 0
-		err := r.try(ctx, c.repeatable, false, func(cluster.View) error {
+		err := r.try(ctx, c.repeatable, sender{}, func(cluster.View) error {
 			tries++
 			if tries == len(c.ends) {
 				cancel()
@@ -85,5 +87,46 @@ func TestNewCollectionBehindAnOldMap(t *testing.T) {
 	}
 	if keys := scan("nothing"); len(keys) != 0 {
 		t.Errorf("of no collection: %v", keys)
+	}
+}
+
+// A node that is cut off from the control plane tells a client that can ask other nodes at once that it does not lead; for all others, and
+// while its lease holds, it waits for a primary.
+func TestCutOffNodeKeepsNobodyWaiting(t *testing.T) {
+	m, err := control.NewMap(control.NewMemory(nil), "c1", control.Options{TTL: time.Minute})
+	if err != nil {
+		t.Fatal(err)
+	}
+	lease, err := m.Heartbeat(t.Context(), cluster.Alive{Node: "node-1", Storage: "disk-1", Boot: "boot-1"}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct {
+		lease bool
+		from  sender
+		tries int
+	}{
+		"cut off, a client with a map":   {false, senderOf(&nodev1.WriteRequest{ShardId: "shard-1"}), 1},
+		"cut off, one without":           {false, senderOf(&nodev1.ReadRequest{}), 3},
+		"a client with a map":            {true, senderOf(&nodev1.ScanRequest{ShardId: "shard-1"}), 3},
+		"another node, which can repeat": {true, senderOf(&nodev1.WriteRequest{ShardId: "shard-1", Forwarded: true}), 1},
+	} {
+		r := &router{n: &Node{}}
+		r.n.view.Store(&cluster.View{})
+		if c.lease {
+			r.n.lease.Store(lease)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		tries := 0
+		err := r.try(ctx, true, c.from, func(cluster.View) error {
+			if tries++; tries == 3 {
+				cancel()
+			}
+			return themis.Errorf(themis.NoPrimary, "nobody leads")
+		})
+		if tries != c.tries || themis.CodeOf(err) != themis.NoPrimary {
+			t.Errorf("%s: %d attempts, want %d; %v", name, tries, c.tries, err)
+		}
+		cancel()
 	}
 }

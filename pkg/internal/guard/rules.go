@@ -58,6 +58,7 @@ const (
 	PromiseReread  Rule = "promise-reread"  // a copy that begins empty promises the epoch of the control plane's record
 	InstallPieces  Rule = "install-pieces"  // an install goes on only with files of the very checkpoint that it sends
 	CollectionNow  Rule = "collection-now"  // a collection that the map here lacks is asked for before it is taken to have no documents
+	CutSaysSo      Rule = "cut-says-so"     // a node that is cut off from the control plane keeps no client waiting that can ask elsewhere
 	UnusedOnly     Rule = "unused-only"     // a copy's directory is removed only when the map, read anew, has no copy of the shard on this disk
 	UnusedCovered  Rule = "unused-covered"  // and when the primary's log has all that the copy's log holds
 	UnusedRescued  Rule = "unused-rescued"  // and when nothing was rescued in it
