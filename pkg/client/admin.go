@@ -88,12 +88,11 @@ const (
 // A lost connection is yielded as an error and made again, also to another node; the loop goes on.
 func (c *Client) Watch(ctx context.Context, from themis.HLC) iter.Seq2[Frame, error] {
 	return func(yield func(Frame, error) bool) {
+		w := watcher{begin: from}
 		for ctx.Err() == nil && c.life.Err() == nil {
-			last, more := c.watchOnce(ctx, from, yield)
-			if !more {
+			if !c.watchOnce(ctx, &w, yield) {
 				return
 			}
-			from = max(from, last)
 			select {
 			case <-ctx.Done():
 			case <-c.life.Done():
@@ -103,17 +102,37 @@ func (c *Client) Watch(ctx context.Context, from themis.HLC) iter.Seq2[Frame, er
 	}
 }
 
-// watchOnce follows one node. It answers the HLC of the newest event it yielded, and whether the loop goes on.
-func (c *Client) watchOnce(ctx context.Context, from themis.HLC, yield func(Frame, error) bool) (themis.HLC, bool) {
+// watcher is what one Watch was told over all its streams.
+type watcher struct {
+	begin themis.HLC // where it began; 0: not yet, with what is new
+	last  themis.HLC // of the last frame
+	trail cluster.Trail
+}
+
+// from is the place from which the next stream tells events: those that are written late come again.
+func (w *watcher) from() themis.HLC { return max(w.begin, cluster.TrailFrom(w.last)) }
+
+// news leaves out of a frame what an earlier one had.
+func (w *watcher) news(f *Frame) {
+	if w.begin == 0 {
+		w.begin = f.HLC
+	}
+	w.last = max(w.last, f.HLC)
+	f.Events = w.trail.News(f.Events)
+	w.trail.Forget(cluster.TrailFrom(w.from()))
+}
+
+// watchOnce follows one node, and answers whether the loop goes on.
+func (c *Client) watchOnce(ctx context.Context, w *watcher, yield func(Frame, error) bool) bool {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	silence := time.AfterFunc(silentFor, func() { cancel(errSilent) })
 	defer silence.Stop()
-	fail := func(err error) (themis.HLC, bool) {
+	fail := func(err error) bool {
 		if ctx.Err() != nil && !errors.Is(context.Cause(ctx), errSilent) {
-			return from, true // the loop's condition ends it
+			return true // the loop's condition ends it
 		}
-		return from, yield(Frame{}, err)
+		return yield(Frame{}, err)
 	}
 	start := func(ctx context.Context, a nodev1.AdminServiceClient) (*nodev1.DescribeResponse, error) {
 		return a.Describe(ctx, &nodev1.DescribeRequest{})
@@ -127,7 +146,7 @@ func (c *Client) watchOnce(ctx context.Context, from themis.HLC, yield func(Fram
 		return fail(err)
 	}
 	req := &nodev1.WatchStateRequest{}
-	if from > 0 {
+	if from := w.from(); from > 0 {
 		req.FromHlc = from.String()
 	}
 	stream, err := conn.WatchState(ctx, req)
@@ -144,11 +163,9 @@ func (c *Client) watchOnce(ctx context.Context, from themis.HLC, yield func(Fram
 		if err != nil {
 			return fail(err)
 		}
-		for _, e := range f.Events {
-			from = max(from, e.HLC)
-		}
+		w.news(&f)
 		if !yield(f, nil) {
-			return from, false
+			return false
 		}
 	}
 }

@@ -389,12 +389,13 @@ func TestWatchGoesOnAtAnotherNode(t *testing.T) {
 	w := newWorld(t)
 	c, _ := w.client()
 	w.mu.Lock()
-	w.events = []cluster.Event{{ID: "1", HLC: 10, Action: "a"}}
+	now := themis.HLCAt(time.Now())
+	w.events = []cluster.Event{{ID: "1", HLC: now, Action: "a"}}
 	w.mu.Unlock()
 	ctx := testContext(t)
 	var seen []string
 	lost, after, killed := 0, 0, false
-	for f, err := range c.Watch(ctx, 5) {
+	for f, err := range c.Watch(ctx, now-1) {
 		if err != nil {
 			lost++
 			continue
@@ -410,7 +411,7 @@ func TestWatchGoesOnAtAnotherNode(t *testing.T) {
 			killed = true
 			w.nodes[slices.IndexFunc(w.nodes, func(n *fakeNode) bool { return n.addr == c.alive.Load().addr })].kill()
 			w.mu.Lock()
-			w.events = append(w.events, cluster.Event{ID: "2", HLC: 20, Action: "b"})
+			w.events = append(w.events, cluster.Event{ID: "2", HLC: now, Action: "b"}) // no later than the first
 			w.mu.Unlock()
 		case lost > 0:
 			after++
@@ -421,6 +422,37 @@ func TestWatchGoesOnAtAnotherNode(t *testing.T) {
 	}
 	if strings.Join(seen, "") != "ab" || lost == 0 {
 		t.Fatalf("events %v, %d errors; want a and b once each, and to be told of the loss", seen, lost)
+	}
+}
+
+// What happens while a watch is lost is told when it is made anew, also where no event was told before.
+func TestWatchTellsWhatHappenedWhileItWasLost(t *testing.T) {
+	w := newWorld(t)
+	c, _ := w.client()
+	w.events = []cluster.Event{{ID: "0", HLC: themis.HLCAt(time.Now()), Action: "before"}}
+	var seen []string
+	killed, after := false, 0
+	for f, err := range c.Watch(testContext(t), 0) {
+		if err != nil {
+			continue
+		}
+		for _, e := range f.Events {
+			seen = append(seen, e.Action)
+		}
+		if !killed {
+			killed = true
+			w.nodes[slices.IndexFunc(w.nodes, func(n *fakeNode) bool { return n.addr == c.alive.Load().addr })].kill()
+			w.mu.Lock()
+			w.events = append(w.events, cluster.Event{ID: "1", HLC: f.HLC + 1, Action: "meanwhile"})
+			w.mu.Unlock()
+			continue
+		}
+		if after++; after == 20 {
+			break
+		}
+	}
+	if !slices.Equal(seen, []string{"meanwhile"}) {
+		t.Errorf("told %v", seen)
 	}
 }
 

@@ -510,7 +510,7 @@ func (n *fakeNode) Scan(r *nodev1.ScanRequest, s grpc.ServerStreamingServer[node
 
 func (n *fakeNode) frame() (*nodev1.StateFrame, error) {
 	b, err := json.Marshal(health.Report{Cluster: "demo", Status: health.Healthy})
-	return &nodev1.StateFrame{Hlc: themis.HLC(1).String(), ReportJson: b, ObservedAtMs: map[string]uint64{string(n.id): 5}}, err
+	return &nodev1.StateFrame{Hlc: themis.HLCAt(time.Now()).String(), ReportJson: b, ObservedAtMs: map[string]uint64{string(n.id): 5}}, err
 }
 
 func (n *fakeNode) GetState(ctx context.Context, _ *nodev1.GetStateRequest) (*nodev1.StateFrame, error) {
@@ -522,6 +522,12 @@ func (n *fakeNode) GetState(ctx context.Context, _ *nodev1.GetStateRequest) (*no
 
 func (n *fakeNode) WatchState(r *nodev1.WatchStateRequest, s grpc.ServerStreamingServer[nodev1.StateFrame]) error {
 	from, _ := themis.ParseHLC(r.GetFromHlc()) //nolint:errcheck // none: 0
+	told := map[string]bool{}
+	n.w.mu.Lock()
+	for _, e := range n.w.events {
+		told[e.ID] = from == 0 || e.HLC <= from
+	}
+	n.w.mu.Unlock()
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
 	for {
@@ -531,10 +537,10 @@ func (n *fakeNode) WatchState(r *nodev1.WatchStateRequest, s grpc.ServerStreamin
 		}
 		n.w.mu.Lock()
 		for _, e := range n.w.events {
-			if e.HLC > from {
+			if !told[e.ID] {
 				b, _ := json.Marshal(e) //nolint:errcheck // plain values
 				f.EventsJson = append(f.EventsJson, b)
-				from = e.HLC
+				told[e.ID] = true
 			}
 		}
 		n.w.mu.Unlock()

@@ -14,6 +14,7 @@ import (
 
 	"github.com/themisdb/themis/pkg/cluster"
 	"github.com/themisdb/themis/pkg/config"
+	"github.com/themisdb/themis/pkg/control"
 	"github.com/themisdb/themis/pkg/rpc"
 	nodev1 "github.com/themisdb/themis/pkg/rpc/proto/themis/node/v1"
 	"github.com/themisdb/themis/pkg/themis"
@@ -150,23 +151,15 @@ func (s *adminService) WatchState(req *nodev1.WatchStateRequest, stream grpc.Ser
 	}
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
+	events := trailFollower{behind: from, floor: cluster.TrailFrom(min(from, themis.HLCAt(time.Now())))}
 	for {
 		changed := s.n.changed.next()
 		frame, err := s.frame(ctx)
 		if err != nil {
 			return err
 		}
-		if m := s.n.m.Load(); m != nil {
-			// The trail is in the control plane; without a quorum the state must still be told.
-			brief, cancel := context.WithTimeout(ctx, 300*time.Millisecond)
-			events, err := m.Events(brief, from+1, 0, 200)
-			cancel()
-			if err == nil {
-				for _, e := range events {
-					from = max(from, e.HLC)
-					frame.EventsJson = append(frame.EventsJson, asJSON(e))
-				}
-			}
+		for _, e := range events.next(ctx, s.n.m.Load()) {
+			frame.EventsJson = append(frame.EventsJson, asJSON(e))
 		}
 		if err := stream.Send(frame); err != nil {
 			return err
@@ -186,6 +179,42 @@ func (s *adminService) WatchState(req *nodev1.WatchStateRequest, stream grpc.Ser
 			}
 		}
 	}
+}
+
+// trailFollower follows the audit trail: the events behind a place, and those before it that are written from now on.
+type trailFollower struct {
+	behind, floor themis.HLC
+	begun         bool
+	trail         cluster.Trail
+}
+
+// eventsMost is how many events a frame has at most: the newest.
+const eventsMost = 200
+
+// next are the events that are news. The trail is in the control plane; without a quorum there are none, and they come later.
+func (f *trailFollower) next(ctx context.Context, m *control.Map) []cluster.Event {
+	if m == nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, 300*time.Millisecond)
+	defer cancel()
+	asked := themis.HLCAt(time.Now())
+	events, err := m.Events(ctx, f.floor, 0, eventsMost)
+	if err != nil {
+		return nil
+	}
+	if !f.begun {
+		f.begun = true
+		old := slices.IndexFunc(events, func(e cluster.Event) bool { return e.HLC > f.behind })
+		if old < 0 {
+			old = len(events)
+		}
+		f.trail.News(events[:old])
+	}
+	f.floor = cluster.TrailFrom(asked)
+	out := f.trail.News(events)
+	f.trail.Forget(f.floor)
+	return out
 }
 
 // GetLocalState implements the service.

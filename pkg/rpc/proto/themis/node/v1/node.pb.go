@@ -2209,7 +2209,7 @@ func (*GetStateRequest) Descriptor() ([]byte, []int) {
 // WatchStateRequest opens a stream of health reports and events.
 type WatchStateRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	FromHlc       string                 `protobuf:"bytes,1,opt,name=from_hlc,json=fromHlc,proto3" json:"from_hlc,omitempty"` // events behind this one; empty: only new ones
+	FromHlc       string                 `protobuf:"bytes,1,opt,name=from_hlc,json=fromHlc,proto3" json:"from_hlc,omitempty"` // events behind this one, and of those before it what is written from now on; empty: only new ones
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }

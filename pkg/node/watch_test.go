@@ -1,0 +1,70 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/themisdb/themis/pkg/cluster"
+	"github.com/themisdb/themis/pkg/control"
+	"github.com/themisdb/themis/pkg/themis"
+)
+
+// A watch tells every event once that is written after it began, also one that happened before others which were written first: at a
+// node whose clock is behind, or that could not reach the control plane.
+func TestEventsThatAreWrittenLateAreTold(t *testing.T) {
+	away := false
+	kv := &control.Faulty{KV: control.NewMemory(nil), Before: func(_ context.Context, c control.Call) error {
+		if c == control.CallList && away {
+			return errors.New("no quorum")
+		}
+		return nil
+	}}
+	t.Cleanup(func() { _ = kv.Close() })
+	m, err := control.NewMap(kv, "c1", control.Options{TTL: time.Minute})
+	if err != nil {
+		t.Fatal(err)
+	}
+	now := time.Now()
+	put := func(subject string, age time.Duration) {
+		e := cluster.Event{HLC: themis.HLCAt(now.Add(-age)), Time: now.Add(-age), Actor: cluster.Actor{Kind: "node", ID: "node-1"}, Action: "test", Subject: subject, Outcome: "done"}
+		if _, err := m.AppendEvent(t.Context(), "node-1", e); err != nil {
+			t.Fatal(err)
+		}
+	}
+	behind := themis.HLCAt(now.Add(-10 * time.Second))
+	f := trailFollower{behind: behind, floor: cluster.TrailFrom(behind)}
+	told := func(want ...string) {
+		t.Helper()
+		var got []string
+		for _, e := range f.next(t.Context(), m) {
+			got = append(got, e.Subject)
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("told %v, want %v", got, want)
+		}
+	}
+	put("long ago", 30*time.Second)
+	put("since", 5*time.Second)
+	told("since")
+	told()
+	put("second", time.Second)
+	told("second")
+	put("first, behind what was told", 2*time.Second)
+	put("before the watch began, written now", 15*time.Second)
+	told("before the watch began, written now", "first, behind what was told")
+	away = true
+	put("unseen", 0)
+	told()
+	away = false
+	told("unseen")
+	for i := range 2 * eventsMost {
+		put(fmt.Sprint(i), -time.Duration(i)*time.Millisecond)
+	}
+	if got := len(f.next(t.Context(), m)); got != eventsMost {
+		t.Errorf("%d events in one frame, want %d", got, eventsMost)
+	}
+}
