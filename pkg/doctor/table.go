@@ -172,6 +172,7 @@ var causes = map[health.Code]string{
 	health.DiskIsFull:          "documents, log that a slow consumer holds back, or files of others on the same disk",
 	health.DiskAlmostFull:      "documents, or log that a slow consumer holds back",
 	health.DiskIsSlow:          "the device is overloaded, worn or shared with somebody who writes much",
+	health.DiskAgeStuck:        "the control plane takes no changes, or can't be reached from this node",
 	health.CertExpires:         "it was issued for a limited time",
 	health.LagHigh:             "its disk or its network is slower than the writes",
 	health.SpareNotReady:       "it was added a moment ago, or is slower than the writes",

@@ -326,6 +326,9 @@ func (b *builder) stateFindings(id themis.NodeID, st NodeState) {
 	if d := st.DiskSlow; d != nil {
 		b.add(DiskIsSlow, "", place{node: id}, time.Time{}, values{"dir": d.Dir, "sync_ms": d.SyncMs, "syncs": d.Syncs, "limit_ms": SlowSync.Milliseconds()})
 	}
+	if a := st.DiskAge; a != nil {
+		b.add(DiskAgeStuck, "", place{node: id}, a.Since, values{"dir": a.Dir, "for": duration(b.now.Sub(a.Since)), "cause": a.Why})
+	}
 	if st.PlainHTTP == "full" {
 		b.add(PlainHTTP, "", place{node: id}, time.Time{}, values{"mode": "everything"})
 	}

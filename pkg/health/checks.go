@@ -41,6 +41,7 @@ const (
 	DiskIsFull          Code = "DISK_FULL"
 	DiskAlmostFull      Code = "DISK_ALMOST_FULL"
 	DiskIsSlow          Code = "DISK_SLOW"
+	DiskAgeStuck        Code = "DISK_AGE_STUCK"
 	CertExpires         Code = "CERT_EXPIRES"
 	LagHigh             Code = "LAG_HIGH"
 	SpareNotReady       Code = "SPARE_NOT_READY"
@@ -158,6 +159,9 @@ var checks = []Check{
 	{DiskIsSlow, Warning, false, "A disk is slow",
 		"the disk at {dir} on {node} takes {sync_ms} ms to make a write durable, the median of {syncs}; {limit_ms} ms is the bar: every write that needs it waits so long",
 		"themis-cli node show {node}"},
+	{DiskAgeStuck, Warning, true, "The age of a disk is not counted on",
+		"the age of the disk at {dir} on {node} has not been counted on for {for}: {cause}; should an image of it from this time be put back, it would not be told apart, though it lacks what was acknowledged since",
+		"themisdb-repl-doctor check"},
 	{CertExpires, Warning, false, "A certificate is near its end",
 		"the certificate of {node} ends at {expires}, {left} from now",
 		"themis-cli pki renew pki/{node}.crt"},

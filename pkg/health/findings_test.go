@@ -45,7 +45,10 @@ var findings = map[Code]struct {
 	DiskIsFull: {func(w *world) {
 		w.states["node-2"].State.DiskFull = &DiskFull{Dir: "/data", Free: 900, Reserve: 1000, Since: ago(time.Minute)}
 	}, "node-2", CriticalSv, "900 bytes are free at /data on node-2, 1000 are kept"},
-	DiskIsSlow:   {func(w *world) { w.states["node-2"].State.DiskSlow = &DiskSlow{Dir: "/data", SyncMs: 510, Syncs: 9} }, "node-2", Warning, "the disk at /data on node-2 takes 510 ms to make a write durable, the median of 9; 250 ms is the bar"},
+	DiskIsSlow: {func(w *world) { w.states["node-2"].State.DiskSlow = &DiskSlow{Dir: "/data", SyncMs: 510, Syncs: 9} }, "node-2", Warning, "the disk at /data on node-2 takes 510 ms to make a write durable, the median of 9; 250 ms is the bar"},
+	DiskAgeStuck: {func(w *world) {
+		w.states["node-2"].State.DiskAge = &DiskAgeStands{Dir: "/data", Since: ago(40 * time.Second), Why: "no space"}
+	}, "node-2", Warning, "the age of the disk at /data on node-2 has not been counted on for 40.0 s: no space; should an image"},
 	ReplicaDead:  {func(w *world) { w.fail("node-3", 42*time.Second) }, "shard-2/node-3", Warning, "node-3 is FAILED: connection refused, silent for 1.2 s; 2 of 2 copies are in sync; no new copy is being built yet"},
 	ReplicaBlank: {func(w *world) { w.copyOn("node-2", "shard-1").Blank = "its log ends at 7, it had acknowledged 9" }, "shard-1/node-2", Warning, "its log ends at 7"},
 	CopyMissing: {func(w *world) {

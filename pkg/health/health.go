@@ -43,6 +43,7 @@ type NodeState struct {
 	Disk        string            `json:"disk"`                // names its file system on its machine; empty: not known
 	DiskFull    *DiskFull         `json:"disk_full,omitempty"` // nil: it is not
 	DiskSlow    *DiskSlow         `json:"disk_slow,omitempty"` // nil: it is not, or nothing is written
+	DiskAge     *DiskAgeStands    `json:"disk_age,omitempty"`  // nil: it is counted on
 	CertExpires *time.Time        `json:"cert_expires"`
 	PlainHTTP   string            `json:"plain_http"`        // off, status, full
 	Replicas    []LocalReplica    `json:"replicas"`          // by shard
@@ -84,6 +85,13 @@ type DiskSlow struct {
 	Dir    string `json:"dir"`
 	SyncMs int64  `json:"sync_ms"` // the median of the newest syncs of logs
 	Syncs  int    `json:"syncs"`   // how many those are
+}
+
+// DiskAgeStands is a disk whose age has not been counted on for a while, on it and in the control plane.
+type DiskAgeStands struct {
+	Dir   string    `json:"dir"`
+	Since time.Time `json:"since"` // when it last was
+	Why   string    `json:"why"`
 }
 
 // Copy is what a copy of a shard is for at this moment.

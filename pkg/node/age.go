@@ -7,10 +7,13 @@ import (
 	"io/fs"
 	"maps"
 	"os"
+	"slices"
+	"sync"
 	"time"
 
 	"github.com/themisdb/themis/pkg/cluster"
 	"github.com/themisdb/themis/pkg/control"
+	"github.com/themisdb/themis/pkg/health"
 	"github.com/themisdb/themis/pkg/internal/guard"
 	"github.com/themisdb/themis/pkg/replication"
 	nodev1 "github.com/themisdb/themis/pkg/rpc/proto/themis/node/v1"
@@ -93,6 +96,10 @@ func (n *Node) checkAge(ctx context.Context, m *control.Map) error {
 			}
 			return old
 		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		n.log.Warn("the age of the disk is not checked yet", "err", err)
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
@@ -190,11 +197,21 @@ func (n *Node) lookAtOthers(ctx context.Context, m *control.Map) (out []seenDisk
 	if err != nil {
 		return nil
 	}
-	out = []seenDisk{}
-	for _, a := range all {
-		if r := v.Nodes[a.Node]; r.Control != nil && a.Node != n.id.Node {
-			out = append(out, seenDisk{Node: a.Node, GRPC: r.GRPC, Storage: a.Storage, Age: a.Age})
+	return othersOf(v, n.id.Node, all)
+}
+
+// othersOf are all other members, also those that never said how old they are: whoever is not noted is not asked at the next start.
+func othersOf(v cluster.View, own themis.NodeID, ages []cluster.DiskAge) []seenDisk {
+	out := []seenDisk{}
+	for _, id := range v.ControlNodes() {
+		if id == own {
+			continue
 		}
+		seen := seenDisk{Node: id, GRPC: v.Nodes[id].GRPC, Storage: v.Nodes[id].Storage}
+		if i := slices.IndexFunc(ages, func(a cluster.DiskAge) bool { return a.Node == id }); i >= 0 {
+			seen.Storage, seen.Age = ages[i].Storage, ages[i].Age
+		}
+		out = append(out, seen)
 	}
 	return out
 }
@@ -203,7 +220,37 @@ const (
 	ageMost  = 10 * time.Second      // a disk grows older at least so often,
 	ageLeast = time.Second           // and at most so often, when its copies took something in,
 	ageShare = 50 * time.Millisecond // and for each node of the cluster so much less often, which bounds what the control plane takes
+	ageLate  = 3 * ageMost           // from then on it is said that it does not
 )
+
+// aging is whether the disk's age is counted on.
+type aging struct {
+	mu    sync.Mutex
+	since time.Time // when it last was; before that, when it was first tried
+	err   error     // of the newest attempt
+	late  bool      // it has not been for ageLate
+}
+
+// note takes in what came of an attempt, and says whether it was and is late.
+func (a *aging) note(err error, now time.Time) (was, is bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if err == nil || a.since.IsZero() {
+		a.since = now
+	}
+	was, a.err, a.late = a.late, err, now.Sub(a.since) > ageLate
+	return was, a.late
+}
+
+// tells is what health says of an age that stands still; nil while it does not.
+func (a *aging) tells(dir string) *health.DiskAgeStands {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if !a.late {
+		return nil
+	}
+	return &health.DiskAgeStands{Dir: dir, Since: a.since.UTC(), Why: a.err.Error()}
+}
 
 // ageEvery is how long after it last grew older a disk does so again if its copies took something in; took is how long it took, so that
 // a slow disk or control plane is busy with it for a fifth of the time at most.
@@ -238,12 +285,26 @@ func (n *Node) age(ctx context.Context, m *control.Map) error {
 	}
 }
 
-// growOlder counts on: first on the disk, then in the control plane, so that the record is never ahead of the disk that made it.
+// growOlder counts on. A full disk, a control plane that is away: the next time; but while it goes on so, what the disk acknowledges is
+// not told from what an older state of it would have.
 func (n *Node) growOlder(ctx context.Context, m *control.Map) {
+	err := n.countOn(ctx, m)
+	if ctx.Err() != nil {
+		return
+	}
+	switch was, late := n.aging.note(err, time.Now()); {
+	case late && !was:
+		n.log.Warn("the age of the disk is not counted on", "err", err)
+	case was && !late:
+		n.log.Info("the age of the disk is counted on again")
+	}
+}
+
+// countOn does it first on the disk, then in the control plane, so that the record is never ahead of the disk that made it.
+func (n *Node) countOn(ctx context.Context, m *control.Map) error {
 	own, err := n.readAge()
 	if err != nil {
-		n.log.Warn("the age of the disk is not counted on", "err", err)
-		return
+		return err
 	}
 	a := ageFile{Format: 1, Storage: n.id.Storage, Age: own.Age + 1, Seen: own.Seen}
 	if seen := n.lookAtOthers(ctx, m); seen != nil {
@@ -253,12 +314,10 @@ func (n *Node) growOlder(ctx context.Context, m *control.Map) {
 	if err == nil {
 		err = replaceFile(n.cfg.Node.DataDir, ageName, b)
 	}
-	if err == nil {
-		try, cancel := context.WithTimeout(ctx, 3*time.Second)
-		defer cancel()
-		err = m.PutDiskAge(try, cluster.DiskAge{Node: n.id.Node, Storage: n.id.Storage, Age: a.Age})
+	if err != nil {
+		return err
 	}
-	if err != nil && ctx.Err() == nil {
-		n.log.Debug("the age of the disk is not counted on", "err", err) // a full disk, a control plane that is away: the next time
-	}
+	try, cancel := context.WithTimeout(ctx, 3*time.Second)
+	defer cancel()
+	return m.PutDiskAge(try, cluster.DiskAge{Node: n.id.Node, Storage: n.id.Storage, Age: a.Age})
 }

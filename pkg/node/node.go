@@ -89,6 +89,7 @@ type Node struct {
 	heard    controllerHeard
 	gather   *gatherer
 	disk     *disk
+	aging    aging
 	rechecks chan struct{}                     // certificates were read anew
 	holding  atomic.Pointer[map[string]string] // why the controller here holds back
 	stopping atomic.Pointer[cluster.Stopping]  // not nil: the node is on its way out

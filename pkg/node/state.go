@@ -36,7 +36,7 @@ func (n *Node) localState(ctx context.Context) health.NodeState {
 			out.Replicas = append(out.Replicas, localReplica(r.Status()))
 		}
 	}
-	out.Unused = n.unused.list()
+	out.Unused, out.DiskAge = n.unused.list(), n.aging.tells(n.disk.dir)
 	if s := n.etcd.Load(); s != nil {
 		st := s.Status(ctx)
 		c := &health.LocalControl{Leader: st.Leader != 0 && st.Leader == st.ID, Learner: st.Learner, HasQuorum: st.Quorum, DBBytes: st.DBBytes, Revision: int64(v.Revision)}
