@@ -251,9 +251,10 @@ func (s *still) carry(from, to net.Conn) {
 	defer func() { _, _ = from.Close(), to.Close() }()
 	for b := make([]byte, 64<<10); ; {
 		n, err := from.Read(b)
-		s.RLock()
-		s.RUnlock() //nolint:staticcheck // passes only while the road is open
-		if _, wrong := to.Write(b[:n]); err != nil || wrong != nil {
+		s.RLock() // passes only while the road is open
+		_, wrong := to.Write(b[:n])
+		s.RUnlock()
+		if err != nil || wrong != nil {
 			return
 		}
 	}
