@@ -186,20 +186,33 @@ type trailFollower struct {
 	behind, floor themis.HLC
 	begun         bool
 	trail         cluster.Trail
+	waiting       []cluster.Event // news that the frame before had no room for; while there are any, the trail is not asked
 }
 
-// eventsMost is how many events a frame has at most: the newest.
-const eventsMost = 200
+const (
+	eventsMost = 200  // in a frame; of those from before the watch began, the newest
+	trailMost  = 1000 // of cluster.TrailLate, the newest: of more, only Events tells all
+)
 
 // next are the events that are news. The trail is in the control plane; without a quorum there are none, and they come later.
 func (f *trailFollower) next(ctx context.Context, m *control.Map) []cluster.Event {
-	if m == nil {
-		return nil
+	if len(f.waiting) == 0 && m != nil {
+		f.waiting = f.ask(ctx, m)
 	}
+	n := min(len(f.waiting), eventsMost)
+	out := f.waiting[:n]
+	f.waiting = f.waiting[n:]
+	return out
+}
+
+func (f *trailFollower) ask(ctx context.Context, m *control.Map) []cluster.Event {
 	ctx, cancel := context.WithTimeout(ctx, 300*time.Millisecond)
 	defer cancel()
-	asked := themis.HLCAt(time.Now())
-	events, err := m.Events(ctx, f.floor, 0, eventsMost)
+	asked, most := themis.HLCAt(time.Now()), trailMost
+	if !f.begun {
+		most = eventsMost
+	}
+	events, err := m.Events(ctx, f.floor, 0, most)
 	if err != nil {
 		return nil
 	}

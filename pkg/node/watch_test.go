@@ -64,7 +64,18 @@ func TestEventsThatAreWrittenLateAreTold(t *testing.T) {
 	for i := range 2 * eventsMost {
 		put(fmt.Sprint(i), -time.Duration(i)*time.Millisecond)
 	}
-	if got := len(f.next(t.Context(), m)); got != eventsMost {
-		t.Errorf("%d events in one frame, want %d", got, eventsMost)
+	put("late, before a burst", 20*time.Second)
+	burst := map[string]bool{}
+	for _, want := range []int{eventsMost, eventsMost, 1, 0} {
+		events := f.next(t.Context(), m)
+		if len(events) != want {
+			t.Errorf("%d events in one frame, want %d", len(events), want)
+		}
+		for _, e := range events {
+			burst[e.Subject] = true
+		}
+	}
+	if len(burst) != 2*eventsMost+1 {
+		t.Errorf("%d events of a burst were told, want %d", len(burst), 2*eventsMost+1)
 	}
 }
