@@ -94,11 +94,11 @@ func TestEveryOtherMemberIsNoted(t *testing.T) {
 }
 
 // agingNode is a node with a disk and a log, and nothing else, and the cluster's map in a store.
-func agingNode(t *testing.T) (n *Node, said *bytes.Buffer, kv *control.Faulty, m *control.Map) {
+func agingNode(t *testing.T) (n *Node, said *logLines, kv *control.Faulty, m *control.Map) {
 	t.Helper()
 	mem := control.NewMemory(nil)
 	t.Cleanup(func() { _ = mem.Close() })
-	kv, said = &control.Faulty{KV: mem}, &bytes.Buffer{}
+	kv, said = &control.Faulty{KV: mem}, &logLines{}
 	m, err := control.NewMap(kv, "c1", control.Options{})
 	if err != nil {
 		t.Fatal(err)
@@ -126,13 +126,13 @@ func TestAnAgeThatStandsIsTold(t *testing.T) {
 			_ = n.age(ctx, m)
 		}()
 		time.Sleep(time.Minute) // virtual
-		if f := n.aging.tells("/data"); f != nil || said.Len() > 0 {
+		if f := n.aging.tells("/data"); f != nil || said.String() != "" {
 			t.Errorf("in calm weather: %+v, %s", f, said)
 		}
 		full.Store(true)
 		began := time.Now()
 		time.Sleep(20 * time.Second) // virtual
-		if f := n.aging.tells("/data"); f != nil || said.Len() > 0 {
+		if f := n.aging.tells("/data"); f != nil || said.String() != "" {
 			t.Errorf("after 20 s: %+v, %s", f, said)
 		}
 		time.Sleep(time.Minute) // virtual
