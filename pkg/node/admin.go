@@ -185,6 +185,7 @@ func (s *adminService) WatchState(req *nodev1.WatchStateRequest, stream grpc.Ser
 type trailFollower struct {
 	behind, floor themis.HLC
 	begun         bool
+	failed        themis.HLC // when the trail could last not be asked: others could not write to it either, and do so from now on
 	trail         cluster.Trail
 	waiting       []cluster.Event // news that the frame before had no room for; while there are any, the trail is not asked
 }
@@ -214,6 +215,7 @@ func (f *trailFollower) ask(ctx context.Context, m *control.Map) []cluster.Event
 	}
 	events, err := m.Events(ctx, f.floor, 0, most)
 	if err != nil {
+		f.failed = asked
 		return nil
 	}
 	if !f.begun {
@@ -224,9 +226,11 @@ func (f *trailFollower) ask(ctx context.Context, m *control.Map) []cluster.Event
 		}
 		f.trail.News(events[:old])
 	}
-	f.floor = cluster.TrailFrom(asked)
 	out := f.trail.News(events)
-	f.trail.Forget(f.floor)
+	if f.failed < cluster.TrailFrom(asked) {
+		f.floor = cluster.TrailFrom(asked)
+		f.trail.Forget(f.floor)
+	}
 	return out
 }
 

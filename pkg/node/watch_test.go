@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/themisdb/themis/pkg/cluster"
@@ -78,4 +79,50 @@ func TestEventsThatAreWrittenLateAreTold(t *testing.T) {
 	if len(burst) != 2*eventsMost+1 {
 		t.Errorf("%d events of a burst were told, want %d", len(burst), 2*eventsMost+1)
 	}
+}
+
+// What happened while the control plane was away, for however long, is written when it is back, and told then.
+func TestEventsOfAnOutageAreTold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		away := false
+		kv := &control.Faulty{KV: control.NewMemory(nil), Before: func(context.Context, control.Call) error {
+			if away {
+				return errors.New("no quorum")
+			}
+			return nil
+		}}
+		defer kv.Close() //nolint:errcheck // in memory
+		m, err := control.NewMap(kv, "c1", control.Options{TTL: time.Minute})
+		if err != nil {
+			t.Fatal(err)
+		}
+		now := themis.HLCAt(time.Now())
+		f := trailFollower{behind: now, floor: cluster.TrailFrom(now)}
+		var told []string
+		watch := func(long time.Duration) {
+			for range long / time.Second {
+				for _, e := range f.next(t.Context(), m) {
+					told = append(told, e.Subject)
+				}
+				time.Sleep(time.Second) // virtual
+			}
+		}
+		watch(3 * time.Minute)
+		away = true
+		then := time.Now()
+		watch(20 * time.Minute)
+		away = false
+		watch(5 * time.Second)
+		e := cluster.Event{HLC: themis.HLCAt(then.Add(time.Second)), Time: then, Actor: cluster.Actor{Kind: "node", ID: "node-2"}, Action: "test", Subject: "in the outage", Outcome: "done"}
+		if _, err := m.AppendEvent(t.Context(), "node-2", e); err != nil {
+			t.Fatal(err)
+		}
+		watch(3 * time.Minute)
+		if !slices.Equal(told, []string{"in the outage"}) {
+			t.Errorf("told %v", told)
+		}
+		if f.floor < cluster.TrailFrom(themis.HLCAt(time.Now().Add(-2*time.Second))) {
+			t.Errorf("minutes later it still asks from %s", f.floor.Time())
+		}
+	})
 }
