@@ -82,30 +82,22 @@ func (n *Node) checkAge(ctx context.Context, m *control.Map) error {
 	if err != nil {
 		return err
 	}
-	for {
-		try, cancel := context.WithTimeout(ctx, 3*time.Second)
-		seen, err := m.DiskAge(try, n.id.Node)
-		cancel()
-		if err == nil {
-			old := n.follows(own.Age, seen)
-			if old == nil || !guard.On(guard.OldDisk) {
-				return nil
-			}
-			if double := n.mayReplaceProcess(ctx, m)(cluster.Alive{}); themis.CodeOf(double) == themis.RefusedUnsafe {
-				return double // the disk is a copy of one at work: that says more
-			}
-			return old
-		}
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		n.log.Warn("the age of the disk is not checked yet", "err", err)
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(200 * time.Millisecond):
-		}
+	var seen cluster.DiskAge
+	err = n.asking(ctx, "the age of the disk is not checked yet", func(ctx context.Context) (final bool, err error) {
+		seen, err = m.DiskAge(ctx, n.id.Node)
+		return false, err
+	})
+	if err != nil {
+		return err
 	}
+	old := n.follows(own.Age, seen)
+	if old == nil || !guard.On(guard.OldDisk) {
+		return nil
+	}
+	if double := n.mayReplaceProcess(ctx, m)(cluster.Alive{}); themis.CodeOf(double) == themis.RefusedUnsafe {
+		return double // the disk is a copy of one at work: that says more
+	}
+	return old
 }
 
 // checkAgeBefore is checkAge before the member of the embedded control plane starts here: on an older state of its disk it has

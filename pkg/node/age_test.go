@@ -174,3 +174,30 @@ func TestAnAgeThatCanNotBeReadIsTold(t *testing.T) {
 		}
 	})
 }
+
+// TestANodeWaitsForItsControlPlane: one that starts while the control plane has no majority waits for it, however long, and says so now and
+// then; what an answer says ends it.
+func TestANodeWaitsForItsControlPlane(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n, said, kv, _ := agingNode(t)
+		away := time.Now().Add(time.Minute)
+		kv.Before = func(context.Context, control.Call) error {
+			if time.Now().Before(away) {
+				return themis.Errorf(themis.Unreachable, "no majority")
+			}
+			return nil
+		}
+		j := &joined{ID: "c1", Name: "demo", Seen: true, Endpoints: []string{"127.0.0.1:1"}}
+		err := n.checkHeld(t.Context(), kv, j)
+		if themis.CodeOf(err) != themis.RefusedUnsafe || time.Now().Before(away) {
+			t.Errorf("%s before it is back: %v", time.Until(away), err)
+		}
+		if lines := strings.Count(said.String(), "does not answer yet"); lines < 5 || lines > 7 {
+			t.Errorf("said %d times in a minute: %s", lines, said)
+		}
+		kv.Before = func(context.Context, control.Call) error { return themis.Errorf(themis.PermissionDenied, "not for you") }
+		if err := n.checkHeld(t.Context(), kv, j); themis.CodeOf(err) != themis.PermissionDenied {
+			t.Errorf("not allowed: %v", err)
+		}
+	})
+}

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/themisdb/themis/pkg/cluster"
 	"github.com/themisdb/themis/pkg/control"
 	"github.com/themisdb/themis/pkg/pki"
 	"github.com/themisdb/themis/pkg/themis"
@@ -165,7 +166,11 @@ func (n *Node) checkHeld(ctx context.Context, kv control.KV, j *joined) error {
 	if !j.Seen {
 		return nil
 	}
-	held, err := control.Clusters(ctx, kv)
+	var held []cluster.Meta
+	err := n.asking(ctx, "the control plane does not answer yet", func(ctx context.Context) (final bool, err error) {
+		held, err = control.Clusters(ctx, kv)
+		return themis.CodeOf(err) != themis.Unreachable, err
+	})
 	if err != nil {
 		return err
 	}

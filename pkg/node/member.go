@@ -142,22 +142,40 @@ func (n *Node) controlURL(addr string) string {
 // announce takes the node's lease, and waits for a control plane that is only coming up, and for the lease of a process of this
 // name that may still run to end.
 func (n *Node) announce(ctx context.Context, m *control.Map) (*control.Lease, error) {
-	for {
+	var lease *control.Lease
+	err := n.asking(ctx, "not announced yet", func(ctx context.Context) (final bool, err error) {
+		lease, err = m.Heartbeat(ctx, n.alive(), n.mayReplaceProcess(ctx, m))
+		return themis.CodeOf(err) == themis.RefusedUnsafe, err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return lease, n.markAddress()
+}
+
+// asking asks the control plane something, 3 s at a time, until it answers, or the answer is final. What stands in the way is logged when it
+// is news, and every 10 s.
+func (n *Node) asking(ctx context.Context, words string, ask func(context.Context) (final bool, err error)) error {
+	var said time.Time
+	for last := ""; ; {
 		try, cancel := context.WithTimeout(ctx, 3*time.Second)
-		lease, err := m.Heartbeat(try, n.alive(), n.mayReplaceProcess(try, m))
+		final, err := ask(try)
 		cancel()
 		switch {
 		case err == nil:
-			return lease, n.markAddress()
+			return nil
 		case ctx.Err() != nil:
-			return nil, ctx.Err()
-		case themis.CodeOf(err) == themis.RefusedUnsafe:
-			return nil, err
+			return ctx.Err()
+		case final:
+			return err
 		}
-		n.log.Warn("not announced yet", "err", err)
+		if now := time.Now(); err.Error() != last || now.Sub(said) >= 10*time.Second {
+			last, said = err.Error(), now
+			n.log.Warn(words, "err", err)
+		}
 		select {
 		case <-ctx.Done():
-			return nil, ctx.Err()
+			return ctx.Err()
 		case <-time.After(200 * time.Millisecond):
 		}
 	}
