@@ -195,7 +195,9 @@ func TestANodeWaitsForItsControlPlane(t *testing.T) {
 		if lines := strings.Count(said.String(), "does not answer yet"); lines < 5 || lines > 7 {
 			t.Errorf("said %d times in a minute: %s", lines, said)
 		}
-		kv.Before = func(context.Context, control.Call) error { return themis.Errorf(themis.PermissionDenied, "not for you") }
+		kv.Before = func(context.Context, control.Call) error {
+			return themis.Errorf(themis.PermissionDenied, "not for you")
+		}
 		if err := n.checkHeld(t.Context(), kv, j); themis.CodeOf(err) != themis.PermissionDenied {
 			t.Errorf("not allowed: %v", err)
 		}
