@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -523,5 +524,24 @@ func TestFoundingIsWaitedOut(t *testing.T) {
 				t.Error(err)
 			}
 		})
+	}
+}
+
+// A primary that this client could not reach itself is told as a node of the cluster would tell it: with the cluster's name.
+func TestUnreachedPrimaryNamesItsCluster(t *testing.T) {
+	w := newWorld(t)
+	c, _ := w.client()
+	m, err := c.Map(testContext(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	find := func(*Map) (themis.ShardID, error) { return "shard-1", nil }
+	cause := themis.Errorf(themis.Unreachable, "node-1 refused the connection")
+	p := ProblemOf(led(cause, m, true, find))
+	if p.Code != themis.NoPrimary || p.Cluster != "demo" || p.Shard != "shard-1" || p.Detail != "the primary of shard-1 can't be reached: node-1 refused the connection" {
+		t.Errorf("%+v", p)
+	}
+	if err := led(cause, m, true, find); !errors.Is(err, cause) {
+		t.Errorf("the cause is lost: %v", err)
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/themisdb/themis/pkg/routing"
+	"github.com/themisdb/themis/pkg/rpc"
 	nodev1 "github.com/themisdb/themis/pkg/rpc/proto/themis/node/v1"
 	"github.com/themisdb/themis/pkg/themis"
 )
@@ -183,7 +184,9 @@ func led(err error, m *Map, answered bool, find func(*Map) (themis.ShardID, erro
 	if finds != nil {
 		return err
 	}
-	return themis.Errorf(themis.NoPrimary, "the primary of %s can't be reached: %w", shard, err).In(shard)
+	out := themis.Errorf(themis.NoPrimary, "the primary of %s can't be reached: %w", shard, err).In(shard)
+	out.Err = &rpc.RemoteError{Cluster: m.Cluster, Conn: err} // as a node of the cluster would say it
+	return out
 }
 
 func (c *Client) once(ctx context.Context, a *attempt, m *Map, find func(*Map) (themis.ShardID, error), do func(context.Context, route, nodev1.DocumentServiceClient) error) error {
