@@ -83,7 +83,7 @@ Exit code: 0 all written, 7 a part, 1 none, or a difference.`,
 			if err := f.check(args[0]); err != nil {
 				return err
 			}
-			if err := readable(args[0]); err != nil {
+			if err := rereadable(args[0]); err != nil {
 				return err
 			}
 			return a.withClient(cmd.Context(), 0, func(ctx context.Context, c *client.Client) error {
@@ -123,6 +123,14 @@ func (f *loadFlags) check(path string) error {
 		f.collection = collectionOf(path)
 	}
 	return ofUser(f.collection, "themis-cli load "+path+" --collection COLLECTION")
+}
+
+// rereadable says that a file can't be read more than once, as a load does.
+func rereadable(path string) error {
+	if info, err := os.Stat(path); path != "-" && err == nil && !info.IsDir() && !info.Mode().IsRegular() {
+		return themis.Errorf(themis.InvalidArgument, "%s is a pipe or a device, not a file: it can be read once only", path).Do("give its content on stdin: themis-cli load - --collection NAME < %s", path)
+	}
+	return readable(path)
 }
 
 // readable says before anybody is asked that a file is not there.

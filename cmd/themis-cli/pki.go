@@ -138,6 +138,9 @@ func (f issueFlags) request(capabilitiesGiven, daysGiven bool) (pki.Request, err
 	if (f.node == "") == (f.client == "") {
 		return r, usage.Wrong("--node, --client: want exactly one of them")
 	}
+	if or(f.node, f.client)+".key" == pki.CAKeyFile {
+		return r, usage.Wrong("--node, --client: %q is the name of the CA's own files", or(f.node, f.client))
+	}
 	if f.days < 0 || daysGiven && f.days == 0 {
 		return r, usage.Wrong("--days %d: want at least 1", f.days)
 	}
@@ -190,6 +193,9 @@ func (a *app) issue(f issueFlags, r pki.Request) error {
 	files := pki.FilesIn(or(f.out, f.dir), or(f.node, f.client))
 	if _, err := os.Stat(files.Cert); err == nil {
 		return themis.Errorf(themis.RefusedUnsafe, "%s is there already", files.Cert).Do("themis-cli pki renew %s, or another --out", files.Cert)
+	}
+	if _, err := os.Lstat(files.Key); err == nil { // of a holder whose certificate is elsewhere, or the CA's own
+		return themis.Errorf(themis.RefusedUnsafe, "%s is there already: a private key is never overwritten", files.Key).Do("give another --out, or move it away")
 	}
 	if err := os.MkdirAll(filepath.Dir(files.Cert), 0o700); err != nil {
 		return onDisk(err)
