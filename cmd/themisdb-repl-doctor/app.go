@@ -78,7 +78,10 @@ func (a *app) root() *cobra.Command {
 The cluster is the one that --playground, --context or --endpoint names; else $THEMIS_ENDPOINT, $THEMIS_PLAYGROUND or
 $THEMIS_CONTEXT; else the current context; else the playground in the user's cache directory.`,
 		SilenceErrors: true, SilenceUsage: true, Args: cobra.ArbitraryArgs,
-		PersistentPreRunE: func(*cobra.Command, []string) error {
+		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
+			if err := usage.NotEmpty(cmd); err != nil {
+				return err
+			}
 			if err := a.check(); err != nil {
 				return err
 			}

@@ -257,3 +257,13 @@ func TestClusterNamesAContext(t *testing.T) {
 		t.Errorf("what is said outright counts: %+v %v", c, err)
 	}
 }
+
+// An empty flag, as of a variable that is not set, is no word for another cluster or directory.
+func TestEmptyFlags(t *testing.T) {
+	for _, args := range [][]string{{"check", "--context", ""}, {"validate-wal", "--data-dir", ""}} {
+		code, out, errOut := command(t, args...)
+		if code != 2 || out != "" || !strings.Contains(errOut, "empty") {
+			t.Errorf("%q: exit %d\n%s%s", args, code, out, errOut)
+		}
+	}
+}

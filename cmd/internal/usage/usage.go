@@ -101,7 +101,7 @@ func NotEmpty(cmd *cobra.Command) error {
 	cmd.Flags().Visit(func(f *pflag.Flag) {
 		switch v := f.Value.(type) {
 		case pflag.SliceValue:
-			if f.Value.Type() == "stringSlice" && slices.ContainsFunc(v.GetSlice(), blank) || len(v.GetSlice()) == 0 {
+			if strings.HasPrefix(f.Value.Type(), "string") && slices.ContainsFunc(v.GetSlice(), blank) || len(v.GetSlice()) == 0 {
 				e = Wrong("--%s: a value is empty in %q", f.Name, strings.Join(v.GetSlice(), ","))
 			}
 		default:
