@@ -81,6 +81,7 @@ func storyDocuments(f *fleet) {
 	f.contains(f.exits(7, "load", f.file("bad.ndjson", `{"_key":"ok"}`+"\n{\n"+`{"x":1}`+"\n\n"+`{"_key":7}`+"\n"), "--collection", "mixed"), "2 of 4 documents written", "line 2: not a JSON object", `line 3: no field "_key"`)
 	f.contains(f.must("load", f.file("twice.ndjson", `{"_key":"a","n":1}`+"\n"+`{"_key":"a","n":2}`+"\n"), "--verify"), "1 documents read back and equal")
 	f.contains(f.exits(1, "load", f.file("twice.ndjson", `{"_key":"a","n":3}`+"\n"), "--verify-only"), "0 documents read back and equal, 1 different")
+	f.contains(f.exits(1, "load", f.file("twice.ndjson", `{"id":"a","n":3}`+"\n"), "--verify-only"), "0 documents read back and equal, 1 different", "can't be compared")
 }
 
 func storyAnswers(f *fleet) {

@@ -183,6 +183,10 @@ func (l *loader) verify(ctx context.Context, src source) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(min(readers, l.f.workers))
 	err := src.each(func(i item) error {
+		if i.err != nil && l.f.only { // nothing was said of it yet
+			l.different(i, "can't be compared: "+i.err.Error())
+			return nil
+		}
 		if i.err != nil || !src.unique() && last[i.key] != i.n { // such lines were never written, or others went over them
 			return nil
 		}
