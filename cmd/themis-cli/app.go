@@ -185,8 +185,8 @@ func (a *app) style() (s tui.Style, width int) {
 	return s, width
 }
 
-func terminal(w io.Writer) bool {
-	f, ok := w.(*os.File)
+func terminal(stream any) bool {
+	f, ok := stream.(*os.File)
 	return ok && term.IsTerminal(int(f.Fd())) //nolint:gosec // a file descriptor
 }
 

@@ -59,7 +59,7 @@ nothing; every fault is named with file, line and key. With --dry-run --exit-cod
 		},
 	}
 	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "show the difference and change nothing")
-	cmd.Flags().BoolVar(&exitCode, "exit-code", false, "exit with 10 when there are changes")
+	cmd.Flags().BoolVar(&exitCode, "exit-code", false, "exit with 10 when there are changes that are not applied")
 	return cmd
 }
 
@@ -76,7 +76,7 @@ func (a *app) applyConfig(ctx context.Context, c *client.Client, out applyAnswer
 		out.Changes = append(out.Changes, changeAnswer{ch, ch.Effect()})
 	}
 	out.Applied, out.ConfigVersion = done.Applied, done.Version
-	if exitCode && len(changes) > 0 {
+	if exitCode && len(changes) > 0 && !out.Applied {
 		a.answer(themis.ExitPending)
 	}
 	return a.print(out, func(w io.Writer, _ bool) { applyText(w, out) })

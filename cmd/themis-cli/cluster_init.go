@@ -435,12 +435,17 @@ func (a *app) initAnswer(out *initAnswer, err error, verb string) error {
 // remember writes a context for the new cluster, so that the next command finds it.
 func (a *app) remember(name string, t client.Context) string {
 	dir, err := client.UserContexts()
-	if err == nil {
-		err = dir.Save(name, absolute(client.Context{Cluster: name, Endpoints: t.Endpoints, CA: t.CA, Cert: t.Cert, Key: t.Key}))
-	}
 	if err != nil {
 		a.say("# no context was written: %v", err)
 		return ""
 	}
-	return name
+	as, err := dir.SaveBeside(name, absolute(client.Context{Cluster: name, Endpoints: t.Endpoints, CA: t.CA, Cert: t.Cert, Key: t.Key}))
+	if err != nil {
+		a.say("# no context was written: %v", err)
+		return ""
+	}
+	if as != name {
+		a.say("# the context %s belongs to another cluster; this one's is %s", name, as)
+	}
+	return as
 }

@@ -78,7 +78,7 @@ func (a *app) printWritten(collection, key string, w client.Written, verb string
 		out.Version, out.Existed = w.Results[0].Version, w.Results[0].Existed
 	}
 	return a.print(out, func(t io.Writer, wide bool) {
-		_, _ = fmt.Fprintf(t, "%s/%s %s: version %s on %s\n", collection, key, verb, out.Version, out.Shard)
+		_, _ = fmt.Fprintf(t, "%s/%s %s: version %s on %s\n", collection, shown(key), verb, out.Version, out.Shard)
 		if wide {
 			pairs(t, "seq", fmt.Sprint(out.Seq), "hlc", out.HLC, "write_concern", dash(string(out.WriteConcern)), "request_id", out.RequestID, "session_token", out.SessionToken)
 		}
@@ -112,7 +112,7 @@ func docPut(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			value, err := a.value(args[2:])
+			value, err := a.value(cmd.Context(), args[2:])
 			if err != nil {
 				return err
 			}
@@ -150,14 +150,17 @@ func withList(err error, collection string) error {
 }
 
 // value is the document that the arguments name.
-func (a *app) value(args []string) ([]byte, error) {
+func (a *app) value(ctx context.Context, args []string) ([]byte, error) {
 	from := "-"
 	if len(args) > 0 {
 		from = args[0]
 	}
 	switch {
 	case from == "-":
-		b, err := io.ReadAll(io.LimitReader(a.in, themis.MaxDocumentBytes+1))
+		if terminal(a.in) {
+			a.say("# type the document, then Ctrl-D")
+		}
+		b, err := io.ReadAll(io.LimitReader(bounded(ctx, a.in), themis.MaxDocumentBytes+1))
 		if err != nil {
 			return nil, themis.Errorf(themis.InvalidArgument, "read stdin: %w", err)
 		}

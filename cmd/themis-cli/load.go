@@ -37,8 +37,9 @@ type loadAnswer struct {
 	Lines       int64       `json:"lines"` // or rows
 	Written     int64       `json:"written"`
 	Failed      int64       `json:"failed"`
-	Bytes       int64       `json:"bytes"`  // of the documents that were written
-	Errors      []lineFault `json:"errors"` // the first 100
+	Overtaken   int64       `json:"overtaken,omitempty"` // lines that a load which goes on left out: their key comes again further down
+	Bytes       int64       `json:"bytes"`               // of the documents that were written
+	Errors      []lineFault `json:"errors"`              // the first 100
 	Duration    int64       `json:"duration_ms"`
 	Rate        float64     `json:"documents_per_second"`
 	Verified    *int64      `json:"verified"` // documents that were read back and are equal; null: not asked for
@@ -113,8 +114,8 @@ func (f *loadFlags) check(path string) error {
 	if f.run != "" && !runName.MatchString(f.run) {
 		return usage.Wrong("--resume %q: not a run that load has named", f.run)
 	}
-	if (f.verify || f.only) && path == "-" {
-		return usage.Wrong("--verify reads the file twice; stdin can be read once")
+	if (f.verify || f.only || f.run != "") && path == "-" {
+		return usage.Wrong("--verify and --resume read the documents twice; stdin can be read once")
 	}
 	if _, err := themis.ParseWriteConcern(f.concern); err != nil {
 		return err
@@ -193,7 +194,7 @@ func (a *app) load(ctx context.Context, c *client.Client, src source, out loadAn
 	}
 	shown()
 	if l.open > 0 {
-		a.say("# interrupted with %s under way, which may be stored or not", counted(int(l.open), "document"))
+		a.say("# it ended with %s under way, which may be stored or not", counted(int(l.open), "document"))
 	}
 	switch {
 	case err != nil && l.out.Written > 0:
@@ -228,6 +229,9 @@ func loadText(w io.Writer, out loadAnswer) {
 		_, _ = fmt.Fprintf(w, "%d of %d documents written to %s (%s) in %s: %.0f a second\n", out.Written, out.Lines, out.Collection, humanBytes(out.Bytes),
 			(time.Duration(out.Duration) * time.Millisecond).Round(time.Millisecond), out.Rate)
 	}
+	if out.Overtaken > 0 {
+		_, _ = fmt.Fprintf(w, "%s left out: the same key comes again further down\n", counted(int(out.Overtaken), "line"))
+	}
 	for _, e := range out.Errors {
 		_, _ = fmt.Fprintf(w, "%s %d: %s\n", unit, e.Line, e.Detail)
 	}
@@ -239,6 +243,6 @@ func loadText(w io.Writer, out loadAnswer) {
 	}
 	_, _ = fmt.Fprintf(w, "%d documents read back and equal, %d different\n", *out.Verified, *out.Different)
 	for _, e := range out.Differences {
-		_, _ = fmt.Fprintf(w, "%s %d: %s: %s\n", unit, e.Line, e.Key, e.Detail)
+		_, _ = fmt.Fprintf(w, "%s %d: %s: %s\n", unit, e.Line, shown(e.Key), e.Detail)
 	}
 }

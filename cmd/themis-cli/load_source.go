@@ -6,7 +6,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -32,9 +31,9 @@ type item struct {
 // source is where the documents of a load come from.
 type source interface {
 	// each calls do for every document in order, from the first one on.
-	each(do func(item) error) error
+	each(ctx context.Context, do func(item) error) error
 	// digest makes request ids the same for the same documents, and different for all others.
-	digest() (string, error)
+	digest(ctx context.Context) (string, error)
 	// unit is what the documents are counted by: line or row.
 	unit() string
 	// unique answers whether no key comes twice.
@@ -54,10 +53,10 @@ func (s *fileSource) unit() string         { return "line" }
 func (s *fileSource) unique() bool         { return false }
 func (s *fileSource) read() (int64, int64) { return s.done.Load(), s.size.Load() }
 
-// open opens the file and notes its size; stdin is the caller's.
-func (s *fileSource) open() (io.Reader, func(), error) {
+// open opens the file and notes its size; stdin is the caller's. Reads end with ctx.
+func (s *fileSource) open(ctx context.Context) (io.Reader, func(), error) {
 	if s.path == "-" {
-		return s.stdin, func() {}, nil
+		return bounded(ctx, s.stdin), func() {}, nil
 	}
 	f, err := os.Open(s.path)
 	if err != nil {
@@ -67,35 +66,41 @@ func (s *fileSource) open() (io.Reader, func(), error) {
 	if info, err := f.Stat(); err == nil && info.Mode().IsRegular() {
 		s.size.Store(info.Size())
 	}
-	return f, func() { _ = f.Close() }, nil //nolint:errcheck // only read from
+	return bounded(ctx, f), func() { _ = f.Close() }, nil //nolint:errcheck // only read from
 }
 
-func (s *fileSource) digest() (string, error) {
+func (s *fileSource) digest(ctx context.Context) (string, error) {
 	h := sha256.New()
 	_, _ = fmt.Fprintf(h, "%s %s ", s.collection, s.keyField)
 	if s.path != "-" {
-		in, done, err := s.open()
+		in, done, err := s.open(ctx)
 		if err != nil {
 			return "", err
 		}
 		defer done()
-		if _, err := io.Copy(h, in); err != nil {
+		if _, err := io.Copy(h, in); ctx.Err() != nil {
+			return "", ctx.Err()
+		} else if err != nil {
 			return "", themis.Errorf(themis.InvalidArgument, "%w", err)
 		}
 	}
 	return hex.EncodeToString(h.Sum(nil)[:12]), nil
 }
 
-func (s *fileSource) each(do func(item) error) error {
-	in, done, err := s.open()
+func (s *fileSource) each(ctx context.Context, do func(item) error) error {
+	in, done, err := s.open(ctx)
 	if err != nil {
 		return err
 	}
 	defer done()
-	return s.lines(in, func(n int64, line []byte) error {
+	err = s.lines(in, func(n int64, line []byte) error {
 		key, err := s.keyOf(line)
 		return do(item{n, key, bytes.Clone(line), err})
 	})
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return err
 }
 
 // lines calls do for every line that is not blank, without its end. A line that is too long comes with its beginning only.
@@ -134,31 +139,10 @@ func (s *fileSource) keyOf(line []byte) (string, error) {
 	if len(line) > themis.MaxDocumentBytes {
 		return "", themis.Errorf(themis.TooLarge, "more than %d bytes (16 MiB), the most that a document may have", themis.MaxDocumentBytes)
 	}
-	var fields map[string]json.RawMessage
-	if err := json.Unmarshal(line, &fields); err != nil || fields == nil {
-		return "", themis.Errorf(themis.InvalidArgument, "not a JSON object: %w", orNull(err))
+	if at, err := themis.CheckJSON(line); err != nil {
+		return "", themis.Errorf(themis.InvalidArgument, "byte %d of the line: %w", at, err)
 	}
-	raw, ok := fields[s.keyField]
-	if !ok {
-		return "", themis.Errorf(themis.InvalidArgument, "no field %q, which should hold the key", s.keyField)
-	}
-	var text string
-	var number json.Number
-	switch {
-	case json.Unmarshal(raw, &text) == nil && raw[0] == '"':
-	case json.Unmarshal(raw, &number) == nil && raw[0] != 'n':
-		text = number.String()
-	default:
-		return "", themis.Errorf(themis.InvalidArgument, "field %q: want text or a number", s.keyField)
-	}
-	return text, themis.CheckKey(text)
-}
-
-func orNull(err error) error {
-	if err == nil {
-		return errors.New("null")
-	}
-	return err
+	return themis.KeyOf(line, s.keyField)
 }
 
 // rowSource is a data set.
@@ -179,9 +163,11 @@ func (s *rowSource) read() (int64, int64) { return s.done.Load(), s.left() }
 // left is how many rows each has.
 func (s *rowSource) left() int64 { return s.rows - s.from - int64(len(s.there)) }
 
-func (s *rowSource) digest() (string, error) { return fmt.Sprintf("%s-%d", s.set, s.seed), nil }
+func (s *rowSource) digest(context.Context) (string, error) {
+	return fmt.Sprintf("%s-%d", s.set, s.seed), nil
+}
 
-func (s *rowSource) each(do func(item) error) error {
+func (s *rowSource) each(_ context.Context, do func(item) error) error {
 	s.done.Store(0)
 	return s.numbers(func(n int64) error {
 		err := do(item{n, s.set.Key(n), s.set.Row(s.seed, n), nil})

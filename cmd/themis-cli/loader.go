@@ -29,7 +29,7 @@ type loader struct {
 
 	mu    sync.Mutex
 	out   loadAnswer
-	open  int64 // documents under way when it was interrupted
+	open  int64 // documents under way when it ended too early
 	doing string
 	began time.Time // of what it is doing
 }
@@ -85,11 +85,18 @@ func (a *ahead) done(n int64) {
 
 // write loads the documents of src.
 func (l *loader) write(ctx context.Context, src source) (err error) {
-	digest, err := src.digest()
+	digest, err := src.digest(ctx)
 	if err != nil {
 		return err
 	}
-	asked := ctx
+	overtaken := func(item) bool { return false }
+	if l.f.run != "" { // what was written long ago is no longer known as done: written again, it would go over the later line, which still is
+		l.note(func() { l.src = src })
+		l.begin("read")
+		if overtaken, err = latest(ctx, src); err != nil {
+			return err
+		}
+	}
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
 	w := l.c.NewWriter(client.WriterOptions{InFlight: l.f.workers, Concern: themis.WriteConcern(l.f.concern), Timeout: loadTimeout})
@@ -97,7 +104,11 @@ func (l *loader) write(ctx context.Context, src source) (err error) {
 	l.note(func() { l.src = src })
 	l.begin("written")
 	window, sent := newAhead(), int64(-1)
-	err = src.each(func(i item) error {
+	err = src.each(ctx, func(i item) error {
+		if overtaken(i) {
+			l.note(func() { l.out.Lines++; l.out.Overtaken++ })
+			return nil
+		}
 		sent++
 		at := sent
 		window.wait(ctx, at)
@@ -109,19 +120,13 @@ func (l *loader) write(ctx context.Context, src source) (err error) {
 		}
 		id := client.RequestID(fmt.Sprintf("%s-%s-%d", l.out.Run, digest, i.n))
 		err := w.Send(ctx, l.f.collection, i.key, i.value, func(_ client.Written, err error) {
-			switch {
-			case err == nil:
+			if err == nil {
 				l.note(func() { l.out.Written++; l.out.Bytes += int64(len(i.value)) })
-				window.done(at)
-			case ofTheLine(err):
-				l.fault(i, err)
-				window.done(at)
-			case asked.Err() != nil: // told to stop: nothing is wrong with the line, and it may be stored or not
-				l.note(func() { l.open++ })
-			default: // it stays open: nothing far behind it is sent
-				l.fault(i, err)
+			} else if l.failed(i, err, ctx.Err() != nil) { // it stays open: nothing far behind it is sent
 				stop(fmt.Errorf("%s %d: %w", src.unit(), i.n, err))
+				return
 			}
+			window.done(at)
 		}, id)
 		if ctx.Err() != nil {
 			return errStopped
@@ -153,6 +158,17 @@ func ofTheLine(err error) bool {
 	return false
 }
 
+// failed notes what became of a document that was not written, and answers whether the load is over. Once it is, and ends all that is under
+// way, nothing is wrong with a document of which nothing else is known: it may be stored or not.
+func (l *loader) failed(i item, err error, ended bool) (over bool) {
+	if code := themis.CodeOf(err); ended && (code == themis.OutcomeUnknown || code == themis.Unreachable || code == themis.Deadline) {
+		l.note(func() { l.open++ })
+		return true
+	}
+	l.fault(i, err)
+	return !ofTheLine(err)
+}
+
 func (l *loader) fault(i item, err error) {
 	l.note(func() {
 		l.out.Failed++
@@ -162,32 +178,39 @@ func (l *loader) fault(i item, err error) {
 	})
 }
 
+// latest reads src and finds the documents whose key comes again further down.
+func latest(ctx context.Context, src source) (overtaken func(item) bool, err error) {
+	if src.unique() {
+		return func(item) bool { return false }, nil
+	}
+	last := map[string]int64{}
+	err = src.each(ctx, func(i item) error {
+		if i.err == nil {
+			last[i.key] = i.n
+		}
+		return nil
+	})
+	return func(i item) bool { return i.err == nil && last[i.key] != i.n }, err
+}
+
 // verify reads back what src says and compares. Of several lines with one key the last one counts.
 func (l *loader) verify(ctx context.Context, src source) error {
-	last := map[string]int64{}
 	l.note(func() { l.src = src })
 	l.begin("read")
-	if !src.unique() {
-		err := src.each(func(i item) error {
-			if i.err == nil {
-				last[i.key] = i.n
-			}
-			return nil
-		})
-		if err != nil {
-			return err
-		}
+	overtaken, err := latest(ctx, src)
+	if err != nil {
+		return err
 	}
 	l.note(func() { l.out.Verified, l.out.Different = new(int64), new(int64) })
 	l.begin("verified")
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(min(readers, l.f.workers))
-	err := src.each(func(i item) error {
+	err = src.each(ctx, func(i item) error {
 		if i.err != nil && l.f.only { // nothing was said of it yet
 			l.different(i, "can't be compared: "+i.err.Error())
 			return nil
 		}
-		if i.err != nil || !src.unique() && last[i.key] != i.n { // such lines were never written, or others went over them
+		if i.err != nil || overtaken(i) { // such lines were never written, or others went over them
 			return nil
 		}
 		g.Go(func() error { return l.compare(ctx, i) })

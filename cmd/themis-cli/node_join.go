@@ -44,10 +44,11 @@ members of the control plane as well. Missing copies of shards are made on the n
 Repeated after a failure on the way it goes on; repeated when the node is a member it changes nothing and exits 0.
 
 With --token: run on the new machine, before the node is started. It makes a key, which stays there, and has it signed by the node
-at --endpoint, which must prove to be under the CA that --ca-pin names.`,
+at --endpoint, which must prove to be under the CA that --ca-pin names. The token is read from stdin (-) or a file (@FILE); given as
+it is, every user of the machine can see it while the command runs.`,
 		Example: `  themis-cli node join 10.0.0.4:50051
   themis-cli node token create
-  themis-cli node join --endpoint 10.0.0.1:50051 --token themis.… --ca-pin sha256:… --id node-4 --out pki --name 10.0.0.4`,
+  themis-cli node join --endpoint 10.0.0.1:50051 --token - --ca-pin sha256:… --id node-4 --out pki --name 10.0.0.4`,
 		Args: usage.Between(0, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if f.token != "" {
@@ -63,7 +64,7 @@ at --endpoint, which must prove to be under the CA that --ca-pin names.`,
 	fs.StringVar(&f.control, "control", "auto", "whether it becomes a member of the control plane: yes, no, or auto: until there are 3")
 	fs.BoolVar(&f.replace, "replace", false, "its name is that of a member whose disk is lost: its copies are made anew")
 	fs.BoolVar(&f.dryRun, "dry-run", false, "say what would be done, or why it is refused, and change nothing")
-	fs.StringVar(&f.token, "token", "", "a one-time token of `node token create`")
+	fs.StringVar(&f.token, "token", "", "a one-time `TOKEN` of \"node token create\": -, @FILE, or as it is")
 	fs.StringVar(&f.pin, "ca-pin", "", "with --token: the pin of the cluster's CA, sha256:…")
 	fs.StringVar(&f.id, "id", "", "with --token: the new node's id")
 	fs.StringVar(&f.out, "out", "pki", "with --token: the `DIR` for the key, the certificate and ca.crt")
@@ -152,9 +153,6 @@ func (a *app) joinByToken(ctx context.Context, f joinFlags, args []string) error
 	case f.pin == "" || f.id == "":
 		return usage.Wrong("--token: --ca-pin and --id are needed as well")
 	}
-	if _, err := pki.TokenID(f.token); err != nil {
-		return err
-	}
 	if _, err := pki.PinnedConfig(f.pin, nil); err != nil {
 		return err
 	}
@@ -163,6 +161,14 @@ func (a *app) joinByToken(ctx context.Context, f joinFlags, args []string) error
 		if _, err := os.Stat(name); err == nil {
 			return themis.Errorf(themis.RefusedUnsafe, "%s is there already", name).Do("another --out, or move the old files away")
 		}
+	}
+	token, err := a.secret(ctx, f.token, "token")
+	if err != nil {
+		return err
+	}
+	f.token = token
+	if _, err := pki.TokenID(f.token); err != nil {
+		return err
 	}
 	if host, err := os.Hostname(); err == nil && len(f.names) == 0 {
 		f.names = []string{host}
@@ -338,7 +344,7 @@ func nodeToken(a *app) *cobra.Command {
 						return
 					}
 					pairs(w, "token", out.Token, "valid until", out.Expires.Format(time.RFC3339), "ca pin", out.CAPin)
-					_, _ = fmt.Fprintf(w, "next, on the new machine: themis-cli node join --endpoint %s --token %s --ca-pin %s --id NODE --out pki\n", out.Endpoint, out.Token, out.CAPin)
+					_, _ = fmt.Fprintf(w, "next, on the new machine: themis-cli node join --endpoint %s --token - --ca-pin %s --id NODE --out pki\n(it asks for the token)\n", out.Endpoint, out.CAPin)
 				})
 			})
 		},

@@ -5,9 +5,11 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
+	"unicode"
 
 	"gopkg.in/yaml.v3"
 
@@ -190,4 +192,13 @@ func ids[T ~string](list []T) string {
 		out[i] = string(v)
 	}
 	return dash(strings.Join(out, ","))
+}
+
+// shown is a key as a line of text holds it: quoted where it has characters that don't print, and so could break the line or steer the
+// terminal, or begins with a quote itself.
+func shown(key string) string {
+	if strings.HasPrefix(key, `"`) || strings.ContainsFunc(key, func(r rune) bool { return !unicode.IsPrint(r) }) {
+		return strconv.Quote(key)
+	}
+	return key
 }

@@ -26,7 +26,7 @@ func docScan(a *app) *cobra.Command {
 		Use: "scan COLLECTION", Annotations: streaming, Short: "Read the documents of a collection",
 		Long: `Read the documents of a collection in order of token and key, those of all shards merged.
 
-Without -o each document is one line: key, tab, document, as stored. -o ndjson is one JSON object a line, with key, version and shard.
+Without -o each document is one line: key, tab, document, as stored; a key with characters that don't print is quoted. -o ndjson is one JSON object a line, with key, version and shard.
 After --limit documents the place to go on is said on stderr; give it to --after.`,
 		Args: usage.Exactly(1),
 		RunE: func(cmd *cobra.Command, args []string) (err error) {
@@ -63,9 +63,9 @@ func (a *app) scan(ctx context.Context, c *client.Client, collection string, o c
 		case "ndjson":
 			err = a.line(answerOf(d))
 		case "wide":
-			err = a.write(fmt.Appendf(nil, "%s\t%s\t%s\t%s\n", d.Key, d.Version, d.Shard, oneLine(d.Value)))
+			err = a.write(fmt.Appendf(nil, "%s\t%s\t%s\t%s\n", shown(d.Key), d.Version, d.Shard, oneLine(d.Value)))
 		default:
-			err = a.write(fmt.Appendf(nil, "%s\t%s\n", d.Key, oneLine(d.Value)))
+			err = a.write(fmt.Appendf(nil, "%s\t%s\n", shown(d.Key), oneLine(d.Value)))
 		}
 		if err != nil {
 			return err

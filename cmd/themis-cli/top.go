@@ -41,7 +41,7 @@ With --plain, with -o json or yaml, or where stdin or stdout is no terminal, it 
 			if err != nil {
 				return err
 			}
-			if plain || a.flags.output != "table" && a.flags.output != "wide" || !terminal(a.out) || !terminalIn(a) {
+			if plain || a.flags.output != "table" && a.flags.output != "wide" || !terminal(a.out) || !terminal(a.in) {
 				return a.topOnce(cmd.Context(), bar)
 			}
 			return a.topLive(cmd.Context())
@@ -50,11 +50,6 @@ With --plain, with -o json or yaml, or where stdin or stdout is no terminal, it 
 	c.Flags().BoolVar(&plain, "plain", false, "print one picture without colour, and exit")
 	c.Flags().StringVar(&failOn, "fail-on", string(health.FailOnDegraded), "with --plain: from which `STATUS` on the exit code is 1: degraded, critical")
 	return c
-}
-
-func terminalIn(a *app) bool {
-	f, ok := a.in.(*os.File)
-	return ok && terminal(f)
 }
 
 // topLive runs until the user leaves; --timeout is about single answers of the cluster, not about that.

@@ -141,6 +141,34 @@ func (d Contexts) Save(name string, c Context) error {
 	return d.replace(currentFile, []byte(name+"\n"))
 }
 
+// SaveBeside writes a context under base, or where that is another cluster's under base-2 and so on, and answers the name. A context is
+// another cluster's where it names another CA, whose file is there.
+func (d Contexts) SaveBeside(base string, c Context) (string, error) {
+	for i := 1; i < 100; i++ {
+		name := base
+		if i > 1 {
+			name = fmt.Sprintf("%s-%d", base, i)
+		}
+		if d.another(name, c) {
+			continue
+		}
+		return name, d.Save(name, c)
+	}
+	return "", themis.Errorf(themis.InvalidArgument, "contexts: %s-99 and all below are taken", base).Do("themis-cli context list")
+}
+
+func (d Contexts) another(name string, c Context) bool {
+	if _, err := os.Stat(filepath.Join(d.Dir, name+contextSuffix)); errors.Is(err, fs.ErrNotExist) {
+		return false
+	}
+	there, err := d.Load(name)
+	if err != nil { // whoever wrote it may mend it
+		return true
+	}
+	_, err = os.Stat(there.CA)
+	return there.CA != c.CA && !errors.Is(err, fs.ErrNotExist)
+}
+
 // replace leaves the old or the new content, whatever happens in between.
 func (d Contexts) replace(name string, b []byte) error {
 	if err := os.MkdirAll(d.Dir, 0o700); err != nil {

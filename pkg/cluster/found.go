@@ -57,8 +57,8 @@ func Found(f Foundation) (Founded, error) {
 	switch {
 	case len(f.Nodes) == 0:
 		fault(themis.InvalidArgument, "nodes: none")
-	case f.Shards < 1 || f.Shards > 4096:
-		fault(themis.InvalidArgument, "shards %d: want 1 to 4096", f.Shards)
+	case f.Shards < 1 || f.Shards > routing.MaxShards:
+		fault(themis.InvalidArgument, "shards %d: want 1 to %d", f.Shards, routing.MaxShards)
 	case f.Policy.RF > len(data):
 		fault(themis.InvalidArgument, "replication_factor %d needs %d nodes that store documents, there are %d of %d", f.Policy.RF, f.Policy.RF, len(data), len(f.Nodes))
 	case f.ControlNodes != 1 && f.ControlNodes != 3 && f.ControlNodes != 5:
@@ -120,27 +120,28 @@ func chooseControl(nodes []Node, n int) {
 	}
 }
 
-// spread picks the nodes for the copies of the i-th shard: in turn, and in other racks and datacenters than those before where
-// there are any.
+// spread picks the nodes for the copies of the i-th shard: in turn, and in other racks than those before where there are any, of
+// these in other datacenters.
 func spread(nodes []Node, i, rf int) []Node {
 	var out []Node
 	for len(out) < rf {
-		best, bestAlike := -1, 0
+		best, bestRack, bestDC := -1, 0, 0
 		for k := range nodes {
 			c := nodes[(i+k)%len(nodes)]
 			if slices.ContainsFunc(out, func(n Node) bool { return n.ID == c.ID }) {
 				continue
 			}
-			alike := 0
+			sameRack, sameDC := 0, 0
 			for _, n := range out {
-				if n.Rack == c.Rack && n.Datacenter == c.Datacenter {
-					alike += 2
-				} else if n.Datacenter == c.Datacenter {
-					alike++
+				if n.Datacenter == c.Datacenter {
+					sameDC++
+					if n.Rack == c.Rack {
+						sameRack++
+					}
 				}
 			}
-			if best < 0 || alike < bestAlike {
-				best, bestAlike = (i+k)%len(nodes), alike
+			if best < 0 || cmp.Or(cmp.Compare(sameRack, bestRack), cmp.Compare(sameDC, bestDC)) < 0 {
+				best, bestRack, bestDC = (i+k)%len(nodes), sameRack, sameDC
 			}
 		}
 		out = append(out, nodes[best])

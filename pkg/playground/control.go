@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -216,18 +215,9 @@ func (p *Playground) saveContext(s *state) error {
 	for _, m := range s.Nodes {
 		c.Endpoints = append(c.Endpoints, m.GRPC)
 	}
-	for i := 1; i < 100; i++ {
-		name := base
-		if i > 1 {
-			name = fmt.Sprintf("%s-%d", base, i)
-		}
-		if other, err := p.host.Contexts.Load(name); err == nil && other.CA != c.CA {
-			if _, err := os.Stat(other.CA); !errors.Is(err, os.ErrNotExist) {
-				continue
-			}
-		}
+	name, err := p.host.Contexts.SaveBeside(base, c)
+	if err == nil {
 		s.Context = name
-		return p.host.Contexts.Save(name, c)
 	}
-	return themis.Errorf(themis.InvalidArgument, "contexts: %s-99 and all below are taken", base).Do("themis-cli context list")
+	return err
 }

@@ -16,6 +16,7 @@ import (
 	"testing"
 
 	"github.com/themisdb/themis/pkg/client"
+	"github.com/themisdb/themis/pkg/routing"
 	"github.com/themisdb/themis/pkg/themis"
 )
 
@@ -40,6 +41,7 @@ func TestValidate(t *testing.T) {
 		"k 0 under sync":       {func(o *Options) { o.K = 0 }, themis.InvalidArgument, "min_sync_replicas 0"},
 		"k above copies":       {func(o *Options) { o.K = 2 }, themis.RefusedUnsafe, "needs 3 copies"},
 		"no shards":            {func(o *Options) { o.Shards = 0 }, themis.InvalidArgument, "shards 0"},
+		"too many shards":      {func(o *Options) { o.Shards = routing.MaxShards + 1 }, themis.InvalidArgument, "want 1 to 1024"},
 		"mode":                 {func(o *Options) { o.Redundancy = "PARITY" }, themis.Unimplemented, "PARITY"},
 		"hybrid of nothing":    {func(o *Options) { o.Replication = themis.Hybrid }, themis.InvalidArgument, "sync_shards"},
 		"list without hybrid":  {func(o *Options) { o.SyncShards = []themis.ShardID{"shard-1"} }, themis.InvalidArgument, "only under replication hybrid"},
@@ -370,6 +372,12 @@ func TestContextNames(t *testing.T) {
 		if got := save(c.dir); got != c.want {
 			t.Errorf("%s: %q, want %q", c.dir, got, c.want)
 		}
+	}
+	if err := os.WriteFile(filepath.Join(contexts.Dir, "playground-own.json"), []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if got := save(filepath.Join(t.TempDir(), "own")); got != "playground-own-2" {
+		t.Errorf("a file that somebody may still mend is written over: %q", got)
 	}
 	if err := os.RemoveAll(a); err != nil {
 		t.Fatal(err)

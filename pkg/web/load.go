@@ -137,11 +137,11 @@ func (l *loader) line(ctx context.Context, writes *sync.WaitGroup, number int, l
 	if len(bytes.TrimSpace(line)) == 0 {
 		return
 	}
-	if at, err := checkJSON(line); err != nil {
+	if at, err := themis.CheckJSON(line); err != nil {
 		l.failed(number, "", themis.Errorf(themis.InvalidArgument, "byte %d of the line: %w", at, err))
 		return
 	}
-	key, err := keyOf(line, l.field)
+	key, err := themis.KeyOf(line, l.field)
 	if err != nil {
 		l.failed(number, key, err)
 		return

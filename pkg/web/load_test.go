@@ -14,7 +14,6 @@ import (
 	"sync"
 	"testing"
 	"testing/synctest"
-	"unicode/utf8"
 
 	nodev1 "github.com/themisdb/themis/pkg/rpc/proto/themis/node/v1"
 	"github.com/themisdb/themis/pkg/themis"
@@ -345,43 +344,6 @@ func FuzzReadLine(f *testing.F) {
 		}
 		if !bytes.Equal(bytes.Join(got, []byte("\n")), text) {
 			t.Fatalf("%q became %q", text, got)
-		}
-	})
-}
-
-// FuzzKeyOf compares with a decoder that knows nothing of doubles.
-func FuzzKeyOf(f *testing.F) {
-	for _, text := range []string{`{"_key":"a"}`, `{"a":{"_key":1},"_key":"b"}`, `{"_key":7}`, `{"_key":"a","_key":"b"}`, `[]`, `{"_key":{}}`, `{"_\u006bey":"x"}`, `{"_key" : -1 }`} {
-		f.Add([]byte(text))
-	}
-	f.Fuzz(func(t *testing.T, b []byte) {
-		at, err := checkJSON(b)
-		if fine := json.Valid(b) && utf8.Valid(b); fine != (err == nil) || at < 0 || at > len(b) {
-			t.Fatalf("%q: fault at %d, %v", b, at, err)
-		}
-		if checkDocument(b) == nil != (err == nil) {
-			t.Fatalf("%q: %v, and as a document %v", b, err, checkDocument(b))
-		}
-		if err != nil {
-			return
-		}
-		key, err := keyOf(b, "_key")
-		var all map[string]json.RawMessage
-		if json.Unmarshal(b, &all) != nil || all["_key"] == nil {
-			if err == nil {
-				t.Fatalf("%q has no key, got %q", b, key)
-			}
-			return
-		}
-		if err != nil {
-			return
-		}
-		var text string
-		if json.Unmarshal(all["_key"], &text) != nil {
-			text = string(all["_key"])
-		}
-		if key != text {
-			t.Fatalf("%q: key %q, want %q", b, key, text)
 		}
 	})
 }
