@@ -191,11 +191,15 @@ func (a *app) playground(cmd *cobra.Command, f playgroundFlags) error {
 	} else {
 		p, ours, err = a.restart(ctx, cmd, dir, f.options)
 	}
+	stays := ours && !f.detach
+	if err != nil && ctx.Err() != nil && stays && p != nil { // interrupted on the way up
+		return errors.Join(err, a.halt(ctx, p))
+	}
 	if err != nil {
 		return err
 	}
 	tell := func() error { return a.welcome(ctx, p, docs) }
-	if f.detach || !ours {
+	if !stays {
 		return tell()
 	}
 	return a.stay(ctx, p, tell)
@@ -372,25 +376,30 @@ Four things to try:
 
 // stay shows events until it is interrupted, then stops the cluster. tell comes first; a failure of it stops the cluster too.
 func (a *app) stay(ctx context.Context, p *playground.Playground, tell func() error) error {
-	again := a.typing(p, "").playground("start")
 	err := tell()
 	if err == nil {
 		a.say("\nIt runs until you press Ctrl-C. Events:")
 		err = p.Follow(ctx, a.showChange)
 	}
 	if err == nil && ctx.Err() == nil {
-		a.say("all processes have ended. To start them again: %s", again)
+		a.say("all processes have ended. To start them again: %s", a.typing(p, "").playground("start"))
 		return nil
 	}
-	hurry, stop := signal.NotifyContext(context.WithoutCancel(ctx), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	a.say("\nstopping; Ctrl-C again kills it")
-	_, stopErr := p.Stop(hurry)
-	if stopErr == nil {
-		a.say("stopped. To start it again, with all its data: %s", again)
-	}
+	stopErr := a.halt(ctx, p)
 	if ctx.Err() != nil {
 		err = nil // interrupted, as it was meant
 	}
 	return errors.Join(err, stopErr)
+}
+
+// halt stops the cluster; a second Ctrl-C kills it.
+func (a *app) halt(ctx context.Context, p *playground.Playground) error {
+	hurry, stop := signal.NotifyContext(context.WithoutCancel(ctx), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	a.say("\nstopping; Ctrl-C again kills it")
+	_, err := p.Stop(hurry)
+	if err == nil {
+		a.say("stopped. To start it again, with all its data: %s", a.typing(p, "").playground("start"))
+	}
+	return err
 }

@@ -44,6 +44,9 @@ Exit code: 0 nothing at the bar, 1 findings at the bar or past it, 3 something c
 				return err
 			}
 			if only != "" {
+				if err := evidence.Has(only); err != nil {
+					return fmt.Errorf("--shard: %w", err)
+				}
 				d = d.Only(only)
 			}
 			a.code = d.Exit(bar)

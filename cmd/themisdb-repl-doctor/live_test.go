@@ -195,6 +195,9 @@ func TestLive(t *testing.T) {
 	whole := f.until("a healthy cluster", healthy, "--cluster", "demo")
 	checkWhole(t, whole)
 
+	if code, text := f.doctor(nil, "check", "--shard", "shard-99"); code != 1 || !strings.Contains(text, "NOT_FOUND") || !strings.Contains(text, `no shard \"shard-99\"`) {
+		t.Errorf("a shard that is not there: %d, %s", code, text)
+	}
 	if code, text := f.doctor(nil, "check", "--cluster", "prod"); code != 2 || !strings.Contains(text, "INVALID_ARGUMENT") || !strings.Contains(text, `is \"demo\"`) {
 		t.Errorf("another cluster's name: exit %d, %s", code, text)
 	}

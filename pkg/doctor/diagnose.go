@@ -62,6 +62,29 @@ type Diagnosis struct {
 // Exit is 1 where a finding is at the bar or past it, 3 where something could not be looked at, else 0.
 func (d Diagnosis) Exit(bar Bar) int { return exit(d.Findings, len(d.Inconclusive), bar) }
 
+// Has says that the cluster has no such shard: NOT_FOUND with those that it has. Where no map was told nobody knows, and the diagnosis
+// says so anyway.
+func (e Evidence) Has(shard themis.ShardID) error {
+	m := newestWord(e)
+	if m == nil {
+		return nil
+	}
+	have := make([]string, len(m.Shards))
+	for i, s := range m.Shards {
+		have[i] = string(s.ID)
+	}
+	if slices.Contains(have, string(shard)) {
+		return nil
+	}
+	slices.SortFunc(have, natural)
+	const few = 10
+	text := orNone(have[:min(few, len(have))])
+	if n := len(have); n > few {
+		text += fmt.Sprintf(" … %s", have[n-1])
+	}
+	return themis.Errorf(themis.NotFound, "no shard %q in %s; there are: %s", shard, m.Cluster, text).Do("themis-cli shard list")
+}
+
 // Only keeps what is about one shard, and what is about no shard.
 func (d Diagnosis) Only(shard themis.ShardID) Diagnosis {
 	other := func(subject string) bool {

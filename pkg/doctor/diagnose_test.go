@@ -285,6 +285,21 @@ func TestDiagnosisOnly(t *testing.T) {
 	}
 }
 
+// TestShardThatIsNotThere: of a shard that the cluster does not have nothing is fine.
+func TestShardThatIsNotThere(t *testing.T) {
+	e := healthy()
+	if err := e.Has("shard-1"); err != nil {
+		t.Error(err)
+	}
+	err := e.Has("shard-99")
+	if themis.CodeOf(err) != themis.NotFound || !strings.Contains(err.Error(), `no shard "shard-99"`) || !strings.Contains(err.Error(), "there are: shard-1") {
+		t.Error(err)
+	}
+	if err := (Evidence{}).Has("shard-99"); err != nil {
+		t.Errorf("nobody knows: %v", err)
+	}
+}
+
 func TestClockOf(t *testing.T) {
 	at := func(ms int) time.Time { return noon.Add(time.Duration(ms) * time.Millisecond) }
 	c := clockOf([]clockSample{

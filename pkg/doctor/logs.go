@@ -22,6 +22,7 @@ type Log struct {
 	Shard   themis.ShardID
 	Want    wal.Identity // whose log it should be; empty fields are not known
 	WantErr string       // why whose log it should be can't be told, though there is a node.json
+	Gone    string       // why the node's logs are not where they should be: Dir is its data directory; empty: this is a log
 }
 
 const (
@@ -40,9 +41,9 @@ func FindLogs(dir string, shard themis.ShardID) ([]Log, error) {
 	}
 	var out []Log
 	for _, s := range shards {
-		if shard == "" || s.shard == shard {
+		if shard == "" || s.shard == shard || s.gone != "" {
 			out = append(out, Log{
-				Dir: s.log, Node: s.id.Node, Shard: s.shard, WantErr: s.idErr,
+				Dir: s.log, Node: s.id.Node, Shard: s.shard, WantErr: s.idErr, Gone: s.gone,
 				Want: wal.Identity{Cluster: s.id.cluster(), Shard: s.shard, Storage: s.id.Storage},
 			})
 		}
@@ -50,7 +51,7 @@ func FindLogs(dir string, shard themis.ShardID) ([]Log, error) {
 	if len(out) == 0 && shard != "" {
 		var have []string
 		for _, s := range shards {
-			if !slices.Contains(have, string(s.shard)) {
+			if s.gone == "" && !slices.Contains(have, string(s.shard)) {
 				have = append(have, string(s.shard))
 			}
 		}
@@ -73,6 +74,7 @@ type shardDir struct {
 	shard themis.ShardID // empty: not told by any name
 	id    nodeFile
 	idErr string
+	gone  string // why the copies of a node that should be here are not found; dir and log are its data directory
 }
 
 // nodeFile is the part of node.json that says whose directory it is.
@@ -126,6 +128,14 @@ func ofPlayground(dir string) ([]shardDir, error) {
 	}
 	var out []shardDir
 	for _, n := range p.Nodes {
+		if _, err := os.Stat(filepath.Join(n.DataDir, identityName)); err != nil { // every node makes it when it is started for the first time
+			why := fmt.Sprintf("its copies can't be looked at: %v", err)
+			if errors.Is(err, fs.ErrNotExist) {
+				why += ": the data directory is gone, is not mounted, or was never used"
+			}
+			out = append(out, shardDir{dir: n.DataDir, log: n.DataDir, id: nodeFile{Node: n.ID}, gone: why})
+			continue
+		}
 		shards, err := ofNode(n.DataDir)
 		if err != nil {
 			return nil, fmt.Errorf("data directory of %s: %w", n.ID, err)

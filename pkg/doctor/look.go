@@ -1,6 +1,7 @@
 package doctor
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 
@@ -17,6 +18,9 @@ type look struct {
 }
 
 func lookAt(l Log) (k look) {
+	if l.Gone != "" {
+		return look{err: errors.New(l.Gone)}
+	}
 	var content []wal.Finding
 	k.in, k.err = wal.Inspect(l.Dir, l.Want, func(v wal.Visited) error {
 		content = append(content, contentFaults(v)...)

@@ -73,6 +73,10 @@ func Losses(dir string, shard themis.ShardID, now time.Time) (LossReport, error)
 		return out, err
 	}
 	for _, s := range shards {
+		if s.gone != "" {
+			out.Problems = append(out.Problems, Unlooked{"losses", string(s.id.Node), s.gone, "ls -l " + s.dir})
+			continue
+		}
 		if s.dir == "" || shard != "" && s.shard != shard {
 			continue
 		}
@@ -81,7 +85,7 @@ func Losses(dir string, shard themis.ShardID, now time.Time) (LossReport, error)
 			out.Problems = append(out.Problems, Unlooked{"losses", s.dir, err.Error(), "ls -l " + s.dir})
 		}
 	}
-	if out.Copies == 0 {
+	if out.Copies == 0 && len(out.Problems) == 0 {
 		return out, themis.Errorf(themis.InvalidArgument, "no copy of a shard below %s", dir)
 	}
 	return out, nil

@@ -208,6 +208,8 @@ func (l Log) subject() string {
 		return string(l.Shard) + "/" + string(l.Node)
 	case l.Shard != "":
 		return string(l.Shard)
+	case l.Gone != "":
+		return string(l.Node)
 	}
 	return filepath.Base(l.Dir)
 }

@@ -428,7 +428,9 @@ func TestFindLogs(t *testing.T) {
 	writeFile(t, filepath.Join(dir, "shards", "lost+found", "LOG"), "")
 	empty := t.TempDir()
 	play := t.TempDir()
-	writeFile(t, filepath.Join(play, "playground.json"), fmt.Sprintf(`{"cluster":"demo","nodes":[{"id":"node-1","data_dir":%q},{"id":"node-2","data_dir":%q}]}`, filepath.Join(play, "node-1"), dir))
+	spare := filepath.Join(play, "node-1")
+	writeFile(t, filepath.Join(spare, "node.json"), `{"node_id":"node-1"}`)
+	writeFile(t, filepath.Join(play, "playground.json"), fmt.Sprintf(`{"cluster":"demo","nodes":[{"id":"node-1","data_dir":%q},{"id":"node-2","data_dir":%q}]}`, spare, dir))
 	for _, c := range []struct {
 		dir   string
 		shard themis.ShardID
@@ -439,6 +441,7 @@ func TestFindLogs(t *testing.T) {
 		{filepath.Join(dir, "shards", "shard-10"), "", "shard-10"},
 		{filepath.Join(dir, "shards", "shard-10", "wal"), "", "shard-10"},
 		{play, "", "shard-1 shard-2 shard-10"},
+		{play, "shard-2", "shard-2"},
 		{dir, "shard-7", "no log of shard-7 below " + dir + "; there are: shard-1, shard-2, shard-10"},
 		{empty, "", "is no data directory"},
 		{filepath.Join(empty, "nowhere"), "", "no such file"},
@@ -461,5 +464,30 @@ func TestFindLogs(t *testing.T) {
 		if text != c.want && (err == nil || !strings.Contains(text, c.want)) {
 			t.Errorf("%s %s: %q, want %q", c.dir, c.shard, text, c.want)
 		}
+	}
+}
+
+// TestNodeWithoutItsDirectory: the logs of a playground are not sound where one node's can't be found.
+func TestNodeWithoutItsDirectory(t *testing.T) {
+	dir, empty, play := stoppedNode(t), t.TempDir(), t.TempDir()
+	for name, gone := range map[string]string{"no directory": filepath.Join(play, "node-1"), "an empty one": empty} {
+		t.Run(name, func(t *testing.T) {
+			writeFile(t, filepath.Join(play, "playground.json"), fmt.Sprintf(`{"cluster":"demo","nodes":[{"id":"node-1","data_dir":%q},{"id":"node-2","data_dir":%q}]}`, gone, dir))
+			logs, err := FindLogs(play, "")
+			if err != nil {
+				t.Fatal(err)
+			}
+			r, err := Validate(t.Context(), logs, ValidateOptions{Wait: time.Millisecond}, time.Now)
+			if err != nil || r.Verdict != LogInconclusive || r.Exit() != themis.ExitInconclusive {
+				t.Fatalf("%+v, %v", r, err)
+			}
+			if l := r.Logs[0]; l.Node != "node-1" || len(l.Inconclusive) != 1 || l.Inconclusive[0].Subject != "node-1" || !strings.Contains(l.Inconclusive[0].Why, "gone, is not mounted, or was never used") {
+				t.Errorf("%+v", l)
+			}
+			lost, err := Losses(play, "", time.Now())
+			if err != nil || lost.Exit() != themis.ExitInconclusive || lost.Copies == 0 || len(lost.Problems) != 1 || lost.Problems[0].Subject != "node-1" {
+				t.Errorf("%+v, %v", lost, err)
+			}
+		})
 	}
 }

@@ -325,7 +325,7 @@ func (p *Playground) Start(ctx context.Context) ([]themis.NodeID, error) {
 		return p.host.step(fmt.Sprintf("%d processes started", len(idle)), func() error { return p.launch(ctx, s, idle) })
 	})
 	if err != nil {
-		return nil, err
+		return woken, err
 	}
 	return woken, p.AwaitHealthy(ctx)
 }
