@@ -78,7 +78,7 @@ func storyDocuments(f *fleet) {
 	if n := strings.Count(f.must("doc", "scan", "airports"), "\n"); n != 5210 {
 		f.t.Fatalf("a scan has %d documents", n)
 	}
-	f.contains(f.exits(7, "load", f.file("bad.ndjson", `{"_key":"ok"}`+"\n{\n"+`{"x":1}`+"\n\n"+`{"_key":7}`+"\n"), "--collection", "mixed"), "2 of 4 documents written", "line 2: byte 1 of the line: not valid JSON", `line 3: "_key": missing`)
+	f.contains(f.exits(7, "load", f.file("bad.ndjson", `{"_key":"ok"}`+"\n{\n"+`{"x":1}`+"\n\n"+`{"_key":7}`+"\n"), "--collection", "mixed"), "2 of 4 documents written", "line 2: byte 0 of the line: not valid JSON", `line 3: "_key": missing`)
 	f.contains(f.must("load", f.file("twice.ndjson", `{"_key":"a","n":1}`+"\n"+`{"_key":"a","n":2}`+"\n"), "--verify"), "1 documents read back and equal")
 	f.contains(f.must("load", f.file("twice.ndjson", `{"_key":"a","n":3}`+"\n{\"_key\":\"b\"}\n"+`{"_key":"a","n":4}`+"\n"), "--resume", "run1"), "2 of 3 documents written", "1 line left out: the same key comes again further down")
 	f.contains(f.must("doc", "get", "twice", "a"), `"n":4`)

@@ -225,7 +225,7 @@ func loadText(w io.Writer, out loadAnswer) {
 	}
 	if out.Verified == nil && out.Lines == 0 && out.Dataset == "" {
 		_, _ = fmt.Fprintf(w, "%s has no documents; nothing was written to %s\n", out.File, out.Collection)
-	} else if out.Duration > 0 || out.Written > 0 {
+	} else if out.Lines > 0 {
 		_, _ = fmt.Fprintf(w, "%d of %d documents written to %s (%s) in %s: %.0f a second\n", out.Written, out.Lines, out.Collection, humanBytes(out.Bytes),
 			(time.Duration(out.Duration) * time.Millisecond).Round(time.Millisecond), out.Rate)
 	}
