@@ -71,16 +71,30 @@ var bodies = sync.OnceValue(func() [][]byte {
 	return out
 })
 
-// document is a JSON document of that many bytes, or a number where that is too few.
+// readyMade are the documents of one size, made once: what it takes to make them is no part of what is measured.
+var readyMade sync.Map // int, its size → [variants][]byte
+
+// document is a JSON document of that many bytes, or a number where that is too few. It must not be changed.
 func document(writer, n, size int) []byte {
-	const around = len(`{"body":""}`)
-	if size < around {
-		return []byte("1234567890"[:size])
+	all, there := readyMade.Load(size)
+	if !there {
+		all, _ = readyMade.LoadOrStore(size, makeDocuments(size))
 	}
-	b := make([]byte, 0, size)
-	b = append(b, `{"body":"`...)
-	b = append(b, bodies()[(writer+n)%variants][:size-around]...)
-	return append(b, `"}`...)
+	made := all.(*[variants][]byte) //nolint:forcetypeassert // nothing else is stored
+	return made[(writer+n)%variants]
+}
+
+func makeDocuments(size int) *[variants][]byte {
+	const around = len(`{"body":""}`)
+	out := new([variants][]byte)
+	for i := range out {
+		if size < around {
+			out[i] = []byte("1234567890"[:size])
+			continue
+		}
+		out[i] = fmt.Appendf(make([]byte, 0, size), `{"body":"%s"}`, bodies()[i][:size-around])
+	}
+	return out
 }
 
 // lasting says yes for so long, from the first question on.
