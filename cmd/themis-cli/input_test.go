@@ -58,8 +58,13 @@ func TestLinesEndWithTheLoad(t *testing.T) {
 		t.Fatal(key)
 	}
 	cancel()
-	if err := <-ended; err != context.Canceled { //nolint:errorlint // it is handed on as it is
-		t.Fatal(err)
+	select {
+	case err := <-ended:
+		if err != context.Canceled { //nolint:errorlint // it is handed on as it is
+			t.Fatal(err)
+		}
+	case <-time.After(10 * time.Second):
+		t.Fatal("it goes on waiting")
 	}
 }
 
