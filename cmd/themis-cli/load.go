@@ -115,7 +115,7 @@ func (f *loadFlags) check(path string) error {
 		return usage.Wrong("--resume %q: not a run that load has named", f.run)
 	}
 	if (f.verify || f.only || f.run != "") && path == "-" {
-		return usage.Wrong("--verify and --resume read the documents twice; stdin can be read once")
+		return usage.Wrong("--verify and --resume read the documents twice; stdin can be read once").Do("put them into a file, and load that")
 	}
 	if _, err := themis.ParseWriteConcern(f.concern); err != nil {
 		return err
