@@ -309,7 +309,9 @@ func TestWatchStaleness(t *testing.T) {
 		mem := memoryStore(t).KV
 		start(t, mem, 1)
 		var cut atomic.Bool
+		asked := make(chan struct{})
 		shaky := &Faulty{KV: mem, Before: func(context.Context, Call) error {
+			<-asked
 			if cut.Load() {
 				return errFault
 			}
@@ -319,6 +321,7 @@ func TestWatchStaleness(t *testing.T) {
 		if _, err := w.State(); err == nil {
 			t.Error("nothing was read, and nothing is awaited")
 		}
+		close(asked)
 		time.Sleep(30*time.Second + time.Millisecond) // virtual
 		if age, err := w.State(); age > 1100*time.Millisecond || err != nil {
 			t.Errorf("in calm weather: %s, %v", age, err)
