@@ -167,7 +167,7 @@ func (w *Writer) release(i *item) {
 	w.count.Release(1)
 }
 
-// Flush waits until nothing is under way.
+// Flush waits until nothing is under way, and every outcome was told.
 func (w *Writer) Flush(ctx context.Context) error {
 	if err := w.count.Acquire(ctx, int64(w.o.InFlight)); err != nil {
 		return themis.Errorf(themis.Deadline, "writes are under way: %w", err)
@@ -276,8 +276,8 @@ func (w *Writer) sendAgain(now time.Time) {
 
 // finish tells the outcome, and lets the next write of the same document go.
 func (w *Writer) finish(i *item, out Written, err error) {
-	w.release(i)
 	i.done(out, err)
+	w.release(i) // behind the word of it: whoever has flushed has been told all
 	queue := w.order[i.doc]
 	if len(queue) == 0 {
 		delete(w.order, i.doc)
@@ -363,6 +363,6 @@ func (w *Writer) abandon() {
 }
 
 func (w *Writer) drop(i *item, err error) {
-	w.release(i)
 	i.done(Written{}, i.attempt.verdict(err))
+	w.release(i)
 }

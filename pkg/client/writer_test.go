@@ -157,6 +157,25 @@ func TestWriterLeavesAHungPrimary(t *testing.T) {
 	checkOnce(t, w, 200)
 }
 
+// TestFlushIsBehindTheLastOutcome: whoever has flushed has been told all.
+func TestFlushIsBehindTheLastOutcome(t *testing.T) {
+	w := newWorld(t)
+	c, _ := w.client()
+	p := c.NewWriter(WriterOptions{})
+	defer p.Close()
+	var told atomic.Bool
+	err := p.Send(testContext(t), "things", "a", []byte("1"), func(Written, error) {
+		time.Sleep(50 * time.Millisecond)
+		told.Store(true)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Flush(testContext(t)); err != nil || !told.Load() {
+		t.Fatalf("flushed: %v, told: %v", err, told.Load())
+	}
+}
+
 func TestWriterGoesOnAfterAKill(t *testing.T) {
 	w := newWorld(t)
 	c, _ := w.client()
