@@ -162,15 +162,15 @@ func storyDryRuns(f *fleet) {
 }
 
 func storySettings(f *fleet) {
-	good := f.file("good.yaml", "rebalance:\n  skew_threshold: 0.2\nnode:\n  rack: r1\n")
-	f.contains(f.exits(10, "cluster", "apply-config", good, "--dry-run", "--exit-code"), "rebalance.skew_threshold", "0.15", "0.2", "not applied")
+	good := f.file("good.yaml", "failover:\n  probe_interval_ms: 700\nnode:\n  rack: r1\n")
+	f.contains(f.exits(10, "cluster", "apply-config", good, "--dry-run", "--exit-code"), "failover.probe_interval_ms", "1000", "700", "takes effect at once", "not applied")
 	f.contains(f.exits(2, "cluster", "apply-config", f.file("bad.yaml", "rebalance:\n  skew_treshold: 0.2\n")), "bad.yaml:2: rebalance.skew_treshold", "rebalance.skew_threshold")
 	f.contains(f.must("cluster", "apply-config", good, "--exit-code"), "left out: node.rack belongs to each node", "applied as configuration version 1")
 	f.eventually("the settings", func() bool {
 		_, out, _ := f.cli("cluster", "apply-config", good)
 		return strings.Contains(out, "nothing to change")
 	})
-	f.contains(f.must("config", "show", "--set"), "rebalance.skew_threshold  0.2", "cluster")
+	f.contains(f.must("config", "show", "--set"), "failover.probe_interval_ms  700", "cluster")
 	f.t.Chdir("../../docs/examples") // D-08 as written
 	f.must("cluster", "apply-config", "config/sharding/shard-router.yaml", "--dry-run")
 	f.contains(f.must("cluster", "events"), "apply_config")

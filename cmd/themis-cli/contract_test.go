@@ -134,7 +134,7 @@ var reports = []contractCase{
 	}},
 	{"exit code 8: a copy that is in use is not removed", "exit-8-copy.txt", cli("shard", "remove-copy", "1", "node-2")},
 	{"exit code 10: changes pending, only with --exit-code", "exit-10.txt", func(c *contract) string {
-		return c.cli("cluster", "apply-config", c.write("settings.yaml", "rebalance:\n  skew_threshold: 0.2\n"), "--dry-run", "--exit-code")
+		return c.cli("cluster", "apply-config", c.write("settings.yaml", "failover:\n  probe_interval_ms: 700\n"), "--dry-run", "--exit-code")
 	}},
 	{"exit code 10 only with --exit-code", "exit-10-not.txt", func(c *contract) string {
 		return c.cli("cluster", "apply-config", c.home("settings.yaml"), "--dry-run", "-o", "json")

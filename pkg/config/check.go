@@ -206,12 +206,8 @@ func (r *reader) checkPKI() {
 	if (r.str("pki.cert") == "") != (r.str("pki.key") == "") {
 		r.cross([]string{"pki.cert", "pki.key"}, "certificate and key go together: set both pki.cert and pki.key")
 	}
-	switch {
-	case r.on("pki.enabled"):
-	case !r.on("node.development_mode"):
+	if !r.on("pki.enabled") && !r.on("node.development_mode") {
 		r.cross([]string{"pki.enabled", "node.development_mode"}, "false: traffic between nodes without TLS is refused unless node.development_mode is true")
-	default:
-		r.crossWarn([]string{"pki.enabled"}, "false: traffic between nodes is readable and anyone may speak; never outside development")
 	}
 	for _, p := range []string{"pki.verify_peer", "pki.verify_hostname"} {
 		if !r.on(p) {
@@ -239,9 +235,6 @@ func (r *reader) checkFailover() {
 	if takes := r.num(probeKey) + (r.num(countKey)-1)*r.num(retryKey); takes > r.num(maxKey) {
 		r.cross([]string{maxKey, probeKey, retryKey, countKey}, "%d: %d failed probes, %d ms apart at first and %d ms then, take up to %d ms",
 			r.num(maxKey), r.num(countKey), r.num(probeKey), r.num(retryKey), takes)
-	}
-	if !r.on("failover.auto") {
-		r.crossWarn([]string{"failover.auto"}, "false: a shard whose primary dies stays down until an operator acts")
 	}
 }
 

@@ -28,7 +28,7 @@ func TestCrossChecks(t *testing.T) {
 		// pki
 		"cert alone":       {"pki: {cert: /c}", []string{"pki.cert: certificate and key go together"}, nil},
 		"no TLS":           {"pki: {enabled: false}", []string{"pki.enabled: false: traffic between nodes without TLS is refused"}, nil},
-		"development":      {"pki: {enabled: false}\nnode: {development_mode: true}", nil, []string{"pki.enabled: false: traffic between nodes is readable"}},
+		"development":      {"pki: {enabled: false}\nnode: {development_mode: true}", nil, []string{"pki.enabled: accepted, without effect in this version"}},
 		"no verification":  {"pki: {verify_peer: false, verify_hostname: false}", nil, []string{"pki.verify_peer: false: this node may talk to an impostor", "pki.verify_hostname: false"}},
 		"open on loopback": {"http: {plain_loopback: full}", nil, []string{"http.plain_loopback: full: every local user may write"}},
 		// times (C-14)
@@ -38,7 +38,7 @@ func TestCrossChecks(t *testing.T) {
 		"retries":     {"failover: {retry_interval_ms: 1100, failure_threshold: 2}", []string{"failover.retry_interval_ms: 1100 is above failover.probe_interval_ms 1000"}, nil},
 		"too slow":    {"failover: {failure_threshold: 12}", []string{"failover.failed_after_max_ms: 3000: 12 failed probes, 1000 ms apart at first and 200 ms then, take up to 3200 ms"}, nil},
 		"lag":         {"replication: {lag_warning_ms: 200}", []string{"replication.lag_warning_ms: 200 is above replication.lag_alert_ms 100"}, nil},
-		"no failover": {"failover: {auto: false}", nil, []string{"failover.auto: false: a shard whose primary dies stays down"}},
+		"no failover": {"failover: {auto: false}", nil, []string{"failover.auto: accepted, without effect in this version"}},
 		// copies and quorum (SEC-07, C-22, C-71)
 		"k 0 sync":        {"replication: {mode: SYNC, min_sync_replicas: 0}", []string{"replication.min_sync_replicas: 0 under sync"}, nil},
 		"k 0 semi":        {"replication: {mode: SEMI_SYNC, quorum: 0}", []string{"replication.quorum: 0 under semi_sync"}, nil},

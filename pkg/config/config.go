@@ -37,7 +37,6 @@ type Config struct {
 	Failover    Failover    `mapstructure:"failover"`
 	WAL         WAL         `mapstructure:"wal"`
 	Store       Store       `mapstructure:"store"`
-	Rebalance   Rebalance   `mapstructure:"rebalance"`
 	RPC         RPC         `mapstructure:"rpc"`
 	HTTP        HTTP        `mapstructure:"http"`
 	Metrics     Metrics     `mapstructure:"metrics"`
@@ -94,38 +93,20 @@ type Control struct {
 
 // Sharding is the first placement.
 type Sharding struct {
-	Strategy     string `mapstructure:"strategy"` // hash, range
+	Strategy     string `mapstructure:"strategy"` // hash
 	VirtualNodes int    `mapstructure:"virtual_nodes"`
 	Cluster      struct {
 		ActiveShards int `mapstructure:"active_shards"`
-		HotSpares    int `mapstructure:"hot_spares"`
 	} `mapstructure:"cluster"`
-	HotSpare struct {
-		Enabled bool `mapstructure:"enabled"`
-	} `mapstructure:"hot_spare"`
-	Nodes []SeedNode `mapstructure:"nodes"`
 }
 
-// SeedNode is a node that a new cluster is made of.
-type SeedNode struct {
-	ID            themis.NodeID  `mapstructure:"id"`
-	Host          string         `mapstructure:"host"`
-	Port          int            `mapstructure:"port"`
-	Role          string         `mapstructure:"role"`
-	ReplicateFrom themis.ShardID `mapstructure:"replicate_from"`
-}
-
-// Replication is when a write is acknowledged and how far followers may be behind.
+// Replication is when a write is acknowledged.
 type Replication struct {
 	Mode              themis.Mode      `mapstructure:"mode"`
 	MinSyncReplicas   int              `mapstructure:"min_sync_replicas"`  // followers, without the primary
 	ReplicationFactor int              `mapstructure:"replication_factor"` // copies, with the primary
 	WriteConcern      string           `mapstructure:"write_concern"`      // see Concern
 	Timeout           time.Duration    `mapstructure:"timeout_ms"`
-	LagTarget         time.Duration    `mapstructure:"lag_target_ms"`
-	LagWarning        time.Duration    `mapstructure:"lag_warning_ms"`
-	LagAlert          time.Duration    `mapstructure:"lag_alert_ms"`
-	BufferMB          int              `mapstructure:"buffer_size_mb"`
 	SyncShards        []themis.ShardID `mapstructure:"synchronous_shards"`
 	AsyncShards       []themis.ShardID `mapstructure:"asynchronous_shards"`
 }
@@ -149,37 +130,22 @@ func (r Replication) ModeOf(shard themis.ShardID) themis.Mode {
 	return themis.Sync
 }
 
-// Failover is how a dead node is noticed and how long things may take.
+// Failover is how a dead node is noticed.
 type Failover struct {
-	Auto               bool          `mapstructure:"auto"`
-	HeartbeatInterval  time.Duration `mapstructure:"heartbeat_interval_ms"`
-	ProbeInterval      time.Duration `mapstructure:"probe_interval_ms"`
-	RetryInterval      time.Duration `mapstructure:"retry_interval_ms"`
-	FailureThreshold   int           `mapstructure:"failure_threshold"`
-	FailedAfterMin     time.Duration `mapstructure:"failed_after_min_ms"`
-	FailedAfterMax     time.Duration `mapstructure:"failed_after_max_ms"`
-	ElectionTimeoutMin time.Duration `mapstructure:"election_timeout_min_ms"`
-	ElectionTimeoutMax time.Duration `mapstructure:"election_timeout_max_ms"`
-	PromotionTimeout   time.Duration `mapstructure:"promotion_timeout_ms"`
+	ProbeInterval    time.Duration `mapstructure:"probe_interval_ms"`
+	RetryInterval    time.Duration `mapstructure:"retry_interval_ms"`
+	FailureThreshold int           `mapstructure:"failure_threshold"`
+	FailedAfterMin   time.Duration `mapstructure:"failed_after_min_ms"`
+	FailedAfterMax   time.Duration `mapstructure:"failed_after_max_ms"`
 }
 
 // WAL is the log on disk.
 type WAL struct {
-	Directories  []WALDirectory `mapstructure:"directories"` // none: the data directory
-	SegmentMB    int            `mapstructure:"segment_size_mb"`
-	BufferMB     int            `mapstructure:"buffer_size_mb"`
-	BatchKB      int            `mapstructure:"batch_size_kb"`
-	LingerUs     int            `mapstructure:"linger_us"` // -1: never
-	KeepSegments int            `mapstructure:"keep_segments"`
-	MaxSizeGB    float64        `mapstructure:"max_size_gb"` // 10⁹ bytes
-	Fsync        bool           `mapstructure:"fsync"`       // always true
-}
-
-// WALDirectory is one device of the log.
-type WALDirectory struct {
-	Path      string `mapstructure:"path"`
-	Type      string `mapstructure:"type"`       // primary, mirror
-	FsyncMode string `mapstructure:"fsync_mode"` // always
+	SegmentMB    int  `mapstructure:"segment_size_mb"`
+	BatchKB      int  `mapstructure:"batch_size_kb"`
+	LingerUs     int  `mapstructure:"linger_us"` // -1: never
+	KeepSegments int  `mapstructure:"keep_segments"`
+	Fsync        bool `mapstructure:"fsync"` // always true
 }
 
 // Store is the memory of the document store.
@@ -188,28 +154,10 @@ type Store struct {
 	MemtableMB int `mapstructure:"memtable_mb"`
 }
 
-// Rebalance is when and how fast chunks move.
-type Rebalance struct {
-	AutoTrigger      bool    `mapstructure:"auto_trigger"`
-	SkewThreshold    float64 `mapstructure:"skew_threshold"`
-	DiskThreshold    float64 `mapstructure:"disk_threshold"`
-	MaxParallelMoves int     `mapstructure:"max_parallel_moves"`
-	ChunkMB          int     `mapstructure:"chunk_size_mb"`
-	RateLimitMbps    int     `mapstructure:"rate_limit_mbps"` // megabit a second
-	Migration        struct {
-		DualWrite           bool `mapstructure:"enable_dual_write"`
-		VerifyAfterBulkCopy bool `mapstructure:"verify_after_bulk_copy"`
-		RateLimitKeys       int  `mapstructure:"rate_limit_keys_per_sec"`
-		BatchSize           int  `mapstructure:"batch_size"`
-	} `mapstructure:"migration"`
-}
-
 // RPC is the connections between nodes.
 type RPC struct {
-	MaxConnectionsPerShard int           `mapstructure:"max_connections_per_shard"`
-	ConnectionTimeout      time.Duration `mapstructure:"connection_timeout_ms"`
-	RequestTimeout         time.Duration `mapstructure:"request_timeout_ms"`
-	KeepaliveTime          time.Duration `mapstructure:"keepalive_time_ms"`
+	ConnectionTimeout time.Duration `mapstructure:"connection_timeout_ms"`
+	RequestTimeout    time.Duration `mapstructure:"request_timeout_ms"`
 }
 
 // HTTP is the REST face.
@@ -225,7 +173,6 @@ type Metrics struct {
 
 // PKI is where this node's certificate lies.
 type PKI struct {
-	Enabled        bool   `mapstructure:"enabled"`
 	Cert           string `mapstructure:"cert"`
 	Key            string `mapstructure:"key"`
 	CA             string `mapstructure:"ca"`
@@ -391,10 +338,8 @@ func (c Config) CheckNode() error {
 	}
 	need("node.id", string(c.Node.ID))
 	need("node.data_dir", c.Node.DataDir)
-	if c.PKI.Enabled {
-		need("pki.cert", c.PKI.Cert)
-		need("pki.key", c.PKI.Key)
-		need("pki.ca", c.PKI.CA)
-	}
+	need("pki.cert", c.PKI.Cert)
+	need("pki.key", c.PKI.Key)
+	need("pki.ca", c.PKI.CA)
 	return r.err()
 }

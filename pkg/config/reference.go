@@ -16,7 +16,8 @@ A value comes from, in rising order: the default, files (later over earlier), th
 applied to the cluster. Any key may stand in any file; the file named here is the example that shows it. A key of the list ` + "`wal.directories`" + `
 such as ` + "`wal.directories[].path`" + ` is a field of each entry. Other names of a setting are accepted and mean the same.
 
-* **scope**: *node* is each node's own; *cluster* is one value for all, kept by the control plane and changed with ` + "`themis-cli cluster apply-config`" + `.
+* **scope**: *node* is each node's own; *cluster* is one value for all, kept by the control plane and changed with ` + "`themis-cli cluster apply-config`" + `. What is
+  applied is in force on every node within a moment; a node whose own file or version does not go with it keeps what it had, and says so in health (CONFIG_WARNING).
 * **change**: *live* at once, *restart* when the node is started again, *init* only when a cluster is made.
 * **served**: *no* means that the key is accepted and checked, and that this version doesn't act on it.
 * The environment variable of a key is ` + "`THEMIS_`" + ` and its path in upper case with underscores: ` + "`control.tick_ms`" + ` is ` + "`THEMIS_CONTROL_TICK_MS`" + `. The flag is

@@ -2,8 +2,12 @@ package config
 
 import (
 	"flag"
+	"io/fs"
 	"os"
+	"path/filepath"
 	"reflect"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -195,5 +199,78 @@ func TestDistance(t *testing.T) {
 		if got := distance(c.a, c.b); got != c.want {
 			t.Errorf("distance(%q, %q) = %d, want %d", c.a, c.b, got, c.want)
 		}
+	}
+}
+
+// A key that the reference calls served is one that the program acts on: its field is read somewhere, written as Section.Field.
+func TestWhatIsServedIsActedOn(t *testing.T) {
+	here := map[string]string{ // read in this package, or with one value that is served
+		"Node.DevelopmentMode":          "checks allow by it what must not be in production",
+		"Metrics.Port":                  "becomes the port of Node.MetricsListen",
+		"Replication.WriteConcern":      "Replication.Concern",
+		"Sharding.Strategy":             "hash is the one that is served; another is a warning",
+		"WAL.Fsync":                     "false is refused",
+		"Cluster.Name":                  "fixed when the cluster was made: apply-config refuses another",
+		"Cluster.Mode":                  "fixed",
+		"Sharding.VirtualNodes":         "fixed",
+		"Sharding.Cluster.ActiveShards": "fixed",
+		"Replication.Mode":              "fixed",
+		"Replication.MinSyncReplicas":   "fixed",
+		"Replication.ReplicationFactor": "fixed",
+		"Replication.SyncShards":        "fixed",
+		"Replication.AsyncShards":       "fixed",
+	}
+	var files []string
+	for _, dir := range []string{"../../pkg", "../../cmd", "../../tui"} {
+		if err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+			if err != nil || d.IsDir() || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") || strings.HasPrefix(path, "../../pkg/config/") {
+				return err
+			}
+			b, err := os.ReadFile(path)
+			files = append(files, string(b))
+			return err
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	isRead := func(name string) bool { // as x.Section.Field, or as s.Field where s is x.Section
+		dot := strings.LastIndexByte(name, '.')
+		section, field := regexp.QuoteMeta(name[:dot]), regexp.QuoteMeta(name[dot:])
+		whole := regexp.MustCompile(`\.` + section + field + `\b`)
+		alias := regexp.MustCompile(`(\w+)(?:, \w+)? := [\w.()]+\.` + section + `\b[^.]`)
+		return slices.ContainsFunc(files, func(text string) bool {
+			if !strings.Contains(text, name[dot:]) {
+				return false
+			}
+			if whole.MatchString(text) {
+				return true
+			}
+			return slices.ContainsFunc(alias.FindAllStringSubmatch(text, -1), func(m []string) bool {
+				return regexp.MustCompile(`\b` + m[1] + field + `\b`).MatchString(text)
+			})
+		})
+	}
+	seen := 0
+	var look func(typ reflect.Type, path string)
+	look = func(typ reflect.Type, path string) {
+		for i := range typ.NumField() {
+			f := typ.Field(i)
+			name := strings.TrimPrefix(path+"."+f.Name, ".")
+			switch {
+			case !f.IsExported():
+			case f.Type.Kind() == reflect.Struct:
+				look(f.Type, name)
+			default:
+				seen++
+				read := isRead(name)
+				if _, excused := here[name]; read == excused {
+					t.Errorf("%s: read elsewhere: %v, excused: %v", name, read, excused)
+				}
+			}
+		}
+	}
+	look(reflect.TypeFor[Config](), "")
+	if seen < 40 {
+		t.Errorf("only %d fields were looked at", seen)
 	}
 }

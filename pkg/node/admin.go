@@ -309,6 +309,9 @@ func (s *adminService) ApplyConfig(ctx context.Context, req *nodev1.ApplyConfigR
 	if err := onlyAtInit(v, changes); err != nil {
 		return nil, err
 	}
+	if _, err := settle(s.n.cfg, values); err != nil {
+		return nil, err
+	}
 	b, err := json.Marshal(changes)
 	if err != nil {
 		return nil, err
@@ -330,7 +333,8 @@ func (s *adminService) ApplyConfig(ctx context.Context, req *nodev1.ApplyConfigR
 // onlyAtInit refuses changes of what was fixed when the cluster was made, each with its value; what says the same as the cluster
 // has is no change.
 func onlyAtInit(v cluster.View, changes []config.Change) error {
-	is := map[string]string{"cluster.name": v.Meta.Name, "cluster.mode": v.Meta.Redundancy, "sharding.cluster.active_shards": strconv.Itoa(len(v.Shards))}
+	is := policyOf(v)
+	is["cluster.name"], is["cluster.mode"], is["sharding.cluster.active_shards"] = v.Meta.Name, v.Meta.Redundancy, strconv.Itoa(len(v.Shards))
 	var faults []error
 	for _, c := range changes {
 		if has, known := is[c.Key]; known {
@@ -344,6 +348,29 @@ func onlyAtInit(v cluster.View, changes []config.Change) error {
 		return nil
 	}
 	return themis.Errorf(themis.RefusedUnsafe, "%w", errors.Join(faults...)).Do("leave the keys out of the file, or set them to what the cluster has")
+}
+
+// policyOf is how the cluster's shards acknowledge and how many copies they keep, as the keys of the configuration say it.
+func policyOf(v cluster.View) map[string]string {
+	lists, modes, k, rf := map[themis.Mode][]themis.ShardID{}, []themis.Mode{}, 0, 0
+	for _, id := range v.ShardIDs() {
+		have := v.Shards[id].Have
+		lists[have.Mode] = append(lists[have.Mode], id)
+		if !slices.Contains(modes, have.Mode) {
+			modes = append(modes, have.Mode)
+		}
+		k, rf = max(k, have.K), max(rf, have.RF)
+	}
+	out := map[string]string{"replication.min_sync_replicas": strconv.Itoa(k), "replication.replication_factor": strconv.Itoa(rf)}
+	switch len(modes) {
+	case 0:
+	case 1:
+		out["replication.mode"] = string(modes[0])
+	default:
+		out["replication.mode"] = string(themis.Hybrid)
+		out["replication.synchronous_shards"], out["replication.asynchronous_shards"] = string(asJSON(lists[themis.Sync])), string(asJSON(lists[themis.Async]))
+	}
+	return out
 }
 
 func peerName(ctx context.Context) string {

@@ -29,7 +29,7 @@ func (c *controlLoop) look(ctx context.Context) error {
 		}
 		now := time.Now()
 		c.mu.Lock()
-		c.since = controller.Looking(c.since, c.last, now, c.cfg)
+		c.since = controller.Looking(c.since, c.last, now, c.config())
 		if c.last = now; c.since.Equal(now) {
 			c.done = now // nor could it ask for anything
 		}

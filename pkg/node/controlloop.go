@@ -56,7 +56,6 @@ type controlLoop struct {
 	m *control.Map
 
 	as     cluster.Controller // the record that makes this one the controller
-	cfg    controller.Config
 	mu     sync.Mutex
 	before controller.Probe // of the controller before; zero: nothing is known of it
 	probes map[themis.NodeID]controller.Probe
@@ -219,13 +218,10 @@ func (c *controlLoop) reign(ctx context.Context, as cluster.Controller, before c
 	g, ctx := errgroup.WithContext(ctx)
 	now := time.Now()
 	*c = controlLoop{
-		n: c.n, m: c.m, as: as, before: before, cfg: c.config(), probes: map[themis.NodeID]controller.Probe{}, began: now, since: now, last: now, done: now,
+		n: c.n, m: c.m, as: as, before: before, probes: map[themis.NodeID]controller.Probe{}, began: now, since: now, last: now, done: now,
 		gone: c.gone, full: c.full, failed: c.failed, copies: c.copies, tries: map[themis.ShardID]controller.Attempt{}, told: map[string]bool{}, stuck: map[string]string{}, nudge: make(chan struct{}, 1), wg: g,
 	}
 	c.n.log.Info("controller", "term", as.Term)
-	if err := c.cfg.Validate(); err != nil {
-		return fmt.Errorf("failover settings: %w", err)
-	}
 	g.Go(func() error { return c.steps(ctx) })
 	g.Go(func() error { return c.look(ctx) })
 	g.Go(func() error { return c.confirm(ctx) })
@@ -235,13 +231,8 @@ func (c *controlLoop) reign(ctx context.Context, as cluster.Controller, before c
 	return err
 }
 
-func (c *controlLoop) config() controller.Config {
-	f, cfg := c.n.cfg.Failover, controller.Default()
-	cfg.ProbeEvery, cfg.RetryEvery, cfg.Threshold = f.ProbeInterval, f.RetryInterval, f.FailureThreshold
-	cfg.FailAfterMin, cfg.FailAfterMax = f.FailedAfterMin, f.FailedAfterMax
-	cfg.CutAfter = c.n.cfg.Control.LeaseTTL
-	return cfg
-}
+// config are the numbers in force now.
+func (c *controlLoop) config() controller.Config { return failover(*c.n.conf()) }
 
 func (c *controlLoop) steps(ctx context.Context) error {
 	tick := time.NewTicker(stepEvery)
@@ -299,7 +290,7 @@ func (c *controlLoop) probe(ctx context.Context, id themis.NodeID) error {
 	}
 	for {
 		v, _ := c.n.latest()
-		try, cancel := context.WithTimeout(ctx, c.cfg.ProbeTimeout)
+		try, cancel := context.WithTimeout(ctx, c.config().ProbeTimeout)
 		resp, err := c.ask(try, v.Nodes[id])
 		cancel()
 		now := time.Now()
@@ -329,7 +320,7 @@ func (c *controlLoop) probe(ctx context.Context, id themis.NodeID) error {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-time.After(time.Until(c.cfg.NextProbe(p, now))):
+		case <-time.After(time.Until(c.config().NextProbe(p, now))):
 		}
 	}
 }
@@ -362,7 +353,7 @@ func (c *controlLoop) world(v cluster.View, now time.Time) controller.World {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	w := controller.World{
-		Self: c.n.id.Node, View: v, Since: controller.Looking(c.since, c.last, now, c.cfg), // look may not have run yet since this process went on
+		Self: c.n.id.Node, View: v, Since: controller.Looking(c.since, c.last, now, c.config()), // look may not have run yet since this process went on
 		Probes: maps.Clone(c.probes), Elections: maps.Clone(c.tries),
 		AliveGone: maps.Clone(c.gone), FullSince: maps.Clone(c.full), FailedSince: maps.Clone(c.failed),
 	}
@@ -379,7 +370,7 @@ func (c *controlLoop) world(v cluster.View, now time.Time) controller.World {
 func (c *controlLoop) step(ctx context.Context, v cluster.View) error {
 	now := time.Now()
 	holding, told := map[string]string{}, map[string]bool{}
-	for _, a := range controller.Step(c.world(v, now), now, c.cfg) {
+	for _, a := range controller.Step(c.world(v, now), now, c.config()) {
 		if nd, ok := a.(controller.NotDone); ok {
 			holding[nd.Subject] = nd.Reason + " [" + nd.Rule + "]"
 			told[nd.Key()] = true

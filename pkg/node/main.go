@@ -28,7 +28,7 @@ func Main(ctx context.Context, name string, args, environ []string, out, errOut 
 		ctx, stop, hurry, release := signals(ctx)
 		defer release()
 		err = Run(ctx, Options{
-			Stop: stop, Hurry: hurry, Config: cfg, Version: Version(), Logger: logger(cfg.Log, errOut),
+			Stop: stop, Hurry: hurry, Config: cfg, Version: Version(), Logger: logger(cfg.Log.Level, cfg.Log.Format, errOut),
 			Listening: func(a Addresses) {
 				b, _ := json.Marshal(map[string]string{"grpc_addr": a.GRPC, "http_addr": a.HTTP, "metrics_addr": a.Metrics}) // strings only
 				_, _ = fmt.Fprintf(out, "%s\n", b)
@@ -118,13 +118,13 @@ func configure(name string, args, environ []string, out io.Writer) (cfg config.C
 	return cfg, false, cfg.CheckNode()
 }
 
-func logger(c config.Log, w io.Writer) *slog.Logger {
-	var level slog.Level
-	if err := level.UnmarshalText([]byte(c.Level)); err != nil {
-		level = slog.LevelInfo
+func logger(level, format string, w io.Writer) *slog.Logger {
+	var least slog.Level
+	if err := least.UnmarshalText([]byte(level)); err != nil {
+		least = slog.LevelInfo
 	}
-	o := &slog.HandlerOptions{Level: level}
-	if c.Format == "json" {
+	o := &slog.HandlerOptions{Level: least}
+	if format == "json" {
 		return slog.New(slog.NewJSONHandler(w, o))
 	}
 	return slog.New(slog.NewTextHandler(w, o))

@@ -250,6 +250,7 @@ func (n *Node) watchMap(ctx context.Context, m *control.Map, kv *control.Etcd) e
 		}
 		n.learnControl(v, kv)
 		n.markSeen()
+		n.learnSettings(v.Settings)
 		n.view.Store(&v)
 		n.shards.learn(v)
 		n.changed.wake()

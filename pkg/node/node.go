@@ -77,8 +77,9 @@ type Node struct {
 	promotions chan promotion
 
 	view     atomic.Pointer[cluster.View]
-	changed  broadcast // a newer view
-	renewed  broadcast // the certificates were read anew
+	inForce  atomic.Pointer[settings] // nil: the node's own values
+	changed  broadcast                // a newer view
+	renewed  broadcast                // the certificates were read anew
 	m        atomic.Pointer[control.Map]
 	lease    atomic.Pointer[control.Lease]
 	etcd     atomic.Pointer[control.Server]
@@ -100,6 +101,9 @@ func Run(ctx context.Context, o Options) error {
 	cfg := o.Config
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if _, err := settle(cfg, nil); err != nil {
+		return err
 	}
 	dir := cfg.Node.DataDir
 	lock, err := lockDir(dir)

@@ -308,7 +308,7 @@ func (r *router) writeHere(ctx context.Context, v cluster.View, shard themis.Sha
 	}
 	concern, _ := themis.ParseWriteConcern(req.GetWriteConcern())
 	if concern == themis.ConcernDefault {
-		concern = r.n.cfg.Replication.Concern()
+		concern = r.n.conf().Replication.Concern()
 	}
 	w := replication.Write{RequestID: req.GetRequestId(), Concern: concern}
 	for _, o := range req.GetOperations() {

@@ -265,10 +265,6 @@ func (s *shards) follow(ctx context.Context, g *errgroup.Group, v cluster.View) 
 
 func (s *shards) start(ctx context.Context, g *errgroup.Group, record cluster.Shard) (*running, error) {
 	n := s.n
-	rules := replication.DefaultRules()
-	if n.cfg.Replication.Timeout > 0 {
-		rules.AckTimeout = n.cfg.Replication.Timeout
-	}
 	id := record.ID
 	s.mu.Lock()
 	s.tried[id] = time.Now()
@@ -284,12 +280,14 @@ func (s *shards) start(ctx context.Context, g *errgroup.Group, record cluster.Sh
 			},
 		},
 		Store: store.Options{Cache: n.cache, MemTableBytes: themis.Bytes(n.cfg.Store.MemtableMB) << 20},
-		Rules: rules, Transport: NewTransport(n.pool, n.addressOf), Registry: &registry{n: n}, Reigns: n.reigns,
+		Rules: n.rules, Transport: NewTransport(n.pool, n.addressOf), Registry: &registry{n: n}, Reigns: n.reigns,
 		Event: func(action, outcome, rule, reason string, e themis.Epoch) {
 			n.event(cluster.Event{Actor: n.actor(), Action: action, Subject: string(id), Outcome: outcome, Rule: rule, Reason: reason, Epoch: e})
 		},
-		Logger:  n.log,
-		KeepLog: themis.Bytes(n.cfg.WAL.KeepSegments) * themis.Bytes(n.cfg.WAL.SegmentMB) << 20,
+		Logger: n.log,
+		KeepLog: func() themis.Bytes {
+			return themis.Bytes(n.conf().WAL.KeepSegments) * themis.Bytes(n.cfg.WAL.SegmentMB) << 20
+		},
 	})
 	if err != nil {
 		return nil, err
@@ -309,6 +307,15 @@ func (s *shards) start(ctx context.Context, g *errgroup.Group, record cluster.Sh
 	s.mu.Unlock()
 	s.broke.wake()
 	return run, nil
+}
+
+// rules are the numbers that reigns on this node go by now.
+func (n *Node) rules() replication.Rules {
+	r := replication.DefaultRules()
+	if t := n.conf().Replication.Timeout; t > 0 {
+		r.AckTimeout = t
+	}
+	return r
 }
 
 func (n *Node) actor() cluster.Actor { return cluster.Actor{Kind: "node", ID: string(n.id.Node)} }

@@ -29,6 +29,9 @@ func (n *Node) localState(ctx context.Context) health.NodeState {
 	for _, w := range n.cfg.Warnings() {
 		out.Warnings = append(out.Warnings, w.Error())
 	}
+	if s := n.inForce.Load(); s != nil && s.refused != nil {
+		out.Warnings = append(out.Warnings, s.refused.Error())
+	}
 	v, _ := n.latest()
 	all := n.shards.all()
 	for _, id := range v.ShardsOn(n.id.Node) {

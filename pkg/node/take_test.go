@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/themisdb/themis/pkg/cluster"
+	"github.com/themisdb/themis/pkg/config"
 	"github.com/themisdb/themis/pkg/control"
 	"github.com/themisdb/themis/pkg/controller"
 	"github.com/themisdb/themis/pkg/themis"
@@ -121,16 +122,20 @@ func TestAControllerThatStoodStillDeclaresNobody(t *testing.T) {
 	now := time.Now()
 	stopped := now.Add(-20 * time.Second)
 	v := cluster.View{Nodes: map[themis.NodeID]cluster.Node{"node-1": {ID: "node-1"}, "node-2": {ID: "node-2"}, "node-3": {ID: "node-3"}}}
-	n := &Node{id: identity{Node: "node-1", Storage: "disk-1"}, boot: "boot-1"}
+	cfg, err := config.Load(nil, nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := &Node{id: identity{Node: "node-1", Storage: "disk-1"}, boot: "boot-1", cfg: cfg}
 	n.shards = newShards(n)
 	c := &controlLoop{
-		n: n, cfg: controller.Default(), began: stopped.Add(-time.Minute), since: stopped.Add(-time.Minute), last: stopped,
+		n: n, began: stopped.Add(-time.Minute), since: stopped.Add(-time.Minute), last: stopped,
 		probes: map[themis.NodeID]controller.Probe{
 			"node-2": {Node: "node-2", Boot: "boot-2", LastOK: stopped.Add(-500 * time.Millisecond), FailingSince: now, Failures: 1, Why: "deadline exceeded"},
 			"node-3": {Node: "node-3", Boot: "boot-3", LastOK: now},
 		},
 	}
-	for _, a := range controller.Step(c.world(v, now), now, c.cfg) {
+	for _, a := range controller.Step(c.world(v, now), now, c.config()) {
 		t.Error(a)
 	}
 	later := now.Add(time.Second)
@@ -139,7 +144,7 @@ func TestAControllerThatStoodStillDeclaresNobody(t *testing.T) {
 	p := c.probes["node-2"]
 	p.Failures = 3
 	c.probes["node-2"] = p
-	if got := controller.Step(c.world(v, later), later, c.cfg); len(got) != 1 {
+	if got := controller.Step(c.world(v, later), later, c.config()); len(got) != 1 {
 		t.Errorf("a second after it went on, with three failures: %v", got)
 	}
 }

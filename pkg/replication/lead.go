@@ -80,7 +80,7 @@ func (r *Replica) lead(ctx context.Context, record cluster.Shard) error {
 	}
 	now := time.Now()
 	rg.mu.Lock()
-	rg.core = NewReign(record, themis.Seq(r.commit.Load()), first.Entry().Seq, now, r.o.Rules)
+	rg.core = NewReign(record, themis.Seq(r.commit.Load()), first.Entry().Seq, now, r.o.Rules())
 	rg.core.Durable(first.Entry().Seq, now)
 	rg.mu.Unlock()
 	r.o.Logger.Info("reign begins", "epoch", rg.epoch, "seq", first.Entry().Seq, "isr", record.ISR, "wait_ms", record.WaitMs)
@@ -202,6 +202,7 @@ func (rg *reigning) loop() error {
 		now := time.Now()
 		rg.mu.Lock()
 		rg.core.Leased(rg.r.holdsLease(now))
+		rg.core.Rule(rg.r.o.Rules())
 		rg.core.Tick(now)
 		switch waits := rg.core.Ready() && rg.writable() != nil; {
 		case !waits:

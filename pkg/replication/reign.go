@@ -167,6 +167,9 @@ func (r *Reign) Lost(from cluster.Member) {
 	}
 }
 
+// Rule tells the numbers to go by from now on.
+func (r *Reign) Rule(rules Rules) { r.rules = rules }
+
 // Leased tells whether the node's lease in the control plane holds: without it nothing is committed on this disk's word alone.
 func (r *Reign) Leased(holds bool) { r.lapsed = !holds }
 

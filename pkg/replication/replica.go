@@ -33,7 +33,7 @@ type Options struct {
 
 	Log   wal.Options // Cluster, Shard, Storage, Tap are set here
 	Store store.Options
-	Rules Rules
+	Rules func() Rules // those in force now; nil: DefaultRules
 
 	Transport Transport
 	Registry  Registry
@@ -42,10 +42,10 @@ type Options struct {
 	Event     func(action, outcome, rule, reason string, e themis.Epoch) // the audit trail
 	Logger    *slog.Logger
 
-	Heartbeat   time.Duration // default 300 ms
-	QueueWrites int           // writes that may wait for copies; default 4096
-	Scrub       time.Duration // the log is read for damage, 256 KiB at a time, so often; default 1 s
-	KeepLog     themis.Bytes  // log that is kept for followers that were away; default 1 GiB
+	Heartbeat   time.Duration       // default 300 ms
+	QueueWrites int                 // writes that may wait for copies; default 4096
+	Scrub       time.Duration       // the log is read for damage, 256 KiB at a time, so often; default 1 s
+	KeepLog     func() themis.Bytes // log that is kept for followers that were away; nil: 1 GiB
 }
 
 // Room is how much is left on the disk of a replica.
@@ -68,11 +68,11 @@ func (o Options) withDefaults() Options {
 	if o.Scrub == 0 {
 		o.Scrub = time.Second
 	}
-	if o.KeepLog == 0 {
-		o.KeepLog = 1 << 30
+	if o.KeepLog == nil {
+		o.KeepLog = func() themis.Bytes { return 1 << 30 }
 	}
-	if o.Rules == (Rules{}) {
-		o.Rules = DefaultRules()
+	if o.Rules == nil {
+		o.Rules = DefaultRules
 	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
@@ -604,7 +604,7 @@ func (r *Replica) trim() error {
 			return err
 		}
 	}
-	for r.log.Size() > r.o.KeepLog && r.log.Segments() > 2 {
+	for r.log.Size() > r.o.KeepLog() && r.log.Segments() > 2 {
 		before := r.log.First()
 		if err := r.log.TruncateFront(durable); err != nil {
 			return err

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -33,7 +34,8 @@ type trio struct {
 	room   sync.Map // NodeID: Room; default: enough
 	lapsed sync.Map // NodeID: whose lease in the control plane has ended
 	boots  int
-	scrub  time.Duration // how often the logs are looked at; 0: as usual
+	scrub  time.Duration         // how often the logs are looked at; 0: as usual
+	rules  atomic.Pointer[Rules] // nil: the default ones
 }
 
 type trioNode struct {
@@ -73,7 +75,13 @@ func (c *trio) start(id themis.NodeID) {
 	o := Options{
 		Dir: filepath.Join(c.dir, string(id)), Cluster: "c", Shard: "shard-1", Boot: boot, Fresh: fresh, Epoch: epoch,
 		Self: cluster.Member{Node: id, Storage: themis.StorageID("disk-" + id)}, Transport: c.net.From(id), Registry: c,
-		Room:   func() Room { room, _ := c.room.Load(id); r, _ := room.(Room); return r },
+		Room: func() Room { room, _ := c.room.Load(id); r, _ := room.(Room); return r },
+		Rules: func() Rules {
+			if r := c.rules.Load(); r != nil {
+				return *r
+			}
+			return DefaultRules()
+		},
 		Reigns: func(time.Time) bool { _, ended := c.lapsed.Load(id); return !ended }, Logger: slog.New(slog.DiscardHandler), Heartbeat: 50 * time.Millisecond, Scrub: c.scrub,
 	}
 	if testing.Verbose() {
@@ -318,6 +326,34 @@ func TestWritesWaitForCopiesUnderSync(t *testing.T) {
 		t.Fatalf("a write that waited for the copy: %v", err)
 	}
 	c.converged("node-1", "node-2")
+}
+
+// Other rules hold for a reign that is under way: a follower that is silent leaves once it may.
+func TestOtherRulesHoldAtOnce(t *testing.T) {
+	c := newTrio(t, cluster.Policy{Mode: themis.Sync, K: 1, RF: 3}, "a", "b", "c")
+	patient, quick := DefaultRules(), DefaultRules()
+	patient.AckTimeout, quick.AckTimeout = time.Hour, 20*time.Millisecond
+	c.rules.Store(&patient)
+	primary := c.elect()
+	c.mustWrite(primary, put("k", "1"))
+	c.eventually("all in sync", func() bool { return len(c.record.ISR) == 3 })
+	for _, id := range []themis.NodeID{"a", "b", "c"} {
+		if id != primary {
+			c.stop(id)
+			break
+		}
+	}
+	done := make(chan error, 1)
+	go func() {
+		_, err := c.write(primary, put("k", "2"))
+		done <- err
+	}()
+	r := c.node(primary)
+	c.eventually("the write is in the log", func() bool { return r.log.Last().Seq > themis.Seq(r.commit.Load()) })
+	c.rules.Store(&quick)
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
 }
 
 func TestConditionsAndRequestIDs(t *testing.T) {

@@ -166,13 +166,13 @@ next: themis-cli cluster health
 		t.Errorf("%q", got)
 	}
 
-	m.settings(`rebalance:
-  skew_threshold: 0.2
+	m.settings(`failover:
+  probe_interval_ms: 700
 `)
 	apply := []string{"cluster", "apply-config", "config/sharding/shard-router.yaml"}
 	applied := m.must("", apply...)
-	want = `KEY                       OLD   NEW  EFFECT
-rebalance.skew_threshold  0.15  0.2  takes effect at once
+	want = `KEY                         OLD   NEW  EFFECT
+failover.probe_interval_ms  1000  700  takes effect at once
 
 applied as configuration version 1
 `
