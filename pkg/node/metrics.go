@@ -45,7 +45,7 @@ func newMetrics(n *Node) *metrics {
 		walSyncs:       prometheus.NewCounter(prometheus.CounterOpts{Name: "themis_wal_sync_operations_total", Help: "Fsyncs of logs."}),
 		walSync:        prometheus.NewHistogram(prometheus.HistogramOpts{Name: "themis_wal_sync_duration_seconds", Help: "Time of one write and fsync of a log.", Buckets: prometheus.ExponentialBuckets(50e-6, 2, 16)}),
 		eventsDropped:  prometheus.NewCounter(prometheus.CounterOpts{Name: "themis_events_dropped_total", Help: "Events that did not reach the audit trail because the control plane was away too long."}),
-		crossShard:     prometheus.NewCounter(prometheus.CounterOpts{Name: "themis_cross_shard_queries", Help: "Requests that needed more than one shard."}),
+		crossShard:     prometheus.NewCounter(prometheus.CounterOpts{Name: "themis_cross_shard_queries", Help: "Requests over HTTP that needed more than one shard."}),
 		streamsRefused: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "themis_streams_refused_total", Help: "Streams of primaries that were not taken."}, []string{"reason"}),
 		beatsRefused:   prometheus.NewCounterVec(prometheus.CounterOpts{Name: "themis_controller_heartbeats_refused_total", Help: "Heartbeats of those who are not the controller."}, []string{"reason"}),
 		peersRefused: prometheus.NewCounterVec(prometheus.CounterOpts{

@@ -94,6 +94,9 @@ func (s *server) listingOf(r *http.Request) (*merge, uint64, error) {
 		return nil, 0, themis.Errorf(themis.NoPrimary, "this node belongs to no cluster yet").Do("themis-cli cluster init --nodes HOST,HOST,HOST, or themis-cli node join HOST")
 	}
 	scan := &nodev1.ScanRequest{Collection: collection, Consistency: string(level)}
+	if len(shards) > 1 && s.CrossShard != nil {
+		s.CrossShard()
+	}
 	return newMerge(r.Context(), s.Documents, scan, shards, from, min(int(limit)+1, laneDocuments), timeout), limit, nil //nolint:gosec // at most maxLimit
 }
 

@@ -65,6 +65,7 @@ type Options struct {
 	Cluster       func() string           // the cluster's name; empty before the node joins
 	Shards        func() []themis.ShardID // all shards of the cluster
 	Logger        *slog.Logger            // nil: nothing is logged
+	CrossShard    func()                  // called for each request that needs more than one shard; nil: nobody counts them
 
 	// CheckPeer verifies the certificate of an open TLS connection again, asked at most once a second for each: it may have been
 	// revoked since the handshake. nil: only its end is looked at.
