@@ -122,6 +122,13 @@ func (c *trio) publish() {
 	}
 }
 
+// now is the record of the control plane.
+func (c *trio) now() cluster.Shard {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.record
+}
+
 func (c *trio) node(id themis.NodeID) *Replica {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -336,7 +343,7 @@ func TestOtherRulesHoldAtOnce(t *testing.T) {
 	c.rules.Store(&patient)
 	primary := c.elect()
 	c.mustWrite(primary, put("k", "1"))
-	c.eventually("all in sync", func() bool { return len(c.record.ISR) == 3 })
+	c.eventually("all in sync", func() bool { return len(c.now().ISR) == 3 })
 	for _, id := range []themis.NodeID{"a", "b", "c"} {
 		if id != primary {
 			c.stop(id)
