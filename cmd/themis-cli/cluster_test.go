@@ -22,6 +22,7 @@ func TestACluster(t *testing.T) {
 	t.Run("answers", func(t *testing.T) { f.t = t; storyAnswers(f) })
 	t.Run("dry runs", func(t *testing.T) { f.t = t; storyDryRuns(f) })
 	t.Run("settings", func(t *testing.T) { f.t = t; storySettings(f) })
+	t.Run("modes", func(t *testing.T) { f.t = t; storyModes(f) })
 	t.Run("kill", func(t *testing.T) { f.t = t; storyKilled(f) })
 	t.Run("kill all", func(t *testing.T) { f.t = t; storyKilledAll(f) })
 	f.t = t
@@ -174,6 +175,30 @@ func storySettings(f *fleet) {
 	f.t.Chdir("../../docs/examples") // D-08 as written
 	f.must("cluster", "apply-config", "config/sharding/shard-router.yaml", "--dry-run")
 	f.contains(f.must("cluster", "events"), "apply_config")
+}
+
+// storyModes changes when writes are acknowledged, of one shard and of all, while the cluster serves.
+func storyModes(f *fleet) {
+	set := func(args ...string) []string { return append([]string{"replication", "set-mode"}, args...) }
+	f.contains(f.must(set("semi_sync", "--dry-run")...), "shard-4  sync with 1 follower  semi_sync with 1 follower  would be changed", "nothing was changed: --dry-run")
+	f.contains(f.exits(2, set("fast")...), `"fast"`, "want sync, semi_sync, async or hybrid")
+	f.contains(f.exits(2, set("hybrid")...), "--sync-shards must name", "next: themis-cli replication set-mode hybrid --sync-shards")
+	f.contains(f.exits(2, set("sync", "--sync-shards", "1")...), "only with hybrid")
+	f.contains(f.exits(2, set("async", "--min-sync-replicas", "1")...), "no follower is waited for")
+	f.contains(f.exits(8, set("sync", "--min-sync-replicas", "2")...), "min_sync_replicas 2 needs 3 copies, replication_factor is 2")
+	f.contains(f.exits(1, set("async", "--shard", "shard-1,shard-9")...), `there is no shard "shard-9"`)
+	var one setMode
+	f.decode(f.must(set("async", "--shard", "2", "-o", "json")...), &one)
+	if len(one.Shards) != 1 || !one.Shards[0].Changed || !one.Shards[0].InForce || one.Shards[0].Have.Mode != themis.Async || one.Shards[0].Before.Mode != themis.Sync {
+		f.t.Errorf("%+v", one)
+	}
+	f.must("doc", "put", "airports", "under-async", `{"n":1}`)
+	f.contains(f.must(set("hybrid", "--sync-shards", "1,2,3")...), "shard-2  async", "shard-4  sync with 1 follower  async", "in force")
+	f.must("doc", "put", "airports", "under-hybrid", `{"n":1}`)
+	f.contains(f.must(set("sync")...), "shard-1  sync with 1 follower  sync with 1 follower  in force already", "shard-4  async", "sync with 1 follower  in force")
+	f.contains(f.must(set("sync")...), "nothing to change")
+	f.contains(f.must("cluster", "events"), "set_mode", "policy_change", "async, replication factor 2, min_sync_replicas 0 to sync, replication factor 2, min_sync_replicas 1")
+	f.contains(f.must("doc", "get", "airports", "under-async"), `{"n":1}`)
 }
 
 func storyKilled(f *fleet) {

@@ -17,7 +17,7 @@ import (
 
 // commands are the nouns, in the order of the help. One file each.
 var commands = []func(*app) *cobra.Command{
-	playgroundCommand, clusterCommand, topCommand, shardCommand, nodeCommand, documentCommand, loadCommand, configCommand, pkiCommand, contextCommand, benchCommand,
+	playgroundCommand, clusterCommand, topCommand, shardCommand, replicationCommand, nodeCommand, documentCommand, loadCommand, configCommand, pkiCommand, contextCommand, benchCommand,
 	versionCommand, nodeRunCommand, benchRunCommand,
 }
 

@@ -23,7 +23,6 @@ var unserved = []verb{
 	{"shard switchover", "themis-cli shard show SHARD"},
 	{"node drain", "stop the node, and wait until its copies are made anew elsewhere: themis-cli shard list"},
 	{"node promote", "themis-cli node list"},
-	{"replication", "themis-cli shard list"},
 	{"slot", "themis-cli shard show SHARD"},
 	{"wal", "themisdb-repl-doctor validate-wal --help"},
 	{"snapshot", ""},

@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"fmt"
 	"slices"
 	"time"
 
@@ -57,6 +58,40 @@ func (s Shard) RemoveFromISR(m Member, failed bool) (Shard, error) {
 	}
 	next := s.clone()
 	next.ISR = slices.DeleteFunc(next.ISR, func(x Member) bool { return x == m })
+	return next, nil
+}
+
+// Ask wants another mode and k of the shard; what is in force stays until its primary can change it (Adopt). k below 0 is the one
+// that is wanted already, and at least 1 where the mode waits for followers. ASYNC and shards of one copy have no followers to wait for.
+func (s Shard) Ask(mode themis.Mode, k int) (Shard, error) {
+	next := s.clone()
+	next.Want.Mode = mode
+	switch {
+	case mode == themis.Async || s.Want.RF == 1 && k < 0:
+		next.Want.K = 0
+	case k < 0:
+		next.Want.K = max(1, s.Want.K)
+	default:
+		next.Want.K = k
+	}
+	if err := next.Want.Check(); err != nil {
+		return s, fmt.Errorf("%s: %w", s.ID, err)
+	}
+	return next, nil
+}
+
+// Adopt puts the mode and the k that are wanted in force; the replication factor stays. That everything which was committed is held as
+// they demand is the primary's to know (replication.Reign.Next): an election by them must see all of it. SYNC begins with an in-sync
+// set that can take writes.
+func (s Shard) Adopt() (Shard, error) {
+	next := s.clone()
+	next.Have.Mode, next.Have.K, next.AsyncUntil = s.Want.Mode, s.Want.K, s.AckedAlone()
+	if err := next.Have.Check(); err != nil {
+		return s, err
+	}
+	if next.Have.Mode == themis.Sync && len(s.ISR) < 1+next.Have.K {
+		return s, refuse(s, "isr-floor", "%d of %d in-sync members are there", len(s.ISR), 1+next.Have.K)
+	}
 	return next, nil
 }
 

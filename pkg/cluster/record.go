@@ -223,6 +223,10 @@ type Policy struct {
 	RF   int         `json:"replication_factor"` // copies, with the primary
 }
 
+func (p Policy) String() string {
+	return fmt.Sprintf("%s, replication factor %d, min_sync_replicas %d", p.Mode, p.RF, p.K)
+}
+
 // Check says why the policy can't be, or nil.
 func (p Policy) Check() error {
 	switch {
@@ -275,6 +279,8 @@ type Shard struct {
 	WaitMs   int64          `json:"lease_wait_ms"` // the new primary acknowledges and reads nothing before this has passed
 	Want     Policy         `json:"want"`
 	Have     Policy         `json:"have"`
+	// AsyncUntil is the newest reign that acknowledged under ASYNC before the mode was changed.
+	AsyncUntil themis.Epoch `json:"async_until_epoch,omitempty"`
 
 	Revision themis.Revision `json:"-"` // of the record in the control plane; every change compares it
 }
@@ -404,6 +410,14 @@ func (s Shard) Successors() []Member {
 	return slices.DeleteFunc(s.Voters(), func(m Member) bool {
 		return m == s.Primary || s.Have.Mode == themis.Sync && !s.InSync(m)
 	})
+}
+
+// AckedAlone is the newest reign in which a write may have been acknowledged with one copy, as ASYNC does; 0: none.
+func (s Shard) AckedAlone() themis.Epoch {
+	if s.Have.Mode == themis.Async {
+		return s.Epoch
+	}
+	return s.AsyncUntil
 }
 
 // InSync says whether that very disk is a member of the in-sync set.

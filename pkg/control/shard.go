@@ -155,9 +155,9 @@ func stale(s cluster.Shard, now themis.Revision) error {
 	return themis.Errorf(themis.StalePlan, "%s: seen at revision %d, is at %d: %w", s.ID, s.Revision, now, ErrStale).In(s.ID)
 }
 
-// ChangeShard is the primary's change of its in-sync set (cluster.Shard.RemoveFromISR, AddToISR): if the record has the
-// revision and the epoch that the primary knew. Everything else in the record must be as it was; a copy may only become a
-// voter, or go because another took its place. Below the floor of SYNC a member leaves only by a verdict that stands in the map
+// ChangeShard is the primary's change of its in-sync set (cluster.Shard.RemoveFromISR, AddToISR) or of the policy in force to the one
+// that is wanted (cluster.Shard.Adopt): if the record has the revision and the epoch that the primary knew. Everything else in the
+// record must be as it was; a copy may only become a voter, or go because another took its place. Below the floor of SYNC a member leaves only by a verdict that stands in the map
 // now, whatever the primary's view of it says: REFUSED_UNSAFE. It returns the record with its new revision.
 func (m *Map) ChangeShard(ctx context.Context, seen, next cluster.Shard) (cluster.Shard, error) {
 	if err := checkPrimaryChange(seen, next); err != nil {
@@ -204,6 +204,17 @@ func (m *Map) verdictOn(ctx context.Context, s cluster.Shard, gone cluster.Membe
 func checkPrimaryChange(seen, next cluster.Shard) error {
 	refuse := func(what string) error {
 		return themis.Errorf(themis.PermissionDenied, "change %s: a primary can't change %s", seen.ID, what).In(seen.ID)
+	}
+	if next.Have != seen.Have {
+		adopted, err := seen.Adopt()
+		if err != nil {
+			return err
+		}
+		adopted.Revision = next.Revision
+		if !reflect.DeepEqual(adopted, next) {
+			return refuse("the policy to another than is wanted, or with anything else")
+		}
+		return checkRecord("change", next)
 	}
 	rest := next // whatever fields a record may have: all but these two stay
 	rest.ISR, rest.Replicas, rest.Revision = seen.ISR, seen.Replicas, seen.Revision
@@ -256,6 +267,43 @@ func (m *Map) ChangeShardAs(ctx context.Context, as cluster.Controller, seen, ne
 		}
 	}
 	return out, err
+}
+
+// AskPolicy changes what is wanted of shards (cluster.Shard.Ask), of all of them or of none: if each record is the one that was seen.
+// Nothing else in a record may differ. At most MaxTxnOps shards go at once. On ErrStale nothing has been changed.
+func (m *Map) AskPolicy(ctx context.Context, seen, next []cluster.Shard) error {
+	if len(seen) == 0 {
+		return nil
+	}
+	t := Txn{}
+	for i, s := range seen {
+		rest := next[i]
+		rest.Want = s.Want
+		if s.Revision == 0 {
+			return unseen("ask", s)
+		}
+		if !reflect.DeepEqual(rest, s) {
+			return themis.Errorf(themis.InvalidArgument, "ask %s: more than what is wanted differs", s.ID).In(s.ID)
+		}
+		if err := checkRecord("ask", next[i]); err != nil {
+			return err
+		}
+		b, err := cluster.Encode(next[i])
+		if err != nil {
+			return err
+		}
+		key := m.keys.shard(s.ID)
+		t.If = append(t.If, Compare{key, s.Revision})
+		t.Put = append(t.Put, Put{Key: key, Value: b})
+	}
+	_, ok, err := m.commit(ctx, t, t.If[0].Key, seen[0].Revision)
+	switch {
+	case err != nil:
+		return fmt.Errorf("ask: %w", err)
+	case !ok:
+		return themis.Errorf(themis.StalePlan, "a shard's record has changed meanwhile: %w", ErrStale)
+	}
+	return nil
 }
 
 // changeShard adds the shard's own compare and put to t and commits it.

@@ -341,3 +341,57 @@ func TestRemoveNodeSeesJoin(t *testing.T) {
 	}
 	view(t, m)
 }
+
+// TestPolicyIsAskedForAndAdopted: what is wanted of several shards changes for all or for none, and only their primaries put it in force.
+func TestPolicyIsAskedForAndAdopted(t *testing.T) {
+	bothStores(t, func(t *testing.T, kv KV) {
+		m, v, c := start(t, kv, 2)
+		one, err := m.Crown(t.Context(), v.Shards["shard-1"], c, crown(t, v.Shards["shard-1"], member(1), "boot-1"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		two := v.Shards["shard-2"]
+		ask := func(s cluster.Shard) cluster.Shard {
+			next, err := s.Ask(themis.SemiSync, -1)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return next
+		}
+		old := v.Shards["shard-1"]
+		if err := m.AskPolicy(t.Context(), []cluster.Shard{two, old}, []cluster.Shard{ask(two), ask(old)}); !errors.Is(err, ErrStale) {
+			t.Errorf("one of two from a stale record: %v", err)
+		}
+		if now := view(t, m).Shards["shard-2"]; now.Want.Mode != themis.Sync {
+			t.Errorf("half changed: %+v", now)
+		}
+		more := ask(one)
+		more.Have.Mode = themis.SemiSync
+		if err := m.AskPolicy(t.Context(), []cluster.Shard{one}, []cluster.Shard{more}); themis.CodeOf(err) != themis.InvalidArgument {
+			t.Errorf("in force by the back door: %v", err)
+		}
+		if err := m.AskPolicy(t.Context(), []cluster.Shard{one, two}, []cluster.Shard{ask(one), ask(two)}); err != nil {
+			t.Fatal(err)
+		}
+		seen := view(t, m).Shards["shard-1"]
+		if seen.Want.Mode != themis.SemiSync || seen.Have.Mode != themis.Sync {
+			t.Fatalf("wanted: %+v", seen)
+		}
+		next, err := seen.Adopt()
+		if err != nil {
+			t.Fatal(err)
+		}
+		also := next
+		also.ISR = also.ISR[:1]
+		if _, err := m.ChangeShard(t.Context(), seen, also); themis.CodeOf(err) != themis.PermissionDenied {
+			t.Errorf("the policy and the in-sync set at once: %v", err)
+		}
+		now, err := m.ChangeShard(t.Context(), seen, next)
+		if err != nil || now.Have != now.Want {
+			t.Fatal(now, err)
+		}
+		if _, err := m.ChangeShard(t.Context(), seen, next); !errors.Is(err, ErrStale) {
+			t.Errorf("from a stale revision: %v", err)
+		}
+	})
+}

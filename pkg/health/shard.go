@@ -278,12 +278,8 @@ func (v *shardView) policy() {
 		v.find(SingleCopy, "", time.Time{}, values{"node": string(s.Voters()[0].Node)})
 	}
 	if s.Want != s.Have {
-		v.find(PolicyChanging, "", time.Time{}, values{"want": policyWords(s.Want), "have": policyWords(s.Have)})
+		v.find(PolicyChanging, "", time.Time{}, values{"want": s.Want.String(), "have": s.Have.String()})
 	}
-}
-
-func policyWords(p cluster.Policy) string {
-	return fmt.Sprintf("%s, replication factor %d, min_sync_replicas %d", p.Mode, p.RF, p.K)
 }
 
 // crashCost is nothing under the modes that wait for another disk; under ASYNC it is what the best follower lacks.

@@ -403,6 +403,8 @@ func (s *adminService) Act(ctx context.Context, req *nodev1.ActRequest) (*nodev1
 		return act(ctx, req, s.n.removeNode)
 	case "shard.remove-copy":
 		return act(ctx, req, s.n.removeCopy)
+	case "replication.set-mode":
+		return act(ctx, req, s.n.setMode)
 	case "node.token":
 		return act(ctx, req, s.n.createToken)
 	}

@@ -150,8 +150,7 @@ func (u *unused) rescueAndDelete(ctx context.Context, m *control.Map, v cluster.
 		return nil
 	}
 	if lacks {
-		acked := v.Shards[out.Shard].Have.Mode == themis.Async
-		if out.Rescued, out.Writes, err = replication.Rescue(dir, u.identity(v, out.Shard), common, acked); err != nil {
+		if out.Rescued, out.Writes, err = replication.Rescue(dir, u.identity(v, out.Shard), common, v.Shards[out.Shard].AckedAlone()); err != nil {
 			return fmt.Errorf("rescue the writes of %s: nothing was deleted: %w", out.Shard, err)
 		}
 		out.Note = fmt.Sprintf("nothing that its log held behind seq %d was a write", common)

@@ -87,7 +87,7 @@ func (r *Replica) cutBack(common themis.Seq, h Hello) error {
 	if last.Seq <= common {
 		return nil
 	}
-	file, n, err := r.rescue(common+1, last.Seq, h.AckedMayVanish)
+	file, n, err := r.rescue(common+1, last.Seq, h.AckedAlone)
 	if err != nil {
 		return fmt.Errorf("rescue seq %d to %d of %s: %w", common+1, last.Seq, r.o.Shard, err)
 	}
@@ -237,7 +237,7 @@ func (r *Replica) Install(h Hello, snap store.Snapshot, dir string) error {
 	}
 	common := Common(r.log.Lineage(), r.log.Last().Seq, h.Lineage, h.Last)
 	if last := r.log.Last().Seq; common < last && common >= r.log.Base().Seq {
-		if _, _, err := r.rescue(common+1, last, h.AckedMayVanish); err != nil {
+		if _, _, err := r.rescue(common+1, last, h.AckedAlone); err != nil {
 			return fmt.Errorf("rescue before install: %w", err)
 		}
 	}

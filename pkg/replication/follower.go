@@ -13,17 +13,17 @@ import (
 
 // Hello opens a primary's stream to one follower.
 type Hello struct {
-	Cluster        themis.ClusterID
-	Shard          themis.ShardID
-	Epoch          themis.Epoch
-	Primary        cluster.Member
-	Follower       themis.StorageID // as the record names it
-	Lineage        []themis.EpochStart
-	First, Last    themis.Seq // what the primary's log holds
-	Barrier        themis.Seq
-	Acked          themis.Seq // the follower has acknowledged everything up to here in this reign; 0: nothing yet
-	AckedMayVanish bool       // under ASYNC: what is cut goes to rescued/ first
-	Stream         uint64     // of the primary's streams in this reign: each is higher than those before
+	Cluster     themis.ClusterID
+	Shard       themis.ShardID
+	Epoch       themis.Epoch
+	Primary     cluster.Member
+	Follower    themis.StorageID // as the record names it
+	Lineage     []themis.EpochStart
+	First, Last themis.Seq // what the primary's log holds
+	Barrier     themis.Seq
+	Acked       themis.Seq   // the follower has acknowledged everything up to here in this reign; 0: nothing yet
+	AckedAlone  themis.Epoch // what is cut of reigns up to this one may have been acknowledged: under ASYNC
+	Stream      uint64       // of the primary's streams in this reign: each is higher than those before
 }
 
 // Welcome is a follower's answer to a Hello.

@@ -269,11 +269,14 @@ func (rg *reigning) confirm(seq themis.Seq) []*pending {
 	return slices.Clone(rg.waiting[from:rg.confirmed])
 }
 
-// propose submits a change of the ISR until its outcome is known. Submitting the very same change again is harmless: it takes
+// propose submits a change of the ISR or of the policy until its outcome is known. Submitting the very same change again is harmless: it takes
 // effect at most once, since it names the revision that it changes.
 func (rg *reigning) propose(p *Proposal) error {
-	action := "isr_remove"
-	if p.Add {
+	action, rule, what := "isr_remove", "isr", fmt.Sprintf("%s: %s", p.Member, p.Why)
+	switch {
+	case p.Policy():
+		action, rule, what = "policy_change", "mode-waits", fmt.Sprintf("%s to %s: %s", p.Seen.Have, p.Next.Have, p.Why)
+	case p.Add:
 		action = "isr_add"
 	}
 	for {
@@ -282,7 +285,7 @@ func (rg *reigning) propose(p *Proposal) error {
 		cancel()
 		switch {
 		case err == nil:
-			rg.r.o.Event(action, "done", "isr", fmt.Sprintf("%s: %s", p.Member, p.Why), rg.epoch)
+			rg.r.o.Event(action, "done", rule, what, rg.epoch)
 			failed, full := rg.r.verdicts()
 			rg.r.Learn(next, failed, full)
 			return rg.learn()
@@ -297,7 +300,7 @@ func (rg *reigning) propose(p *Proposal) error {
 		case rg.ctx.Err() != nil:
 			return rg.ctx.Err()
 		}
-		rg.r.o.Logger.Warn("change of the in-sync set not confirmed, submitting it again", "epoch", rg.epoch, "node", p.Member.Node, "err", err)
+		rg.r.o.Logger.Warn("change of the shard's record not confirmed, submitting it again", "epoch", rg.epoch, "change", action, "node", p.Member.Node, "err", err)
 		rg.rest()
 	}
 }

@@ -44,14 +44,17 @@ type follower struct {
 	gone             bool      // its stream has ended
 }
 
-// Proposal is a change of the ISR on its way to the control plane. From the moment it is made until its outcome is known the
-// reign counts by both the old and the new set.
+// Proposal is a change of the ISR or of the policy on its way to the control plane. From the moment it is made until its outcome is
+// known the reign counts by both the old and the new record.
 type Proposal struct {
 	Seen, Next cluster.Shard
-	Member     cluster.Member
+	Member     cluster.Member // who enters or leaves the ISR; zero: it changes the policy
 	Add        bool
 	Why        string
 }
+
+// Policy says whether it is the policy that changes.
+func (p *Proposal) Policy() bool { return p.Member.IsZero() }
 
 // Reign is what a primary knows and decides in one epoch: which entries are committed, who must have them, who may join or
 // must leave, and whether it may answer reads. It is pure: it is told of events with their time and changes only itself.
@@ -274,19 +277,39 @@ func (r *Reign) advance(now time.Time) {
 	if now.Before(r.start) {
 		return
 	}
+	limit := r.safe(r.shard.Have)
+	if next, changing := r.changing(); changing {
+		limit = min(limit, r.safe(next))
+	}
+	if limit > r.commit && (limit >= r.barrier || !guard.On(guard.Barrier)) {
+		r.commit = limit
+	}
+	r.trim()
+}
+
+// changing is the policy that may be in force already without this primary knowing.
+func (r *Reign) changing() (cluster.Policy, bool) {
+	if r.flying == nil || !r.flying.Policy() || !guard.On(guard.ModeBoth) {
+		return cluster.Policy{}, false
+	}
+	return r.flying.Next.Have, true
+}
+
+// safe is the highest seq that is held as the policy demands of what is committed: an election by it sees all up to there.
+func (r *Reign) safe(p cluster.Policy) themis.Seq {
 	limit := r.durable
-	switch r.shard.Have.Mode {
+	switch p.Mode {
 	case themis.Sync:
 		for _, m := range r.counted() {
 			if m != r.self {
 				limit = min(limit, r.seq(m))
 			}
 		}
-		if len(r.shard.ISR) < 1+r.shard.Have.K && guard.On(guard.ISRFloor) {
+		if len(r.shard.ISR) < 1+p.K && guard.On(guard.ISRFloor) {
 			limit = min(limit, max(r.barrier, r.commit)) // reads may go on, client writes may not
 		}
 	case themis.SemiSync:
-		limit = min(limit, r.kth(r.shard.Have.K))
+		limit = min(limit, r.kth(p.K))
 		if rep, ok := r.shard.Replica(r.joining.Node); ok && rep.Class == cluster.Async && guard.On(guard.MaximalISR) {
 			limit = min(limit, r.seq(r.joining)) // it may be a voter already, in the place of one that acknowledged
 		}
@@ -295,10 +318,7 @@ func (r *Reign) advance(now time.Time) {
 			limit = r.commit
 		}
 	}
-	if limit > r.commit && (limit >= r.barrier || !guard.On(guard.Barrier)) {
-		r.commit = limit
-	}
-	r.trim()
+	return limit
 }
 
 // counted is the ISR, and whoever may be in it already without this primary knowing.
@@ -384,12 +404,23 @@ func (r *Reign) Writable(now time.Time) error {
 	if r.Frozen() {
 		return themis.Errorf(themis.NoPrimary, "%s: the reign of epoch %d is being handed over, since %s stops", s.ID, s.Epoch, s.Primary).In(s.ID)
 	}
-	switch s.Have.Mode {
-	case themis.Sync:
-		if len(s.ISR) < 1+s.Have.K && guard.On(guard.ISRFloor) {
-			return themis.Errorf(themis.NotEnoughReplicas, "%s: %d of %d in-sync copies; writes wait until another copy is whole", s.ID, len(s.ISR), 1+s.Have.K).In(s.ID)
+	if next, changing := r.changing(); changing {
+		if err := r.writable(next, now); err != nil {
+			return err
 		}
-		if full := r.onFullDisks(s.ISR); len(s.ISR)-len(full) < 1+s.Have.K && len(full) > 0 && guard.On(guard.FullMember) {
+	}
+	return r.writable(s.Have, now)
+}
+
+// writable says why a write could not be acknowledged under the policy, or nil.
+func (r *Reign) writable(p cluster.Policy, now time.Time) error {
+	s := r.shard
+	switch p.Mode {
+	case themis.Sync:
+		if len(s.ISR) < 1+p.K && guard.On(guard.ISRFloor) {
+			return themis.Errorf(themis.NotEnoughReplicas, "%s: %d of %d in-sync copies; writes wait until another copy is whole", s.ID, len(s.ISR), 1+p.K).In(s.ID)
+		}
+		if full := r.onFullDisks(s.ISR); len(s.ISR)-len(full) < 1+p.K && len(full) > 0 && guard.On(guard.FullMember) {
 			return needsRoom(s, full)
 		}
 		// Who is silent may leave only while 1 + k remain: with fewer answering, an appended write would have no known outcome.
@@ -399,8 +430,8 @@ func (r *Reign) Writable(now time.Time) error {
 				near++
 			}
 		}
-		if near < s.Have.K && guard.On(guard.NearFloor) {
-			return themis.Errorf(themis.NotEnoughReplicas, "%s: %d of %d in-sync followers answer", s.ID, near, s.Have.K).In(s.ID)
+		if near < p.K && guard.On(guard.NearFloor) {
+			return themis.Errorf(themis.NotEnoughReplicas, "%s: %d of %d in-sync followers answer", s.ID, near, p.K).In(s.ID)
 		}
 	case themis.SemiSync:
 		var near []cluster.Member
@@ -410,11 +441,11 @@ func (r *Reign) Writable(now time.Time) error {
 			}
 		}
 		full := r.onFullDisks(near)
-		if len(near) >= s.Have.K && len(near)-len(full) < s.Have.K && guard.On(guard.FullMember) {
+		if len(near) >= p.K && len(near)-len(full) < p.K && guard.On(guard.FullMember) {
 			return needsRoom(s, full)
 		}
-		if len(near) < s.Have.K {
-			return themis.Errorf(themis.NotEnoughReplicas, "%s: %d of %d followers answer", s.ID, len(near), s.Have.K).In(s.ID)
+		if len(near) < p.K {
+			return themis.Errorf(themis.NotEnoughReplicas, "%s: %d of %d followers answer", s.ID, len(near), p.K).In(s.ID)
 		}
 	}
 	return nil
@@ -446,7 +477,17 @@ func needsRoom(s cluster.Shard, full []string) error {
 // of them: every other member that may be in the ISR under SYNC, k followers under SEMI_SYNC. The zero time: never yet. Under
 // ASYNC, and where this primary is the only one electable, it needs nobody and says so by ok.
 func (r *Reign) ConfirmedSince() (at time.Time, alone bool) {
-	switch r.shard.Have.Mode {
+	at, alone = r.confirmedSince(r.shard.Have)
+	if next, changing := r.changing(); changing {
+		if also, nobody := r.confirmedSince(next); alone || !nobody && also.Before(at) {
+			at, alone = also, nobody
+		}
+	}
+	return at, alone
+}
+
+func (r *Reign) confirmedSince(p cluster.Policy) (at time.Time, alone bool) {
+	switch p.Mode {
 	case themis.Sync:
 		alone = true
 		for _, m := range r.counted() {
@@ -471,8 +512,8 @@ func (r *Reign) ConfirmedSince() (at time.Time, alone bool) {
 			}
 		}
 		slices.SortFunc(have, func(a, b time.Time) int { return b.Compare(a) })
-		if k := r.shard.Have.K; k >= 1 && len(have) >= k {
-			return have[k-1], false
+		if p.K >= 1 && len(have) >= p.K {
+			return have[p.K-1], false
 		}
 		return time.Time{}, false
 	}
@@ -488,7 +529,7 @@ func (r *Reign) MayRead(now time.Time) bool {
 	return alone || election.Lease{Sent: at, Length: election.ReadLease, Margin: election.ReadLeaseMargin}.Holds(now) || !guard.On(guard.ReadLease)
 }
 
-// Next is the change of the ISR that should be proposed now, or nil. At most one is on its way at a time.
+// Next is the change of the ISR or of the policy that should be proposed now, or nil. At most one is on its way at a time.
 func (r *Reign) Next(now time.Time) *Proposal {
 	if r.flying != nil {
 		return nil
@@ -500,11 +541,28 @@ func (r *Reign) Next(now time.Time) *Proposal {
 	if !r.Ready() {
 		return nil
 	}
-	if p := r.entering(now); p != nil {
-		r.flying = p
-		return p
+	p := r.adopting()
+	if p == nil {
+		p = r.entering(now)
 	}
-	return nil
+	r.flying = p
+	return p
+}
+
+// adopting proposes the policy that is wanted once everything that was committed is held as it demands. From then on, until the
+// outcome is known, both policies are counted by, so an election by either sees every acknowledged write.
+func (r *Reign) adopting() *Proposal {
+	if r.shard.Want.Mode == r.shard.Have.Mode && r.shard.Want.K == r.shard.Have.K || !r.joining.IsZero() {
+		return nil
+	}
+	if r.safe(r.shard.Want) < r.commit && guard.On(guard.ModeWaits) {
+		return nil
+	}
+	next, err := r.shard.Adopt()
+	if err != nil {
+		return nil // SYNC waits for its floor
+	}
+	return &Proposal{Seen: r.shard, Next: next, Why: "what was committed is held as it demands"}
 }
 
 func (r *Reign) leaving(now time.Time) *Proposal {

@@ -15,6 +15,7 @@ func member(n themis.NodeID) cluster.Member {
 
 func shardOf(mode themis.Mode, rf int, isr ...themis.NodeID) cluster.Shard {
 	s := cluster.Shard{ID: "shard-1", Epoch: 3, Primary: member("a"), Revision: 10, Have: cluster.Policy{Mode: mode, K: 1, RF: rf}}
+	s.Want = s.Have
 	for _, n := range []themis.NodeID{"a", "b", "c"}[:rf] {
 		s.Replicas = append(s.Replicas, cluster.Replica{Member: member(n), Class: cluster.Voter})
 	}

@@ -50,14 +50,14 @@ func (r *Replica) rescuedWrites() (n int) {
 }
 
 // rescue writes the log's entries from…to as NDJSON, durably, before they are cut (promise 12). It returns the file's name,
-// empty when there was no write among them, and the number of writes.
-func (r *Replica) rescue(from, to themis.Seq, acked bool) (name string, n int, err error) {
+// empty when there was no write among them, and the number of writes. Those of reigns up to alone may have been acknowledged.
+func (r *Replica) rescue(from, to themis.Seq, alone themis.Epoch) (name string, n int, err error) {
 	scan, err := r.log.Scan(from)
 	if err != nil {
 		return "", 0, err
 	}
 	defer func() { _ = scan.Close() }()
-	f := rescueFile{dir: r.o.Dir, shard: r.o.Shard}
+	f := rescueFile{dir: r.o.Dir, shard: r.o.Shard, alone: alone}
 	defer f.abandon()
 	for scan.Pos().Seq < to {
 		e, err := scan.Next()
@@ -68,13 +68,13 @@ func (r *Replica) rescue(from, to themis.Seq, acked bool) (name string, n int, e
 			return "", 0, err
 		}
 	}
-	return f.finish(acked, r.log.Last().Epoch, from, to)
+	return f.finish(r.log.Last().Epoch, from, to)
 }
 
 // Rescue does the same with all entries behind a seq in the log of a copy that nobody has open: dir is its directory. They count as
-// acknowledged if acked says so, or if the log knows that one of them was committed. A log that is not sound is CORRUPT.
-func Rescue(dir string, own wal.Identity, behind themis.Seq, acked bool) (name string, n int, err error) {
-	f := rescueFile{dir: dir, shard: own.Shard}
+// acknowledged if one is of a reign up to alone, or if the log knows that one of them was committed. A log that is not sound is CORRUPT.
+func Rescue(dir string, own wal.Identity, behind themis.Seq, alone themis.Epoch) (name string, n int, err error) {
+	f := rescueFile{dir: dir, shard: own.Shard, alone: alone}
 	defer f.abandon()
 	in, err := wal.Inspect(filepath.Join(dir, "wal"), own, func(v wal.Visited) error {
 		if v.Entry.Seq <= behind {
@@ -88,14 +88,17 @@ func Rescue(dir string, own wal.Identity, behind themis.Seq, acked bool) (name s
 	if !in.Sound() {
 		return "", 0, themis.Errorf(themis.Corrupt, "the log in %s is damaged: %s", dir, in.Findings[0].Fault)
 	}
-	return f.finish(acked || in.MaxCommit > behind, in.Last.Epoch, behind+1, in.Last.Seq)
+	f.acked = f.acked || in.MaxCommit > behind
+	return f.finish(in.Last.Epoch, behind+1, in.Last.Seq)
 }
 
 // rescueFile is a file of rescued/ that is being written: it is there only with the first write, and counts only when it is finished.
 type rescueFile struct {
 	dir   string // of the copy
 	shard themis.ShardID
-	n     int // writes in it
+	alone themis.Epoch // writes of reigns up to this one may have been acknowledged
+	acked bool         // one of them may
+	n     int          // writes in it
 
 	f   *os.File
 	out *bufio.Writer
@@ -107,6 +110,7 @@ func (x *rescueFile) add(e *themis.Entry) error {
 	if e.Kind != themis.KindWrite {
 		return nil
 	}
+	x.acked = x.acked || e.Epoch <= x.alone
 	ops, err := themis.DecodeOps(e.Payload)
 	if err == nil && x.f == nil {
 		err = x.create()
@@ -143,12 +147,12 @@ func (x *rescueFile) create() (err error) {
 }
 
 // finish makes the file durable under its name.
-func (x *rescueFile) finish(acked bool, epoch themis.Epoch, from, to themis.Seq) (name string, n int, err error) {
+func (x *rescueFile) finish(epoch themis.Epoch, from, to themis.Seq) (name string, n int, err error) {
 	if x.f == nil {
 		return "", 0, nil
 	}
 	kind := rescuedOpen
-	if acked {
+	if x.acked {
 		kind = rescuedAcked
 	}
 	dir := filepath.Join(x.dir, "rescued")

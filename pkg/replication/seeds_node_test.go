@@ -1,6 +1,7 @@
 package replication
 
 import (
+	"fmt"
 	"slices"
 	"strconv"
 	"time"
@@ -95,6 +96,15 @@ func (n *simNode) entry(s themis.Seq) simEntry {
 		return n.disk.log[s-1]
 	}
 	return n.unsynced[int(s)-len(n.disk.log)-1]
+}
+
+// values are the documents in its log up to seq.
+func (n *simNode) values(to themis.Seq) map[int]bool {
+	have := map[int]bool{}
+	for s := themis.Seq(1); s <= min(to, n.last()); s++ {
+		have[n.entry(s).value] = true
+	}
+	return have
 }
 
 func (n *simNode) lineage() (l []themis.EpochStart) {
@@ -221,6 +231,10 @@ func (n *simNode) acknowledge() {
 	for s := n.commit + 1; s <= n.reign.Commit(); s++ {
 		if e := n.entry(s); e.value != 0 && n.w.waiting[e.value] {
 			delete(n.w.waiting, e.value)
+			if n.w.loose[n.reign.Shard().Epoch] {
+				n.w.gone[e.value] = true
+				continue
+			}
 			n.w.acked[e.value] = true
 			n.w.logf("%s acknowledges %d", n.id, e.value)
 			if e.epoch == n.reign.Shard().Epoch { // older ones were left open: their clients were told that the outcome is unknown
@@ -234,13 +248,10 @@ func (n *simNode) acknowledge() {
 }
 
 func (n *simNode) read() {
-	if n.reign == nil || !n.reign.MayRead(n.clock()) || n.disk.promised > n.reign.Shard().Epoch {
+	if n.reign == nil || !n.reign.MayRead(n.clock()) || n.disk.promised > n.reign.Shard().Epoch || n.w.loose[n.reign.Shard().Epoch] {
 		return
 	}
-	have := map[int]bool{}
-	for s := themis.Seq(1); s <= n.reign.Commit(); s++ {
-		have[n.entry(s).value] = true
-	}
+	have := n.values(n.reign.Commit())
 	for v := range n.w.acked {
 		if !have[v] {
 			n.w.fail("a strong read at %s in epoch %d misses the acknowledged write %d", n.id, n.reign.Shard().Epoch, v)
@@ -412,7 +423,7 @@ func (n *simNode) propose() {
 		return
 	}
 	n.proposal = p
-	n.w.logf("%s proposes ISR %v (%s)", n.id, p.Next.ISR, p.Why)
+	n.w.logf("%s proposes ISR %v, %s, k %d (%s)", n.id, p.Next.ISR, p.Next.Have.Mode, p.Next.Have.K, p.Why)
 	reign := n.reign
 	submit := func() {
 		r := &n.w.record
@@ -422,15 +433,20 @@ func (n *simNode) propose() {
 		next := p.Next
 		if !guard.On(guard.ISRVersion) { // a late change lands on whatever the record holds by then
 			next = *r
-			if p.Add && !next.InSync(p.Member) {
+			if p.Policy() {
+				next.Have = p.Next.Have
+			} else if p.Add && !next.InSync(p.Member) {
 				next.ISR = append(slices.Clone(next.ISR), p.Member)
 			} else if !p.Add {
 				next.ISR = slices.DeleteFunc(slices.Clone(next.ISR), func(m cluster.Member) bool { return m == p.Member })
 			}
 		}
 		next.Revision = r.Revision + 1
+		if p.Policy() {
+			n.w.changes[fmt.Sprintf("%s to %s", r.Have.Mode, next.Have.Mode)]++
+		}
 		*r = next
-		n.w.logf("record %d: ISR %v", r.Revision, r.ISR)
+		n.w.logf("record %d: ISR %v, %s, k %d", r.Revision, r.ISR, r.Have.Mode, r.Have.K)
 	}
 	n.w.pending = append(n.w.pending, submit)
 	answered := func() {

@@ -3,6 +3,7 @@ package replication
 import (
 	"fmt"
 	"maps"
+	"math"
 	"math/rand/v2"
 	"os"
 	"slices"
@@ -36,7 +37,10 @@ type world struct {
 	value   int
 	waiting map[int]bool // values appended, not acknowledged
 	acked   map[int]bool
-	burnt   map[int]bool // values that a disk had before it was lost; its ack may still be on its way
+	burnt   map[int]bool          // values that a disk had before it was lost; its ack may still be on its way
+	gone    map[int]bool          // values that were acknowledged and that an election under ASYNC left behind, as that mode says
+	loose   map[themis.Epoch]bool // reigns that an election under ASYNC ended: what they still say stands nowhere
+	changes map[string]int        // policies that came into force, by their modes
 	trace   []string
 	tracing bool
 	wipes   int
@@ -62,7 +66,8 @@ func (w *world) fail(format string, args ...any) {
 
 func newWorld(seed uint64) *world {
 	rng := rand.New(rand.NewPCG(seed, 1))
-	w := &world{rng: rng, failed: map[themis.NodeID]bool{}, stops: map[themis.NodeID]bool{}, waiting: map[int]bool{}, acked: map[int]bool{}, burnt: map[int]bool{}}
+	w := &world{rng: rng, failed: map[themis.NodeID]bool{}, stops: map[themis.NodeID]bool{}, waiting: map[int]bool{}, acked: map[int]bool{}, burnt: map[int]bool{},
+		gone: map[int]bool{}, loose: map[themis.Epoch]bool{}, changes: map[string]int{}}
 	w.likely = draw(rng)
 	for _, l := range w.likely {
 		w.total += l
@@ -70,7 +75,10 @@ func newWorld(seed uint64) *world {
 	count := 3 + rng.IntN(2)
 	rf := 2 + rng.IntN(2)
 	mode, k := themis.Sync, 1
-	if rng.IntN(2) == 0 {
+	switch rng.IntN(8) {
+	case 0:
+		mode = themis.Async
+	case 1, 2, 3:
 		mode = themis.SemiSync
 	}
 	w.record = cluster.Shard{Format: 1, ID: "shard-1", Revision: 1, Have: cluster.Policy{Mode: mode, K: k, RF: rf}}
@@ -104,9 +112,32 @@ func (w *world) checkCopies(s themis.Seq, e simEntry) {
 	if w.burnt[e.value] {
 		copies++
 	}
-	if copies < 1+w.record.Have.K {
+	if copies < 1+w.record.Have.K && w.record.Have.Mode != themis.Async {
 		w.fail("write %d was acknowledged with %d copies", e.value, copies)
 	}
+}
+
+// leaveBehind is what an election under ASYNC costs: the writes that its winner lacks.
+func (w *world) leaveBehind(seen cluster.Shard) {
+	w.loose[seen.Epoch] = true
+	have := w.node(w.record.Primary.Node).values(themis.Seq(math.MaxInt64))
+	for v := range w.acked {
+		if !have[v] {
+			delete(w.acked, v)
+			w.gone[v] = true
+			w.logf("%d is left behind", v)
+		}
+	}
+}
+
+// want asks for another policy at any moment.
+func (w *world) want() {
+	next := w.record
+	next.Want.Mode = []themis.Mode{themis.Sync, themis.Sync, themis.SemiSync, themis.SemiSync, themis.Async}[w.rng.IntN(5)]
+	next.Want.K = 1 + w.rng.IntN(next.Have.RF-1)
+	next.Revision++
+	w.record = next
+	w.logf("record %d: wants %s, k %d", next.Revision, next.Want.Mode, next.Want.K)
 }
 
 // checkPrimary: whoever the control plane names as primary has every acknowledged write.
@@ -118,10 +149,7 @@ func (w *world) checkPrimary() {
 		if n.self() != w.record.Primary {
 			continue
 		}
-		have := map[int]bool{}
-		for s := themis.Seq(1); s <= n.last(); s++ {
-			have[n.entry(s).value] = true
-		}
+		have := n.values(n.last())
 		for v := range w.acked {
 			if !have[v] {
 				w.fail("the primary %s of epoch %d lacks the acknowledged write %d", n.id, w.record.Epoch, v)
@@ -206,6 +234,9 @@ func (w *world) elect() {
 		crowned.Revision = seen.Revision + 1
 		w.record = crowned
 		w.logf("record %d: %s leads epoch %d, ISR %v", crowned.Revision, crowned.Primary, crowned.Epoch, crowned.ISR)
+		if seen.Have.Mode == themis.Async {
+			w.leaveBehind(seen)
+		}
 		w.checkPrimary()
 	})
 }
@@ -279,6 +310,7 @@ const (
 	evCut
 	evQuit
 	evHand
+	evWant
 	evMend
 	evElect
 	evLand
@@ -292,7 +324,7 @@ const (
 )
 
 func draw(rng *rand.Rand) (likely [events]int) {
-	faults := [events]int{evCrash: 12, evPause: 8, evWipe: 3, evLeap: 6, evCut: 12, evQuit: 14, evHand: 40, evMend: 30, evElect: 40}
+	faults := [events]int{evCrash: 12, evPause: 8, evWipe: 3, evLeap: 6, evCut: 12, evQuit: 14, evHand: 40, evWant: 20, evMend: 30, evElect: 40}
 	work := [events]int{evLand: 60, evLearn: 80, evWrite: 60, evSync: 60, evShip: 80, evPropose: 40, evDeliver: 160}
 	for i := range likely {
 		likely[i] = 1 + work[i] + rng.IntN(work[i]+1)
@@ -313,7 +345,7 @@ func (w *world) step(quiet bool) {
 	for ; x >= w.likely[kind]; kind++ {
 		x -= w.likely[kind]
 	}
-	if quiet && kind <= evHand {
+	if quiet && kind <= evWant {
 		kind = evDeliver
 	}
 	switch kind {
@@ -344,6 +376,8 @@ func (w *world) step(quiet bool) {
 		}
 	case evHand:
 		w.rolling(n)
+	case evWant:
+		w.want()
 	case evMend:
 		w.mend()
 	case evElect:
@@ -470,7 +504,7 @@ func (w *world) heal() {
 }
 
 func (w *world) settled() bool {
-	if len(w.record.ISR) < w.record.Have.RF {
+	if len(w.record.ISR) < w.record.Have.RF || w.record.Have != w.record.Want {
 		return false
 	}
 	for _, n := range w.nodes {
@@ -517,19 +551,22 @@ func TestSeeds(t *testing.T) {
 		}
 		return
 	}
-	acked, epochs, handed := 0, 0, 0
+	acked, epochs, handed, changes := 0, 0, 0, map[string]int{}
 	for seed := range uint64(seeds(t)) {
 		w := simulate(seed, false)
 		acked += len(w.acked)
 		epochs += int(w.record.Epoch)
 		handed += w.handed
+		for c, n := range w.changes {
+			changes[c] += n
+		}
 		if w.fault != "" {
 			w = simulate(seed, true)
 			t.Fatalf("seed %d: %s\n%s", seed, w.fault, strings.Join(w.trace, "\n"))
 		}
 	}
-	if n := seeds(t); acked < n || epochs < 2*n || handed < n/50 {
-		t.Fatalf("the simulation does too little to show anything: %d writes acknowledged, %d epochs, %d of them handed over, in %d runs", acked, epochs, handed, n)
+	if n := seeds(t); acked < n || epochs < 2*n || handed < n/50 || len(changes) < 6 {
+		t.Fatalf("the simulation does too little to show anything: %d writes acknowledged, %d epochs, %d of them handed over, policies changed %v, in %d runs", acked, epochs, handed, changes, n)
 	}
-	t.Logf("%d writes acknowledged, %d epochs, %d handed over", acked, epochs, handed)
+	t.Logf("%d writes acknowledged, %d epochs, %d handed over, policies changed %v", acked, epochs, handed, changes)
 }

@@ -249,9 +249,9 @@ func (s *shipper) hello() Hello {
 	return Hello{
 		Cluster: r.o.Cluster, Shard: r.o.Shard, Epoch: s.rg.epoch, Primary: r.o.Self, Follower: s.to.Storage,
 		Lineage: r.log.Lineage(), First: r.shippable(), Last: last, Barrier: s.rg.core.barrier,
-		Acked:          s.rg.core.Acked(s.to),
-		Stream:         s.rg.streams,
-		AckedMayVanish: s.rg.core.Shard().Have.Mode == themis.Async,
+		Acked:      s.rg.core.Acked(s.to),
+		Stream:     s.rg.streams,
+		AckedAlone: s.rg.core.Shard().AckedAlone(),
 	}
 }
 

@@ -1,0 +1,135 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/themisdb/themis/pkg/cluster"
+	"github.com/themisdb/themis/pkg/control"
+	"github.com/themisdb/themis/pkg/themis"
+)
+
+// setModeArgs is what `replication set-mode` asks for.
+type setModeArgs struct {
+	Mode       themis.Mode      `json:"mode"`
+	K          *int             `json:"min_sync_replicas"` // null: as it is, at least 1 where the mode waits for followers
+	Shards     []themis.ShardID `json:"shards"`            // none: all
+	SyncShards []themis.ShardID `json:"sync_shards"`       // under hybrid: these are sync, the others async
+}
+
+// setModeResult says what is wanted of each shard now, and what is in force.
+type setModeResult struct {
+	DryRun bool       `json:"dry_run"`
+	Shards []shardAsk `json:"shards"`
+}
+
+type shardAsk struct {
+	Shard   themis.ShardID `json:"shard"`
+	Before  cluster.Policy `json:"before"` // what was wanted
+	Want    cluster.Policy `json:"want"`
+	Have    cluster.Policy `json:"have"` // in force when it was asked
+	Changed bool           `json:"changed"`
+}
+
+const askTries = 20 // another change of one of the records came in between
+
+// setMode changes what is wanted of shards, of all that are named or of none. Each shard's primary puts it in force, without a
+// restart, once everything that was committed is held as it demands; until then what was in force stays. With dry it says what would
+// be wanted, or why it may not be, and changes nothing.
+func (n *Node) setMode(ctx context.Context, a setModeArgs, dry bool) (*setModeResult, error) {
+	for range askTries {
+		m, v, err := n.freshView(ctx)
+		if err != nil {
+			return nil, err
+		}
+		out, seen, next, err := a.plan(v)
+		if err != nil {
+			return nil, err
+		}
+		out.DryRun = dry
+		if dry || len(next) == 0 {
+			return out, nil
+		}
+		if err := askAll(ctx, m, seen, next); errors.Is(err, control.ErrStale) {
+			continue
+		} else if err != nil {
+			return nil, n.noControl(err)
+		}
+		n.event(cluster.Event{Actor: operator(ctx, ""), Action: "set_mode", Subject: out.subject(), Outcome: "done", Rule: "mode-waits", After: asJSON(out.Shards)})
+		return out, nil
+	}
+	return nil, themis.Errorf(themis.StalePlan, "the records of the shards change too fast").Do("run the same command again")
+}
+
+// askAll is one transaction for as many shards as one may have.
+func askAll(ctx context.Context, m *control.Map, seen, next []cluster.Shard) error {
+	for at := 0; at < len(seen); at += control.MaxTxnOps {
+		end := min(at+control.MaxTxnOps, len(seen))
+		if err := m.AskPolicy(ctx, seen[at:end], next[at:end]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// plan says what would be wanted of each shard, and gives the records that change; every fault is found before anything is changed.
+func (a setModeArgs) plan(v cluster.View) (out *setModeResult, seen, next []cluster.Shard, err error) {
+	k := -1
+	if a.K != nil {
+		k = *a.K
+	}
+	var faults []error
+	for _, id := range slices.Concat(a.Shards, a.SyncShards) {
+		if _, ok := v.Shards[id]; !ok {
+			faults = append(faults, themis.Errorf(themis.NotFound, "there is no shard %q", id).Do("themis-cli shard list"))
+		}
+	}
+	if a.Mode != themis.Hybrid && len(a.SyncShards) > 0 {
+		faults = append(faults, themis.Errorf(themis.InvalidArgument, "sync_shards: only under hybrid; the mode is %s", a.Mode))
+	}
+	ids := a.Shards
+	if len(ids) == 0 {
+		ids = v.ShardIDs()
+	}
+	out = &setModeResult{Shards: []shardAsk{}}
+	for _, id := range ids {
+		s, ok := v.Shards[id]
+		if !ok {
+			continue
+		}
+		mode := a.Mode
+		if mode == themis.Hybrid {
+			mode = themis.Async
+			if slices.Contains(a.SyncShards, id) {
+				mode = themis.Sync
+			}
+		}
+		asked, err := s.Ask(mode, k)
+		if err != nil {
+			faults = append(faults, err)
+			continue
+		}
+		out.Shards = append(out.Shards, shardAsk{Shard: id, Before: s.Want, Want: asked.Want, Have: s.Have, Changed: asked.Want != s.Want})
+		if asked.Want != s.Want {
+			seen, next = append(seen, s), append(next, asked)
+		}
+	}
+	return out, seen, next, errors.Join(faults...)
+}
+
+// subject names the shards that change, all or some.
+func (r *setModeResult) subject() string {
+	var names []string
+	for _, s := range r.Shards {
+		if s.Changed {
+			names = append(names, string(s.Shard))
+		}
+	}
+	if len(names) > 8 {
+		return fmt.Sprintf("%s and %d more", strings.Join(names[:8], ","), len(names)-8)
+	}
+	return strings.Join(names, ",")
+}
