@@ -380,7 +380,7 @@ func TestDiff(t *testing.T) {
 	want := []string{
 		"node.rack  → r node restart: belongs to each node's file; takes effect when the node is started again",
 		"log.level info → debug node restart: belongs to each node's file; takes effect when the node is started again",
-		"cluster.name a → b cluster init: can't be changed: it was fixed when the cluster was made",
+		"cluster.name a → b cluster init: can't be changed by a file once the cluster is made",
 		"parallel_apply.worker_threads 4 → 8 cluster live: kept, without effect in this version",
 		"wal.keep_segments 5 → 6 cluster live: takes effect at once",
 	}

@@ -14,7 +14,7 @@ type Change struct {
 func (c Change) Effect() string {
 	switch {
 	case c.Apply == AtInit:
-		return "can't be changed: it was fixed when the cluster was made"
+		return "can't be changed by a file once the cluster is made"
 	case c.Scope == NodeLocal && c.Apply == Live:
 		return "belongs to each node's file; taken over while it runs"
 	case c.Scope == NodeLocal:

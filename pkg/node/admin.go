@@ -8,6 +8,7 @@ import (
 	"os"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"google.golang.org/grpc"
@@ -336,18 +337,24 @@ func onlyAtInit(v cluster.View, changes []config.Change) error {
 	is := policyOf(v)
 	is["cluster.name"], is["cluster.mode"], is["sharding.cluster.active_shards"] = v.Meta.Name, v.Meta.Redundancy, strconv.Itoa(len(v.Shards))
 	var faults []error
+	modes := false
 	for _, c := range changes {
 		if has, known := is[c.Key]; known {
 			c.Old = has
 		}
 		if c.Apply == config.AtInit && c.Old != c.New {
 			faults = append(faults, fmt.Errorf("%s: %q %s; it is %q", c.Key, c.New, c.Effect(), c.Old))
+			modes = modes || strings.HasPrefix(c.Key, "replication.") && c.Key != "replication.replication_factor"
 		}
 	}
 	if len(faults) == 0 {
 		return nil
 	}
-	return themis.Errorf(themis.RefusedUnsafe, "%w", errors.Join(faults...)).Do("leave the keys out of the file, or set them to what the cluster has")
+	next := "leave the keys out of the file, or set them to what the cluster has"
+	if modes {
+		next = "leave the keys out of the file; modes are changed by: themis-cli replication set-mode --help"
+	}
+	return themis.Errorf(themis.RefusedUnsafe, "%w", errors.Join(faults...)).Do("%s", next)
 }
 
 // policyOf is how the cluster's shards acknowledge and how many copies they keep, as the keys of the configuration say it.

@@ -2,6 +2,7 @@ package node
 
 import (
 	"encoding/json"
+	"errors"
 	"log/slog"
 	"strings"
 	"testing"
@@ -45,7 +46,11 @@ func TestWhatInitFixes(t *testing.T) {
 	if err := apply("sharding:\n  cluster:\n    active_shards: 2\n"); err != nil {
 		t.Errorf("what the cluster has: %v", err)
 	}
-	refused(t, apply("replication:\n  mode: async\n"), themis.RefusedUnsafe, `replication.mode: "async" can't be changed: it was fixed when the cluster was made; it is "sync"`)
+	refused(t, apply("replication:\n  mode: async\n"), themis.RefusedUnsafe, `replication.mode: "async" can't be changed by a file once the cluster is made; it is "sync"`)
+	var told *themis.Error
+	if err := apply("replication:\n  mode: async\n"); !errors.As(err, &told) || !strings.Contains(told.Fix, "themis-cli replication set-mode") {
+		t.Errorf("no word of the command that changes it: %+v", told)
+	}
 	if err := apply("cluster:\n  mode: NONE\nreplication:\n  mode: sync\n  replication_factor: 1\n"); err != nil {
 		t.Errorf("what the cluster has: %v", err)
 	}
