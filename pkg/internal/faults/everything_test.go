@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-// Row 62, everything at random: kills, pauses, cuts, slow and lossy links, by seed, in rounds. After each the faults end, the
+// Row 62, everything at random: kills, pauses, cuts, slow and lossy links, other modes, by seed, in rounds. After each the faults end, the
 // cluster must be whole within a minute, and the round's history must be linearizable. One short round is for every run; the
 // long one is
 //

@@ -2,12 +2,17 @@ package faults
 
 import (
 	"cmp"
+	"context"
 	"fmt"
 	"math/rand/v2"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
+
+	nodev1 "github.com/themisdb/themis/pkg/rpc/proto/themis/node/v1"
+	"github.com/themisdb/themis/pkg/themis"
 )
 
 // gust is one fault of a storm: what happens, when it begins and when it ends.
@@ -28,7 +33,7 @@ func (g gust) String() string {
 }
 
 // kinds of gusts, by how often they come.
-var gustKinds = []string{"kill", "kill", "pause", "cut", "cut", "cut pair", "deaf", "mute", "etcd", "slow", "thin", "kill all"}
+var gustKinds = []string{"kill", "kill", "pause", "cut", "cut", "cut pair", "deaf", "mute", "etcd", "slow", "thin", "mode", "kill all"}
 
 // forecast draws the faults of one round: they overlap, but no process is struck while it is down. Everything is over by the end.
 func forecast(rng *rand.Rand, names []string, long time.Duration) (out []gust) {
@@ -70,6 +75,21 @@ func forecast(rng *rand.Rand, names []string, long time.Duration) (out []gust) {
 // process says whether it strikes processes, not links.
 func (g gust) process() bool { return strings.HasPrefix(g.kind, "kill") || g.kind == "pause" }
 
+// mode asks all shards for another mode, through the first node that takes it. Under a storm none may: then nothing is changed.
+func (h *hosts) mode(t *testing.T, mode themis.Mode) {
+	for _, n := range h.names {
+		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+		c, err := h.pool.Admin(ctx, h.addr[n]["grpc"], themis.NodeID(n))
+		if err == nil {
+			_, err = c.Act(ctx, &nodev1.ActRequest{Verb: "replication.set-mode", ArgsJson: fmt.Appendf(nil, `{"mode":%q}`, mode)})
+		}
+		cancel()
+		if err == nil {
+			return
+		}
+	}
+}
+
 // storm lets the gusts blow, in their time.
 func (h *hosts) storm(t *testing.T, gusts []gust) {
 	t.Helper()
@@ -85,11 +105,17 @@ func (h *hosts) storm(t *testing.T, gusts []gust) {
 	slices.SortStableFunc(changes, func(a, b change) int { return cmp.Compare(a.at, b.at) })
 	began := time.Now()
 	blowing := map[int]bool{}
+	var asked sync.WaitGroup
+	defer asked.Wait()
 	for _, c := range changes {
 		<-time.After(c.at - time.Since(began))
 		blowing[c.gust] = c.begin
 		g := gusts[c.gust]
 		switch {
+		case g.kind == "mode" && c.begin:
+			asked.Go(func() { h.mode(t, themis.SemiSync) })
+		case g.kind == "mode":
+			asked.Go(func() { h.mode(t, themis.Sync) })
 		case !g.process():
 			h.links(gusts, blowing)
 		case g.kind == "pause" && c.begin:
@@ -110,7 +136,7 @@ func (h *hosts) storm(t *testing.T, gusts []gust) {
 func (h *hosts) links(gusts []gust, blowing map[int]bool) {
 	h.net.Heal()
 	for i, g := range gusts {
-		if !blowing[i] || g.process() {
+		if !blowing[i] || g.process() || g.kind == "mode" {
 			continue
 		}
 		for _, a := range g.nodes {
