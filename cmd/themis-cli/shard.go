@@ -16,7 +16,19 @@ import (
 )
 
 func shardCommand(a *app) *cobra.Command {
-	return group(&cobra.Command{Use: "shard", Short: "The shards and their copies"}, shardList(a), shardShow(a), shardRemoveCopy(a))
+	return group(&cobra.Command{Use: "shard", Short: "The shards and their copies"}, shardList(a), shardShow(a), shardRemoveCopy(a), shardFailover(a))
+}
+
+// shardFailover is the noun of its one command; a failover that is asked for comes later.
+func shardFailover(a *app) *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "failover", Short: "Who would lead a shard without its primary", Args: cobra.ArbitraryArgs, FParseErrWhitelist: cobra.FParseErrWhitelist{UnknownFlags: true},
+		RunE: func(*cobra.Command, []string) error {
+			return verb{"shard failover", "themis-cli shard failover candidates SHARD"}.answer()
+		},
+	}
+	cmd.AddCommand(shardCandidates(a))
+	return cmd
 }
 
 // withReport asks for the report and for the same as JSON, in which fields stand that this version doesn't know.
@@ -156,5 +168,73 @@ func showRemovedCopy(w io.Writer, out removedCopy) {
 	pairs(w, "note", out.Note)
 	if out.DryRun && out.Changed {
 		_, _ = fmt.Fprintf(w, "next: themis-cli shard remove-copy %s %s\n", out.Shard, out.Node)
+	}
+}
+
+// candidates is the JSON of `shard failover candidates`.
+type candidates struct {
+	Shard   themis.ShardID `json:"shard"`
+	Epoch   themis.Epoch   `json:"epoch"`
+	Mode    themis.Mode    `json:"mode"`
+	Primary themis.NodeID  `json:"primary"`  // empty: none
+	Winner  themis.NodeID  `json:"winner"`   // empty: nobody, and why says what is missing
+	Why     string         `json:"why"`      // empty: somebody would win
+	MayLose bool           `json:"may_lose"` // acknowledged writes may be missing from the winner's log
+	Need    int            `json:"need"`     // ballots that count
+	Got     int            `json:"got"`
+	Copies  []candidate    `json:"copies"`
+}
+
+type candidate struct {
+	Node      themis.NodeID    `json:"node"`
+	Storage   themis.StorageID `json:"storage_id"`
+	Wins      bool             `json:"wins"`
+	Rule      string           `json:"rule"`
+	Detail    string           `json:"detail"`
+	Seq       *themis.Seq      `json:"seq"` // the last on its disk; null: not known
+	LastEpoch *themis.Epoch    `json:"last_epoch"`
+	AgeMs     *int64           `json:"age_ms"` // of what is known of it
+}
+
+func shardCandidates(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use: "candidates SHARD", Short: "Say who would lead if the primary were gone, and why the others would not",
+		Long: `Say who would lead the shard if its primary were gone now, with the rule that speaks for or against each copy. It counts as an election
+would, by what the copies last said of themselves; nothing is asked of them that ends a reign, and nothing is changed.`,
+		Example: "  themis-cli shard failover candidates shard-1", Args: usage.Exactly(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			id, err := themis.ParseShardID(args[0])
+			if err != nil {
+				return err
+			}
+			return a.withClient(cmd.Context(), askTime, func(ctx context.Context, c *client.Client) error {
+				var out candidates
+				if err := c.Act(ctx, "shard.candidates", map[string]any{"shard": id}, true, &out); err != nil {
+					return err
+				}
+				return a.print(out, func(w io.Writer, _ bool) { candidatesText(w, out) })
+			})
+		},
+	}
+}
+
+func candidatesText(w io.Writer, out candidates) {
+	var rows [][]string
+	for _, c := range out.Copies {
+		verdict := "no"
+		if c.Wins {
+			verdict = "would lead"
+		}
+		rows = append(rows, []string{string(c.Node), verdict, c.Rule, number(c.Seq), number(c.LastEpoch), c.Detail})
+	}
+	columns(w, "NODE VERDICT RULE SEQ EPOCH WHY", rows)
+	what := fmt.Sprintf("%s, %s, epoch %d", out.Shard, out.Mode, out.Epoch)
+	switch {
+	case out.Winner == "":
+		_, _ = fmt.Fprintf(w, "\n%s: nobody would lead: %s\nnext: themis-cli shard show %s\n", what, out.Why, out.Shard)
+	case out.MayLose:
+		_, _ = fmt.Fprintf(w, "\n%s: %s would lead; writes that were acknowledged and that it lacks would be lost\n", what, out.Winner)
+	default:
+		_, _ = fmt.Fprintf(w, "\n%s: %s would lead and lack nothing that was acknowledged\n", what, out.Winner)
 	}
 }

@@ -19,7 +19,6 @@ var unserved = []verb{
 	{"cluster resume", "themis-cli cluster status"},
 	{"shard analyze", "themis-cli shard show SHARD"},
 	{"shard split", "themis-cli shard show SHARD"},
-	{"shard failover", "themis-cli shard show SHARD"},
 	{"shard switchover", "themis-cli shard show SHARD"},
 	{"node drain", "stop the node, and wait until its copies are made anew elsewhere: themis-cli shard list"},
 	{"node promote", "themis-cli node list"},
@@ -69,12 +68,14 @@ func unservedCommand(name string, v verb) *cobra.Command {
 	return &cobra.Command{
 		Use: name, Short: "Not served by this version", Hidden: true, DisableFlagParsing: true, Annotations: map[string]string{"unserved": v.path},
 		PersistentPreRunE: func(*cobra.Command, []string) error { return nil },
-		RunE: func(*cobra.Command, []string) error {
-			e := themis.Errorf(themis.Unimplemented, "%s is not served by this version; nothing was looked at and nothing changed", v.path)
-			if v.instead != "" {
-				e = e.Do("%s", v.instead)
-			}
-			return e
-		},
+		RunE: func(*cobra.Command, []string) error { return v.answer() },
 	}
+}
+
+func (v verb) answer() error {
+	e := themis.Errorf(themis.Unimplemented, "%s is not served by this version; nothing was looked at and nothing changed", v.path)
+	if v.instead != "" {
+		e = e.Do("%s", v.instead)
+	}
+	return e
 }

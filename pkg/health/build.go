@@ -94,12 +94,7 @@ func (b *builder) local(m cluster.Member, shard themis.ShardID) *LocalReplica {
 	if st == nil {
 		return nil
 	}
-	for i := range st.Replicas {
-		if l := &st.Replicas[i]; l.Shard == shard && (l.Storage == m.Storage || l.Storage == "" && st.Storage == m.Storage) {
-			return l
-		}
-	}
-	return nil
+	return st.Replica(m, shard)
 }
 
 // place is what a finding is about.

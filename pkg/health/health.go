@@ -109,9 +109,10 @@ type LocalReplica struct {
 	Shard     themis.ShardID   `json:"shard"`
 	Storage   themis.StorageID `json:"storage_id"`
 	Role      Copy             `json:"role"`
-	State     cluster.State    `json:"state"` // empty: the primary knows better
-	Epoch     themis.Epoch     `json:"epoch"` // the highest this copy has promised or seen
-	Seq       themis.Seq       `json:"seq"`   // the last on its disk
+	State     cluster.State    `json:"state"`      // empty: the primary knows better
+	Epoch     themis.Epoch     `json:"epoch"`      // the highest this copy has promised or seen
+	Seq       themis.Seq       `json:"seq"`        // the last on its disk
+	LastEpoch themis.Epoch     `json:"last_epoch"` // of that entry
 	Applied   themis.Seq       `json:"applied"`
 	Commit    themis.Seq       `json:"commit"`
 	LSN       themis.LSN       `json:"lsn"` // behind the last entry on its disk
@@ -187,6 +188,16 @@ type LocalControl struct {
 	HasQuorum bool          `json:"has_quorum"`
 	Revision  int64         `json:"revision"`
 	DBBytes   int64         `json:"db_bytes"`
+}
+
+// Replica is the node's word on its copy on that very disk; nil: it has none open.
+func (s *NodeState) Replica(m cluster.Member, shard themis.ShardID) *LocalReplica {
+	for i := range s.Replicas {
+		if l := &s.Replicas[i]; l.Shard == shard && (l.Storage == m.Storage || l.Storage == "" && s.Storage == m.Storage) {
+			return l
+		}
+	}
+	return nil
 }
 
 // Observed is the newest word of one node.

@@ -410,6 +410,8 @@ func (s *adminService) Act(ctx context.Context, req *nodev1.ActRequest) (*nodev1
 		return act(ctx, req, s.n.removeNode)
 	case "shard.remove-copy":
 		return act(ctx, req, s.n.removeCopy)
+	case "shard.candidates":
+		return act(ctx, req, s.n.candidates)
 	case "replication.set-mode":
 		return act(ctx, req, s.n.setMode)
 	case "node.token":

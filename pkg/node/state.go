@@ -63,7 +63,7 @@ func (n *Node) localState(ctx context.Context) health.NodeState {
 func localReplica(st replication.Status) health.LocalReplica {
 	bytes, docs := st.Store.Bytes, st.Store.Documents
 	out := health.LocalReplica{
-		Shard: st.Shard, Storage: st.Self.Storage, Role: health.Replica, Epoch: st.Promised, Seq: st.Last.Seq, Applied: st.Applied, Commit: st.Commit,
+		Shard: st.Shard, Storage: st.Self.Storage, Role: health.Replica, Epoch: st.Promised, Seq: st.Last.Seq, LastEpoch: st.Last.Epoch, Applied: st.Applied, Commit: st.Commit,
 		LSN: st.Last.LSN, Bytes: &bytes, Documents: &docs, Blank: st.Blank, Broken: st.Fault, Damage: st.Damage, Followers: []health.Follower{},
 		Rescued: int64(st.Rescued), WALBytes: int64(st.LogBytes), WALSegments: st.Segments,
 	}
