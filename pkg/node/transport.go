@@ -78,7 +78,7 @@ func helloOut(h replication.Hello) *nodev1.Hello {
 	out := &nodev1.Hello{
 		ClusterId: string(h.Cluster), ShardId: string(h.Shard), Epoch: uint64(h.Epoch), PrimaryId: string(h.Primary.Node),
 		PrimaryStorageId: string(h.Primary.Storage), FollowerStorageId: string(h.Follower), FirstSeq: uint64(h.First), LastSeq: uint64(h.Last),
-		AckedAloneEpoch: uint64(h.AckedAlone), BarrierSeq: uint64(h.Barrier), AckedSeq: uint64(h.Acked), Stream: h.Stream,
+		AckedMayVanish: h.AckedAlone > 0, AckedAloneEpoch: uint64(h.AckedAlone), BarrierSeq: uint64(h.Barrier), AckedSeq: uint64(h.Acked), Stream: h.Stream,
 	}
 	for _, x := range h.Lineage {
 		out.Lineage = append(out.Lineage, &nodev1.EpochStart{Epoch: uint64(x.Epoch), Seq: uint64(x.Seq)})
@@ -92,6 +92,9 @@ func helloIn(m *nodev1.Hello) replication.Hello {
 		Primary:  cluster.Member{Node: themis.NodeID(m.GetPrimaryId()), Storage: themis.StorageID(m.GetPrimaryStorageId())},
 		Follower: themis.StorageID(m.GetFollowerStorageId()), First: themis.Seq(m.GetFirstSeq()), Last: themis.Seq(m.GetLastSeq()),
 		AckedAlone: themis.Epoch(m.GetAckedAloneEpoch()), Barrier: themis.Seq(m.GetBarrierSeq()), Acked: themis.Seq(m.GetAckedSeq()), Stream: m.GetStream(),
+	}
+	if m.GetAckedMayVanish() && h.AckedAlone == 0 { // from a version that knows no epoch for it
+		h.AckedAlone = h.Epoch
 	}
 	for _, x := range m.GetLineage() {
 		h.Lineage = append(h.Lineage, themis.EpochStart{Epoch: themis.Epoch(x.GetEpoch()), Seq: themis.Seq(x.GetSeq())})

@@ -174,6 +174,7 @@ type Hello struct {
 	Lineage           []*EpochStart          `protobuf:"bytes,7,rep,name=lineage,proto3" json:"lineage,omitempty"`                                                // of the primary's log
 	FirstSeq          uint64                 `protobuf:"varint,8,opt,name=first_seq,json=firstSeq,proto3" json:"first_seq,omitempty"`                             // the oldest entry that the primary still has
 	LastSeq           uint64                 `protobuf:"varint,9,opt,name=last_seq,json=lastSeq,proto3" json:"last_seq,omitempty"`
+	AckedMayVanish    bool                   `protobuf:"varint,10,opt,name=acked_may_vanish,json=ackedMayVanish,proto3" json:"acked_may_vanish,omitempty"`    // the shard acknowledges or acknowledged asynchronously: what is cut goes to rescued/ first
 	AckedAloneEpoch   uint64                 `protobuf:"varint,14,opt,name=acked_alone_epoch,json=ackedAloneEpoch,proto3" json:"acked_alone_epoch,omitempty"` // what is cut of reigns up to this one may have been acknowledged, asynchronously; 0: nothing
 	BarrierSeq        uint64                 `protobuf:"varint,11,opt,name=barrier_seq,json=barrierSeq,proto3" json:"barrier_seq,omitempty"`                  // of the reign's first entry
 	AckedSeq          uint64                 `protobuf:"varint,12,opt,name=acked_seq,json=ackedSeq,proto3" json:"acked_seq,omitempty"`                        // the follower has acknowledged everything up to here in this reign; 0: nothing yet
@@ -273,6 +274,13 @@ func (x *Hello) GetLastSeq() uint64 {
 		return x.LastSeq
 	}
 	return 0
+}
+
+func (x *Hello) GetAckedMayVanish() bool {
+	if x != nil {
+		return x.AckedMayVanish
+	}
+	return false
 }
 
 func (x *Hello) GetAckedAloneEpoch() uint64 {
@@ -2905,7 +2913,7 @@ const file_themis_node_v1_node_proto_rawDesc = "" +
 	"\n" +
 	"EpochStart\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12\x10\n" +
-	"\x03seq\x18\x02 \x01(\x04R\x03seq\"\xdc\x03\n" +
+	"\x03seq\x18\x02 \x01(\x04R\x03seq\"\xee\x03\n" +
 	"\x05Hello\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12\x19\n" +
@@ -2917,13 +2925,14 @@ const file_themis_node_v1_node_proto_rawDesc = "" +
 	"\x13follower_storage_id\x18\x06 \x01(\tR\x11followerStorageId\x124\n" +
 	"\alineage\x18\a \x03(\v2\x1a.themis.node.v1.EpochStartR\alineage\x12\x1b\n" +
 	"\tfirst_seq\x18\b \x01(\x04R\bfirstSeq\x12\x19\n" +
-	"\blast_seq\x18\t \x01(\x04R\alastSeq\x12*\n" +
+	"\blast_seq\x18\t \x01(\x04R\alastSeq\x12(\n" +
+	"\x10acked_may_vanish\x18\n" +
+	" \x01(\bR\x0eackedMayVanish\x12*\n" +
 	"\x11acked_alone_epoch\x18\x0e \x01(\x04R\x0fackedAloneEpoch\x12\x1f\n" +
 	"\vbarrier_seq\x18\v \x01(\x04R\n" +
 	"barrierSeq\x12\x1b\n" +
 	"\tacked_seq\x18\f \x01(\x04R\backedSeq\x12\x16\n" +
-	"\x06stream\x18\r \x01(\x04R\x06streamJ\x04\b\n" +
-	"\x10\vR\x10acked_may_vanish\"\xb9\x01\n" +
+	"\x06stream\x18\r \x01(\x04R\x06stream\"\xb9\x01\n" +
 	"\x10ReplicateRequest\x12+\n" +
 	"\x05hello\x18\x01 \x01(\v2\x15.themis.node.v1.HelloR\x05hello\x12\x16\n" +
 	"\x06frames\x18\x02 \x01(\fR\x06frames\x12\x1d\n" +
