@@ -109,7 +109,7 @@ func storyAnswers(f *fleet) {
 	}
 	f.contains(f.must("shard", "failover", "candidates", "1"), "would lead", "leads now", string(would.Winner)+" would lead and lack nothing that was acknowledged")
 	f.contains(f.exits(1, "shard", "failover", "candidates", "9"), `no shard "shard-9"`)
-	f.contains(f.exits(1, "shard", "failover", "shard-1", "--to", "node-2"), "UNIMPLEMENTED", "next: themis-cli shard failover candidates SHARD")
+	f.contains(f.exits(1, "shard", "failover", "shard-1", "--to", "node-2"), "not served by this version", "next: themis-cli shard failover candidates SHARD")
 	f.contains(f.exits(1, "shard", "show", "9"), `no shard "shard-9"`, "next: themis-cli shard list")
 	f.contains(f.must("node", "list", "-o", "wide"), "127.0.0.1:")
 	f.contains(f.must("node", "show", "node-1"), "SHARD", "PRIMARY")
