@@ -68,7 +68,7 @@ func unservedCommand(name string, v verb) *cobra.Command {
 	return &cobra.Command{
 		Use: name, Short: "Not served by this version", Hidden: true, DisableFlagParsing: true, Annotations: map[string]string{"unserved": v.path},
 		PersistentPreRunE: func(*cobra.Command, []string) error { return nil },
-		RunE: func(*cobra.Command, []string) error { return v.answer() },
+		RunE:              func(*cobra.Command, []string) error { return v.answer() },
 	}
 }
 
