@@ -322,9 +322,9 @@ func (a *app) existing(ctx context.Context, t client.Context, nodes []client.Des
 			return nil, themis.Errorf(themis.RefusedUnsafe, "cluster %s exists, and %s (%s) is not a member", m.Cluster, d.Node, r.Nodes[i]).Do("themis-cli node join %s", r.Nodes[i])
 		}
 	}
-	if len(m.Members) != len(nodes) || len(m.Shards) != r.Shards || m.Shards[0].Want.RF != r.RF {
-		return nil, themis.Errorf(themis.RefusedUnsafe, "cluster %s exists with %d nodes, %d shards and replication factor %d; %d, %d and %d were asked for",
-			m.Cluster, len(m.Members), len(m.Shards), m.Shards[0].Want.RF, len(nodes), r.Shards, r.RF).Do("themis-cli cluster status")
+	if len(m.Shards) != r.Shards || m.Shards[0].Want.RF != r.RF { // members that joined since are no difference
+		return nil, themis.Errorf(themis.RefusedUnsafe, "cluster %s exists with %d shards and replication factor %d; %d and %d were asked for",
+			m.Cluster, len(m.Shards), m.Shards[0].Want.RF, r.Shards, r.RF).Do("themis-cli cluster status")
 	}
 	return &initAnswer{Cluster: m.Cluster, ClusterID: m.ClusterID, Nodes: memberIDs(m.Members), Control: controlIDs(m.Members), Shards: placements(m.Shards)}, nil
 }

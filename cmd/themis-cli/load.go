@@ -105,14 +105,14 @@ Exit code: 0 all written, 7 a part, 1 none, or a difference.`,
 	return cmd
 }
 
-var runName = regexp.MustCompile(`^[a-z0-9]{1,16}$`)
+var runName = regexp.MustCompile(`^[0-9a-f]{8}$`) // as load names them
 
 func (f *loadFlags) check(path string) error {
 	if f.workers < 1 || f.workers > 4096 {
 		return usage.Wrong("--workers %d: want 1 to 4096", f.workers)
 	}
 	if f.run != "" && !runName.MatchString(f.run) {
-		return usage.Wrong("--resume %q: not a run that load has named", f.run)
+		return usage.Wrong("--resume %q: not a run that load has named: want 8 digits of 0 to 9 and a to f, as it said when it broke off", f.run)
 	}
 	if (f.verify || f.only || f.run != "") && path == "-" {
 		return usage.Wrong("--verify and --resume read the documents twice; stdin can be read once").Do("put them into a file, and load that")

@@ -39,8 +39,8 @@ func pkiInit(a *app) *cobra.Command {
 			if cluster == "" {
 				return usage.Wrong("--cluster is missing: want the cluster's name, a DNS label").Do("themis-cli pki init --cluster NAME --dir %s", dir)
 			}
-			if days < 1 {
-				return usage.Wrong("--days %d: want at least 1", days)
+			if days < 1 || days > mostDays {
+				return usage.Wrong("--days %d: want 1 to %d", days, mostDays)
 			}
 			ca, err := pki.NewCA(pki.CAOptions{CommonName: name, Cluster: cluster, Valid: time.Duration(days) * day, Algorithm: pki.Algorithm(algorithm)})
 			if err != nil {
@@ -129,6 +129,8 @@ By default a node may read, write, replicate and administer, and a client may re
 	return cmd
 }
 
+const mostDays = 36500 // a hundred years: a time of more than 292 can't be told apart from one of few
+
 func (f issueFlags) request(capabilitiesGiven, daysGiven bool) (pki.Request, error) {
 	r := pki.Request{
 		Node: themis.NodeID(f.node), Client: f.client, Cluster: f.cluster, ClusterID: themis.ClusterID(f.clusterID), Shard: f.shard, Rack: f.rack, Role: f.role,
@@ -141,8 +143,8 @@ func (f issueFlags) request(capabilitiesGiven, daysGiven bool) (pki.Request, err
 	if or(f.node, f.client)+".key" == pki.CAKeyFile {
 		return r, usage.Wrong("--node, --client: %q is the name of the CA's own files", or(f.node, f.client))
 	}
-	if f.days < 0 || daysGiven && f.days == 0 {
-		return r, usage.Wrong("--days %d: want at least 1", f.days)
+	if f.days < 0 || f.days > mostDays || daysGiven && f.days == 0 {
+		return r, usage.Wrong("--days %d: want 1 to %d", f.days, mostDays)
 	}
 	if f.node != "" {
 		r.Datacenter = f.datacenter

@@ -49,8 +49,8 @@ func (a *app) renew(f issueFlags, path string, newKey bool) error {
 		return err
 	}
 	switch {
-	case f.days < 0:
-		return usage.Wrong("--days %d: want at least 1", f.days)
+	case f.days < 0 || f.days > mostDays:
+		return usage.Wrong("--days %d: want 1 to %d", f.days, mostDays)
 	case newKey && r.Node != "":
 		return themis.Errorf(themis.RefusedUnsafe, "%s: the cluster checks the ballots of %s with its present key; with a new one it could not vote", path, r.Node).
 			Do("themis-cli pki renew %s", path)

@@ -125,7 +125,16 @@ func (a *app) host() playground.Host {
 	return h
 }
 
+// openPlayground finds the finished playground that is meant; openAny also finds one whose founding broke off.
 func (a *app) openPlayground(flag string) (*playground.Playground, error) {
+	return a.openBy(flag, playground.Open)
+}
+
+func (a *app) openAny(flag string) (*playground.Playground, error) {
+	return a.openBy(flag, playground.OpenAny)
+}
+
+func (a *app) openBy(flag string, open func(string, playground.Host) (*playground.Playground, error)) (*playground.Playground, error) {
 	w := a.wish()
 	if flag != "" {
 		w.Playground = flag
@@ -134,7 +143,7 @@ func (a *app) openPlayground(flag string) (*playground.Playground, error) {
 	if err != nil {
 		return nil, err
 	}
-	return playground.Open(dir, a.host())
+	return open(dir, a.host())
 }
 
 // documents are what a new playground is filled with.
@@ -321,7 +330,9 @@ func (a *app) welcome(ctx context.Context, p *playground.Playground, docs *docum
 
 // drawPlayground is the table of `playground status`.
 func drawPlayground(w io.Writer, out playgroundAnswer) {
-	_, _ = fmt.Fprintf(w, "%s: %s\n", out.Status, describe(out.Options))
+	now := out.Options
+	now.Nodes = len(out.Nodes) - now.Spares // some may have been added
+	_, _ = fmt.Fprintf(w, "%s: %s\n", out.Status, describe(now))
 	pairs(w, "directory", out.Dir, "context", dash(out.Context))
 	rows := [][]string{}
 	for _, n := range out.Nodes {

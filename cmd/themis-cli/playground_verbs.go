@@ -48,7 +48,7 @@ func playgroundStop(a *app, f *playgroundFlags) *cobra.Command {
 	return &cobra.Command{
 		Use: "stop", Short: "End the processes of a playground; its data stays", Args: usage.None,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			p, err := a.openPlayground(f.dir)
+			p, err := a.openAny(f.dir) // processes may be left of one whose founding was killed
 			if err != nil {
 				return err
 			}

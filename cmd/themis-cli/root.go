@@ -25,6 +25,7 @@ var commands = []func(*app) *cobra.Command{
 func run(ctx context.Context, args []string, in io.Reader, out, errOut io.Writer) int {
 	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	context.AfterFunc(ctx, stop) // the next one ends whatever waits all the same
 	a := newApp(in, out, errOut, config.Environ(os.Environ()))
 	root := rootCommand(a)
 	root.SetArgs(args)

@@ -47,6 +47,7 @@ var formats = []string{"table", "json"}
 func run(ctx context.Context, args []string, out, errOut io.Writer) int {
 	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	context.AfterFunc(ctx, stop) // the next one ends whatever waits all the same
 	a := &app{out: out, errOut: errOut, env: config.Environ(os.Environ()), now: time.Now}
 	root := a.root()
 	root.SetArgs(args)
@@ -66,6 +67,9 @@ func run(ctx context.Context, args []string, out, errOut io.Writer) int {
 		}
 	}
 	a.complain(cmd, err)
+	if a.code != themis.ExitOK {
+		return a.code // an answer that could not be written
+	}
 	return themis.Exit(err)
 }
 

@@ -442,7 +442,7 @@ func TestConcern(t *testing.T) {
 }
 
 func TestLargeInput(t *testing.T) {
-	if _, err := load("# " + strings.Repeat("x", maxSource)); err == nil || !strings.Contains(err.Error(), "bytes; at most") {
+	if _, err := load("# " + strings.Repeat("x", maxSource)); err == nil || !strings.Contains(err.Error(), "more than 1048576 bytes") {
 		t.Errorf("%v", err)
 	}
 	if _, err := load("control: {endpoints: [" + strings.Repeat("a,", maxItems) + "b]}"); err == nil || !strings.Contains(err.Error(), "entries: want at most") {

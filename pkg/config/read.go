@@ -110,7 +110,7 @@ func (r *reader) set(k Key, c cell) {
 // file reads one YAML file into a layer.
 func (r *reader) file(s Source, l layer) {
 	if len(s.Data) > maxSource {
-		r.fault(s.Name, "", "%d bytes; at most %d are read", len(s.Data), maxSource)
+		r.fault(s.Name, "", "more than %d bytes, which no file of settings has", maxSource)
 		return
 	}
 	root, err := parseYAML(s.Data)

@@ -30,6 +30,9 @@ func lookAt(l Log) (k look) {
 		return k
 	}
 	k.faults = append(slices.Clone(k.in.Findings), content...)
+	if k.has(wal.FaultLost) { // what is torn below what was durable had been acknowledged: it is no tail that nobody was told of
+		k.faults = slices.DeleteFunc(k.faults, func(f wal.Finding) bool { return f.Fault == wal.FaultTornTail })
+	}
 	k.confirmed = k.faults
 	return k
 }

@@ -319,6 +319,19 @@ func TestFailoverReady(t *testing.T) {
 	}
 }
 
+// A copy that neither answers nor has acknowledged lately is not called in sync, however its primary remembers it.
+func TestASilentCopyIsNotCalledInSync(t *testing.T) {
+	w := healthy()
+	o := w.states["node-2"]
+	o.At, o.Err, o.Since = ago(15*time.Second), "deadline exceeded", ago(13*time.Second)
+	w.states["node-2"] = o
+	w.follower("shard-1", "node-2").AckAgeMs = ptr(int64(15000))
+	s, _ := w.build().Shard("shard-1")
+	if r, _ := s.Replica("node-2"); r.State != cluster.Unknown || !strings.Contains(r.Why, "acknowledged last 15.0 s ago") {
+		t.Errorf("%+v", r)
+	}
+}
+
 // TestReplicaStatesAreAllReached: every state of a replica and of a spare can be shown.
 func TestReplicaStatesAreAllReached(t *testing.T) {
 	var want []cluster.State

@@ -62,6 +62,8 @@ func (v *shardView) replicaState(r cluster.Replica, own *LocalReplica, f *Follow
 		return cluster.InSync, "", time.Time{}
 	case f != nil && f.Install != nil:
 		return cluster.Bootstrapping, f.Error, f.Install.Since
+	case f != nil && own == nil && f.AckAgeMs != nil && *f.AckAgeMs > FreshFor.Milliseconds():
+		return cluster.Unknown, fmt.Sprintf("neither it nor its primary says; it acknowledged last %s ago", duration(time.Duration(*f.AckAgeMs)*time.Millisecond)), time.Time{}
 	case f != nil && f.State != "":
 		state, why = f.State, f.Error
 	case own != nil && own.State != "":

@@ -322,9 +322,11 @@ func (s *adminService) ApplyConfig(ctx context.Context, req *nodev1.ApplyConfigR
 		return out, nil
 	}
 	who := peerName(ctx)
-	applied, err := m.ApplySettings(ctx, v.Settings.Version, cluster.Settings{Values: values, Who: who, When: time.Now().UTC()})
+	cctx, cancel := context.WithTimeout(ctx, controlPatience)
+	defer cancel()
+	applied, err := m.ApplySettings(cctx, v.Settings.Version, cluster.Settings{Values: values, Who: who, When: time.Now().UTC()})
 	if err != nil {
-		return nil, err
+		return nil, s.n.noControl(err)
 	}
 	s.n.event(cluster.Event{Actor: cluster.Actor{Kind: "operator", ID: who}, Action: "apply_config", Subject: req.GetName(), Outcome: "done", After: b, ConfigVersion: applied.Version})
 	out.Version, out.Applied = applied.Version, true

@@ -171,8 +171,8 @@ func (t *trust) explain(leaf *x509.Certificate, usage x509.ExtKeyUsage, now time
 	if _, ok := errors.AsType[x509.UnknownAuthorityError](err); !ok {
 		return refuse(Invalid, leaf, "themis-cli pki show CERT", "is not valid: %v", err)
 	}
-	return refuse(UnknownCA, leaf, "check which cluster the address belongs to, or issue the certificate with this cluster's CA",
-		"is signed by %.200q, which is no CA of cluster %s", leaf.Issuer, t.own.Cluster)
+	return refuse(UnknownCA, leaf, "check which cluster the address, the certificate and the CA file belong to: themis-cli pki show FILE",
+		"is signed by %.200q, which is no CA of cluster %s, whose CA file it is checked by here", leaf.Issuer, t.own.Cluster)
 }
 
 // outOfTime says how far outside its time cert is: the leaf itself or the CA that signed it.

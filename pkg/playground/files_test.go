@@ -417,7 +417,12 @@ func TestFoundingThatBreaksOff(t *testing.T) {
 		t.Errorf("%s is there: %v", client.PlaygroundFile, err)
 	}
 	_, err := Open(dir, h)
-	refused(t, err, themis.InvalidArgument, "no playground")
+	refused(t, err, themis.InvalidArgument, "was never finished")
+	if p, err := OpenAny(dir, h); err != nil { // whatever its founding left can be ended
+		t.Error(err)
+	} else if n, err := p.Stop(t.Context()); err != nil || n != 0 {
+		t.Errorf("%d processes stopped, %v", n, err)
+	}
 
 	h.Args = []string{"broken"}
 	_, err = Found(bounded(t), dir, Default(), h)

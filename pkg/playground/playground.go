@@ -188,22 +188,40 @@ type Playground struct {
 
 // Open finds the playground in dir. One that was never finished is INVALID_ARGUMENT, like a directory without any.
 func Open(dir string, h Host) (*Playground, error) {
-	h, err := h.complete()
+	p, s, err := open(dir, h)
+	if err == nil && !s.Founded {
+		err = themis.Errorf(themis.InvalidArgument, "the playground in %s was never finished", p.Dir).
+			Do("themis-cli playground --data-dir %s, or end what is left of it: themis-cli playground stop --data-dir %s", p.Dir, p.Dir)
+	}
 	if err != nil {
 		return nil, err
 	}
+	return p, nil
+}
+
+// OpenAny finds the playground in dir, also one whose founding broke off: its processes may run.
+func OpenAny(dir string, h Host) (*Playground, error) {
+	p, _, err := open(dir, h)
+	return p, err
+}
+
+func open(dir string, h Host) (*Playground, *state, error) {
+	h, err := h.complete()
+	if err != nil {
+		return nil, nil, err
+	}
 	if dir, err = filepath.Abs(dir); err != nil {
-		return nil, themis.Errorf(themis.InvalidArgument, "data directory: %w", err)
+		return nil, nil, themis.Errorf(themis.InvalidArgument, "data directory: %w", err)
 	}
 	p := &Playground{Dir: dir, host: h}
 	s, err := p.read()
 	switch {
 	case err != nil:
-		return nil, err
-	case s == nil || !s.Founded:
-		return nil, p.none()
+		return nil, nil, err
+	case s == nil:
+		return nil, nil, p.none()
 	}
-	return p, nil
+	return p, s, nil
 }
 
 // Exists answers whether dir holds a finished playground.

@@ -321,7 +321,7 @@ func (rg *reigning) keepPace(ctx context.Context) error {
 const mostUnapplied = 1024
 
 func reused(id string) error {
-	return themis.Errorf(themis.RequestIDReused, "Idempotency-Key %q was used for a write with another body", id)
+	return themis.Errorf(themis.RequestIDReused, "Idempotency-Key %q was used for another write: of another document, with another verb or another body", id)
 }
 
 // abandon tells twins of a request that was not appended, or was known, what the first one was told.
