@@ -214,7 +214,7 @@ func (r *Reign) Learn(shard cluster.Shard, failed map[themis.NodeID]bool, now ti
 // Disks tells whose disks are full: their copies take what is on its way to them, and no further client write may need them.
 func (r *Reign) Disks(full map[themis.NodeID]bool) { r.full = full }
 
-// Refused tells that the proposal was surely not taken: the record had changed. The caller learns the new record.
+// Refused tells that the proposal was surely not taken, and won't be.
 func (r *Reign) Refused(now time.Time) {
 	r.settle()
 	r.advance(now)

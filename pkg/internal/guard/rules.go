@@ -8,6 +8,7 @@ const (
 	ShrinkFirst    Rule = "shrink-first"    // a member leaves the ISR in the control plane before an ack counts without it
 	ISRVersion     Rule = "isr-version"     // an ISR change compares the record version the primary knew
 	MaximalISR     Rule = "maximal-isr"     // from the proposal of an addition the primary waits for the union of both sets
+	StaleCounts    Rule = "stale-counts"    // a proposal whose record has changed counts until the newer record is learned
 	ModeWaits      Rule = "mode-waits"      // another mode or k is proposed once everything committed is held as it demands
 	ModeBoth       Rule = "mode-both"       // from the proposal of a policy until its outcome is known both policies count
 	Fence          Rule = "fence"           // a follower refuses entries of an epoch lower than it has seen
