@@ -157,8 +157,9 @@ func stale(s cluster.Shard, now themis.Revision) error {
 
 // ChangeShard is the primary's change of its in-sync set (cluster.Shard.RemoveFromISR, AddToISR) or of the policy in force to the one
 // that is wanted (cluster.Shard.Adopt): if the record has the revision and the epoch that the primary knew. Everything else in the
-// record must be as it was; a copy may only become a voter, or go because another took its place. Below the floor of SYNC a member leaves only by a verdict that stands in the map
-// now, whatever the primary's view of it says: REFUSED_UNSAFE. It returns the record with its new revision.
+// record must be as it was; a copy may only become a voter, or go because another took its place. Below the floor of SYNC a member
+// leaves only by a verdict that stands in the map now, whatever the primary's view of it says: REFUSED_UNSAFE. It returns the record
+// with its new revision.
 func (m *Map) ChangeShard(ctx context.Context, seen, next cluster.Shard) (cluster.Shard, error) {
 	if err := checkPrimaryChange(seen, next); err != nil {
 		return cluster.Shard{}, err

@@ -271,8 +271,8 @@ func (rg *reigning) confirm(seq themis.Seq) []*pending {
 }
 
 // propose submits a change of the ISR or of the policy until its outcome is known, or the record has changed: then the core knows it
-// once that is learned. Submitting the very same change again is harmless: it takes
-// effect at most once, since it names the revision that it changes.
+// once that is learned. Submitting the very same change again is harmless: it takes effect at most once, since it names the revision
+// that it changes.
 func (rg *reigning) propose(p *Proposal) error {
 	action, rule, what := "isr_remove", "isr", fmt.Sprintf("%s: %s", p.Member, p.Why)
 	switch {
@@ -291,12 +291,15 @@ func (rg *reigning) propose(p *Proposal) error {
 			failed, full := rg.r.verdicts()
 			rg.r.Learn(next, failed, full)
 			return rg.learn()
-		case themis.CodeOf(err) == themis.StalePlan && guard.On(guard.StaleCounts):
+		case themis.CodeOf(err) == themis.StalePlan && (p.Add || p.Policy()) && guard.On(guard.StaleCounts):
 			// The record is newer: by another's change, or by this one, tried before with an unknown outcome, and another's on top of it. Which
-			// it is shows once the newer record is learned; until then both sides of the change count.
+			// it is shows once the newer record is learned; until then both sides of the change count. A removal counts by the old set either
+			// way, and may be refused by a newer verdict while the record stays.
 			return nil
 		case themis.CodeOf(err) == themis.StalePlan || themis.CodeOf(err) == themis.RefusedUnsafe:
-			rg.rest() // until the view here is as new as what it was refused by
+			if themis.CodeOf(err) == themis.RefusedUnsafe {
+				rg.rest() // until the view here is as new as what it was refused by
+			}
 			rg.mu.Lock()
 			rg.core.Refused(time.Now())
 			rg.mu.Unlock()
