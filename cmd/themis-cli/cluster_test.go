@@ -103,7 +103,7 @@ func storyAnswers(f *fleet) {
 	f.contains(f.must("cluster", "status"), "control", "embedded: ", "(leader)", "shard-4")
 	f.contains(f.must("shard", "list"), "SHARD", "shard-1")
 	f.contains(f.must("shard", "show", "1"), "commit seq", "node-")
-	var would candidates
+	var would health.Candidates
 	f.decode(f.must("shard", "failover", "candidates", "1", "-o", "json"), &would)
 	if would.Winner == "" || would.Winner == would.Primary || would.MayLose || len(would.Copies) != 2 || would.Copies[0].Seq == nil {
 		f.t.Errorf("%+v", would)

@@ -28,12 +28,8 @@ type setMode struct {
 }
 
 type shardAsk struct {
-	Shard   themis.ShardID `json:"shard"`
-	Before  cluster.Policy `json:"before"` // what was wanted
-	Want    cluster.Policy `json:"want"`
-	Have    cluster.Policy `json:"have"` // in force when the command ended
-	Changed bool           `json:"changed"`
-	InForce bool           `json:"in_force"` // have is what is wanted
+	cluster.Asked
+	InForce bool `json:"in_force"` // have is what is wanted
 }
 
 type modeFlags struct {

@@ -171,31 +171,6 @@ func showRemovedCopy(w io.Writer, out removedCopy) {
 	}
 }
 
-// candidates is the JSON of `shard failover candidates`.
-type candidates struct {
-	Shard   themis.ShardID `json:"shard"`
-	Epoch   themis.Epoch   `json:"epoch"`
-	Mode    themis.Mode    `json:"mode"`
-	Primary themis.NodeID  `json:"primary"`  // empty: none
-	Winner  themis.NodeID  `json:"winner"`   // empty: nobody, and why says what is missing
-	Why     string         `json:"why"`      // empty: somebody would win
-	MayLose bool           `json:"may_lose"` // acknowledged writes may be missing from the winner's log
-	Need    int            `json:"need"`     // ballots that count
-	Got     int            `json:"got"`
-	Copies  []candidate    `json:"copies"`
-}
-
-type candidate struct {
-	Node      themis.NodeID    `json:"node"`
-	Storage   themis.StorageID `json:"storage_id"`
-	Wins      bool             `json:"wins"`
-	Rule      string           `json:"rule"`
-	Detail    string           `json:"detail"`
-	Seq       *themis.Seq      `json:"seq"` // the last on its disk; null: not known
-	LastEpoch *themis.Epoch    `json:"last_epoch"`
-	AgeMs     *int64           `json:"age_ms"` // of what is known of it
-}
-
 func shardCandidates(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use: "candidates SHARD", Short: "Say who would lead if the primary were gone, and why the others would not",
@@ -208,7 +183,7 @@ would, by what the copies last said of themselves; nothing is asked of them that
 				return err
 			}
 			return a.withClient(cmd.Context(), askTime, func(ctx context.Context, c *client.Client) error {
-				var out candidates
+				var out health.Candidates
 				if err := c.Act(ctx, "shard.candidates", map[string]any{"shard": id}, true, &out); err != nil {
 					return err
 				}
@@ -218,7 +193,7 @@ would, by what the copies last said of themselves; nothing is asked of them that
 	}
 }
 
-func candidatesText(w io.Writer, out candidates) {
+func candidatesText(w io.Writer, out health.Candidates) {
 	var rows [][]string
 	for _, c := range out.Copies {
 		verdict := "no"

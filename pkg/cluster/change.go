@@ -80,6 +80,15 @@ func (s Shard) Ask(mode themis.Mode, k int) (Shard, error) {
 	return next, nil
 }
 
+// Asked is the answer of `replication set-mode` for one shard.
+type Asked struct {
+	Shard   themis.ShardID `json:"shard"`
+	Before  Policy         `json:"before"` // what was wanted
+	Want    Policy         `json:"want"`
+	Have    Policy         `json:"have"` // in force when it was said
+	Changed bool           `json:"changed"`
+}
+
 // Adopt puts the mode and the k that are wanted in force; the replication factor stays. That everything which was committed is held as
 // they demand is the primary's to know (replication.Reign.Next): an election by them must see all of it. SYNC begins with an in-sync
 // set that can take writes.

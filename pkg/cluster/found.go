@@ -28,9 +28,6 @@ type Founded struct {
 	Shards []Shard
 }
 
-// redundancies are the modes that there are; two of them are served.
-var redundancies = []string{"NONE", "MIRROR", "STRIPE", "STRIPE_MIRROR", "PARITY", "GEO_MIRROR"}
-
 // Found says what the records of the new cluster are, or everything that is impossible about it, with the arithmetic.
 func Found(f Foundation) (Founded, error) {
 	var data []Node
@@ -70,7 +67,7 @@ func Found(f Foundation) (Founded, error) {
 		fault(themis.InvalidArgument, "control_nodes %d: there are %d nodes", f.ControlNodes, len(f.Nodes))
 	case f.Redundancy == "NONE" && f.Policy.RF != 1:
 		fault(themis.InvalidArgument, "mode NONE keeps one copy; replication_factor is %d", f.Policy.RF)
-	case !slices.Contains(redundancies, f.Redundancy):
+	case !slices.Contains(themis.Redundancies, f.Redundancy):
 		fault(themis.InvalidArgument, "mode %s: want NONE or MIRROR", f.Redundancy)
 	case f.Redundancy != "NONE" && f.Redundancy != "MIRROR":
 		fault(themis.Unimplemented, "mode %s: this version serves MIRROR and NONE", f.Redundancy)

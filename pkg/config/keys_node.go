@@ -1,5 +1,11 @@
 package config
 
+import (
+	"strings"
+
+	"github.com/themisdb/themis/pkg/themis"
+)
+
 const (
 	fileNode     = "themisd.yaml"
 	fileSharding = "sharding.yaml"
@@ -117,7 +123,6 @@ var clusterKeys = in(fileCluster, ClusterWide, Live,
 	Key{Path: "network.compression", Type: Enum, Default: "lz4", Range: compressions, Unready: true, Meaning: "compression on slow links"},
 )
 
-const (
-	redundancy   = "NONE|MIRROR|STRIPE|STRIPE_MIRROR|PARITY|GEO_MIRROR"
-	compressions = "none|lz4|zstd|snappy"
-)
+const compressions = "none|lz4|zstd|snappy"
+
+var redundancy = strings.Join(themis.Redundancies, "|")

@@ -68,7 +68,7 @@ func (k Key) parseText(text, tag string) (any, error) {
 		if m, err = themis.ParseMode(text); err == nil {
 			return string(m), nil
 		}
-		if slices.Contains(strings.Split(redundancy, "|"), strings.ToUpper(text)) { // C-21
+		if slices.Contains(themis.Redundancies, strings.ToUpper(text)) { // C-21
 			err = fmt.Errorf("%q is a redundancy mode, its key is cluster.mode (or shard.replication.mode); here: %s", text, k.Want())
 		}
 	case Shard:

@@ -84,14 +84,10 @@ func (m *Map) crownBatch(ctx context.Context, as cluster.Controller, cs []Corona
 	for len(open) > 0 {
 		t := Txn{If: []Compare{m.reign(as)}}
 		for _, i := range open {
-			key := m.keys.shard(cs[i].Seen.ID)
-			b, err := cluster.Encode(cs[i].Next)
-			if err != nil {
+			if err := m.replace(&t, cs[i].Seen, cs[i].Next); err != nil {
 				fail(err)
 				return
 			}
-			t.If = append(t.If, Compare{key, cs[i].Seen.Revision})
-			t.Put = append(t.Put, Put{Key: key, Value: b})
 		}
 		first := cs[open[0]].Seen
 		rev, ok, err := m.commit(ctx, t, m.keys.shard(first.ID), first.Revision)
@@ -289,13 +285,9 @@ func (m *Map) AskPolicy(ctx context.Context, seen, next []cluster.Shard) error {
 		if err := checkRecord("ask", next[i]); err != nil {
 			return err
 		}
-		b, err := cluster.Encode(next[i])
-		if err != nil {
+		if err := m.replace(&t, s, next[i]); err != nil {
 			return err
 		}
-		key := m.keys.shard(s.ID)
-		t.If = append(t.If, Compare{key, s.Revision})
-		t.Put = append(t.Put, Put{Key: key, Value: b})
 	}
 	_, ok, err := m.commit(ctx, t, t.If[0].Key, seen[0].Revision)
 	switch {
@@ -307,18 +299,27 @@ func (m *Map) AskPolicy(ctx context.Context, seen, next []cluster.Shard) error {
 	return nil
 }
 
+// replace adds to t that the shard's record becomes next if it still is the one that was seen.
+func (m *Map) replace(t *Txn, seen, next cluster.Shard) error {
+	b, err := cluster.Encode(next)
+	if err != nil {
+		return err
+	}
+	key := m.keys.shard(seen.ID)
+	t.If = append(t.If, Compare{key, seen.Revision})
+	t.Put = append(t.Put, Put{Key: key, Value: b})
+	return nil
+}
+
 // changeShard adds the shard's own compare and put to t and commits it.
 func (m *Map) changeShard(ctx context.Context, seen, next cluster.Shard, t Txn) (cluster.Shard, error) {
 	if seen.Revision == 0 {
 		return cluster.Shard{}, unseen("change", seen)
 	}
 	key := m.keys.shard(seen.ID)
-	b, err := cluster.Encode(next)
-	if err != nil {
+	if err := m.replace(&t, seen, next); err != nil {
 		return cluster.Shard{}, err
 	}
-	t.If = append(t.If, Compare{key, seen.Revision})
-	t.Put = append(t.Put, Put{Key: key, Value: b})
 	rev, ok, err := m.commit(ctx, t, key, seen.Revision)
 	switch {
 	case err != nil:

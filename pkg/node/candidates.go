@@ -16,33 +16,8 @@ type candidatesArgs struct {
 	Shard themis.ShardID `json:"shard"`
 }
 
-// candidatesResult says who would lead the shard if its primary were gone now, and the rule that speaks for or against each copy.
-type candidatesResult struct {
-	Shard   themis.ShardID `json:"shard"`
-	Epoch   themis.Epoch   `json:"epoch"`
-	Mode    themis.Mode    `json:"mode"`
-	Primary themis.NodeID  `json:"primary"` // empty: none
-	Winner  themis.NodeID  `json:"winner"`  // empty: nobody, and why says what is missing
-	Why     string         `json:"why"`
-	MayLose bool           `json:"may_lose"` // acknowledged writes may be missing from the winner's log
-	Need    int            `json:"need"`     // ballots that count
-	Got     int            `json:"got"`
-	Copies  []candidate    `json:"copies"`
-}
-
-type candidate struct {
-	Node      themis.NodeID    `json:"node"`
-	Storage   themis.StorageID `json:"storage_id"`
-	Wins      bool             `json:"wins"`
-	Rule      string           `json:"rule"`
-	Detail    string           `json:"detail"`
-	Seq       *themis.Seq      `json:"seq"`        // the last on its disk; null: not known
-	LastEpoch *themis.Epoch    `json:"last_epoch"` // of that entry
-	AgeMs     *int64           `json:"age_ms"`     // of what is known of it
-}
-
 // candidates counts as an election would, by what the copies last said of themselves; nobody is asked for a ballot.
-func (n *Node) candidates(ctx context.Context, a candidatesArgs, _ bool) (*candidatesResult, error) {
+func (n *Node) candidates(ctx context.Context, a candidatesArgs, _ bool) (*health.Candidates, error) {
 	v, ok := n.latest()
 	if !ok {
 		return nil, n.noMap()
@@ -54,8 +29,8 @@ func (n *Node) candidates(ctx context.Context, a candidatesArgs, _ bool) (*candi
 	return forecast(v, s, n.gather.states(ctx, v), time.Now()), nil
 }
 
-func forecast(v cluster.View, s cluster.Shard, states map[themis.NodeID]health.Observed, now time.Time) *candidatesResult {
-	out := &candidatesResult{Shard: s.ID, Epoch: s.Epoch, Mode: s.Have.Mode, Primary: s.Primary.Node, Copies: []candidate{}}
+func forecast(v cluster.View, s cluster.Shard, states map[themis.NodeID]health.Observed, now time.Time) *health.Candidates {
+	out := &health.Candidates{Shard: s.ID, Epoch: s.Epoch, Mode: s.Have.Mode, Primary: s.Primary.Node, Copies: []health.Candidate{}}
 	var known []election.Standing
 	for _, r := range s.Replicas {
 		c, standing := standingOf(v, s.ID, r.Member, states[r.Node], now)
@@ -79,8 +54,8 @@ func forecast(v cluster.View, s cluster.Shard, states map[themis.NodeID]health.O
 }
 
 // standingOf is what is known of one copy, and what bars its ballot.
-func standingOf(v cluster.View, shard themis.ShardID, m cluster.Member, o health.Observed, now time.Time) (candidate, election.Standing) {
-	c := candidate{Node: m.Node, Storage: m.Storage}
+func standingOf(v cluster.View, shard themis.ShardID, m cluster.Member, o health.Observed, now time.Time) (health.Candidate, election.Standing) {
+	c := health.Candidate{Node: m.Node, Storage: m.Storage}
 	st := election.Standing{Member: m}
 	var local *health.LocalReplica
 	age := now.Sub(o.At).Milliseconds()

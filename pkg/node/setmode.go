@@ -22,16 +22,8 @@ type setModeArgs struct {
 
 // setModeResult says what is wanted of each shard now, and what is in force.
 type setModeResult struct {
-	DryRun bool       `json:"dry_run"`
-	Shards []shardAsk `json:"shards"`
-}
-
-type shardAsk struct {
-	Shard   themis.ShardID `json:"shard"`
-	Before  cluster.Policy `json:"before"` // what was wanted
-	Want    cluster.Policy `json:"want"`
-	Have    cluster.Policy `json:"have"` // in force when it was asked
-	Changed bool           `json:"changed"`
+	DryRun bool            `json:"dry_run"`
+	Shards []cluster.Asked `json:"shards"`
 }
 
 const askTries = 20 // another change of one of the records came in between
@@ -94,7 +86,7 @@ func (a setModeArgs) plan(v cluster.View) (out *setModeResult, seen, next []clus
 	if len(ids) == 0 {
 		ids = v.ShardIDs()
 	}
-	out = &setModeResult{Shards: []shardAsk{}}
+	out = &setModeResult{Shards: []cluster.Asked{}}
 	for _, id := range ids {
 		s, ok := v.Shards[id]
 		if !ok {
@@ -112,7 +104,7 @@ func (a setModeArgs) plan(v cluster.View) (out *setModeResult, seen, next []clus
 			faults = append(faults, err)
 			continue
 		}
-		out.Shards = append(out.Shards, shardAsk{Shard: id, Before: s.Want, Want: asked.Want, Have: s.Have, Changed: asked.Want != s.Want})
+		out.Shards = append(out.Shards, cluster.Asked{Shard: id, Before: s.Want, Want: asked.Want, Have: s.Have, Changed: asked.Want != s.Want})
 		if asked.Want != s.Want {
 			seen, next = append(seen, s), append(next, asked)
 		}

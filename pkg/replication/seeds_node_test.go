@@ -232,7 +232,6 @@ func (n *simNode) acknowledge() {
 		if e := n.entry(s); e.value != 0 && n.w.waiting[e.value] {
 			delete(n.w.waiting, e.value)
 			if n.w.loose[n.reign.Shard().Epoch] {
-				n.w.gone[e.value] = true
 				continue
 			}
 			n.w.acked[e.value] = true

@@ -38,7 +38,6 @@ type world struct {
 	waiting map[int]bool // values appended, not acknowledged
 	acked   map[int]bool
 	burnt   map[int]bool          // values that a disk had before it was lost; its ack may still be on its way
-	gone    map[int]bool          // values that were acknowledged and that an election under ASYNC left behind, as that mode says
 	loose   map[themis.Epoch]bool // reigns that an election under ASYNC ended: what they still say stands nowhere
 	changes map[string]int        // policies that came into force, by their modes
 	trace   []string
@@ -67,7 +66,7 @@ func (w *world) fail(format string, args ...any) {
 func newWorld(seed uint64) *world {
 	rng := rand.New(rand.NewPCG(seed, 1))
 	w := &world{rng: rng, failed: map[themis.NodeID]bool{}, stops: map[themis.NodeID]bool{}, waiting: map[int]bool{}, acked: map[int]bool{}, burnt: map[int]bool{},
-		gone: map[int]bool{}, loose: map[themis.Epoch]bool{}, changes: map[string]int{}}
+		loose: map[themis.Epoch]bool{}, changes: map[string]int{}}
 	w.likely = draw(rng)
 	for _, l := range w.likely {
 		w.total += l
@@ -124,7 +123,6 @@ func (w *world) leaveBehind(seen cluster.Shard) {
 	for v := range w.acked {
 		if !have[v] {
 			delete(w.acked, v)
-			w.gone[v] = true
 			w.logf("%d is left behind", v)
 		}
 	}

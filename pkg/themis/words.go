@@ -36,6 +36,9 @@ func ParseShardID(s string) (ShardID, error) {
 	return ShardID("shard-" + strconv.FormatUint(n, 10)), nil
 }
 
+// Redundancies are the modes of keeping copies that there are; NONE and MIRROR are served.
+var Redundancies = []string{"NONE", "MIRROR", "STRIPE", "STRIPE_MIRROR", "PARITY", "GEO_MIRROR"}
+
 // Token is a document's place on the ring: murmur3_32 of its shard key, 0…4294967295.
 type Token uint32
 
