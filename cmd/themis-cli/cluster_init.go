@@ -1,12 +1,14 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -33,6 +35,7 @@ type initFlags struct {
 	dryRun       bool
 	noContext    bool
 	noWait       bool
+	given        func(flag string) bool
 }
 
 func clusterInit(a *app) *cobra.Command {
@@ -42,10 +45,16 @@ func clusterInit(a *app) *cobra.Command {
 		Long: `Make a cluster out of nodes that run, belong to no cluster, and have certificates of one CA.
 
 What can't be is refused, with the arithmetic, before anything is changed. Repeated after a failure on the way it goes on; repeated
-when the cluster is there it changes nothing and exits 0.`,
+when the cluster is there it changes nothing and exits 0.
+
+What a flag doesn't say is taken from the nodes' own configurations, where they set what is fixed when a cluster is made, else it is the
+flag's default.`,
 		Example: "  themis-cli cluster init --nodes node-1,node-2,node-3,node-4 --shards 4 --replication-factor 2",
 		Args:    usage.None,
-		RunE:    func(cmd *cobra.Command, _ []string) error { return a.initCluster(cmd.Context(), f) },
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			f.given = cmd.Flags().Changed
+			return a.initCluster(cmd.Context(), f)
+		},
 	}
 	fs := cmd.Flags()
 	fs.StringSliceVar(&f.nodes, "nodes", nil, "gRPC addresses of the nodes; the port is 50051 unless it is given")
@@ -103,7 +112,7 @@ func (f initFlags) request() (client.InitRequest, error) {
 		}
 		r.Modes[id] = themis.Sync
 	}
-	return r, f.arithmetic(r)
+	return r, nil
 }
 
 // arithmetic refuses what no cluster could be, whoever its nodes are.
@@ -152,26 +161,40 @@ func (a *app) initCluster(ctx context.Context, f initFlags) (err error) {
 	if err != nil {
 		return err
 	}
+	impossible := f.arithmetic(r) // unless the nodes' own configurations say otherwise
 	ctx, cancel := a.limited(ctx, initTime)
 	defer cancel()
 	a.flags.endpoints = r.Nodes
 	t, err := a.target()
 	if err != nil {
-		return err
+		return cmp.Or(impossible, err)
 	}
 	c, err := client.New(ctx, client.Options{Endpoints: t.Endpoints, Files: t.Files(), Timeout: initTime})
 	if err != nil {
-		return err
+		return cmp.Or(impossible, err)
 	}
 	defer func() { err = errors.Join(err, c.Close()) }()
+	nodes, err := describeAll(ctx, c, r.Nodes)
+	if err != nil {
+		return cmp.Or(impossible, err)
+	}
+	said, err := f.fill(nodes)
+	if err != nil {
+		return err
+	}
+	for _, s := range said {
+		a.say("# %s", s)
+	}
+	if r, err = f.request(); err != nil {
+		return err
+	}
+	if err := f.arithmetic(r); err != nil {
+		return err
+	}
 	if own := c.Identity().Cluster; r.Name == "" {
 		r.Name = own
 	} else if own != "" && r.Name != own {
 		return usage.Wrong("--name %s: the certificate is for a cluster named %s", r.Name, own).Do("--name %s, or certificates of another CA", own)
-	}
-	nodes, err := describeAll(ctx, c, r.Nodes)
-	if err != nil {
-		return err
 	}
 	there, err := a.existing(ctx, t, nodes, r)
 	if err != nil || there != nil {
@@ -272,20 +295,21 @@ func notServing(r health.Report) string {
 	return ""
 }
 
-// describeAll asks every node who it is; all that don't answer are named at once.
+// describeAll asks every node who it is, all at once; those that don't answer are named together.
 func describeAll(ctx context.Context, c *client.Client, addrs []string) ([]client.Description, error) {
-	out := make([]client.Description, len(addrs))
-	var faults []error
+	out, faults := make([]client.Description, len(addrs)), make([]error, len(addrs))
+	var asking sync.WaitGroup
 	for i, addr := range addrs {
-		asked, cancel := context.WithTimeout(ctx, askTime)
-		d, err := c.Describe(asked, addr)
-		cancel()
-		if err != nil {
-			faults = append(faults, fmt.Errorf("node %s: %w", addr, err))
-			continue
-		}
-		out[i] = d
+		asking.Go(func() {
+			asked, cancel := context.WithTimeout(ctx, askTime)
+			defer cancel()
+			var err error
+			if out[i], err = c.Describe(asked, addr); err != nil {
+				faults[i] = fmt.Errorf("node %s: %w", addr, err)
+			}
+		})
 	}
+	asking.Wait()
 	return out, errors.Join(faults...)
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -16,6 +17,7 @@ const airports = "../../testdata/airports.ndjson"
 
 // TestACluster makes a cluster of three processes, fills it, kills a node under writes, kills them all, and compares every document.
 func TestACluster(t *testing.T) {
+	t.Setenv("THEMIS_SHARDING_CLUSTER_ACTIVE_SHARDS", "5") // the nodes' own word, which flags go over
 	f := newFleet(t, 3)
 	t.Run("founding", func(t *testing.T) { f.t = t; storyFounding(f) })
 	t.Run("documents", func(t *testing.T) { f.t = t; storyDocuments(f) })
@@ -35,7 +37,10 @@ func storyFounding(f *fleet) {
 	f.contains(f.exits(3, "cluster", "health"), "belongs to no cluster yet", "next: themis-cli cluster init")
 	f.contains(f.exits(2, "cluster", "init", "--nodes", nodes, "--replication-factor", "4"), "needs 4 nodes")
 	f.contains(f.exits(2, "cluster", "init", "--nodes", nodes, "--name", "other"), "a cluster named demo")
-	f.contains(f.must("cluster", "init", "--nodes", nodes, "--dry-run"), "would be made", "shard-4")
+	f.contains(f.must("cluster", "init", "--nodes", nodes, "--dry-run"), "would be made", "shard-5")
+	if _, _, said := f.cli("cluster", "init", "--nodes", nodes, "--dry-run"); !strings.Contains(said, "# sharding.cluster.active_shards 5 (node-1, env THEMIS_SHARDING_CLUSTER_ACTIVE_SHARDS)") {
+		f.t.Errorf("where it comes from: %s", said)
+	}
 	f.contains(f.exits(3, "cluster", "health"), "belongs to no cluster yet")
 
 	f.contains(f.must("cluster", "init", "--nodes", nodes, "--shards", "4", "--replication-factor", "2"), "cluster demo is made", "control plane: node-1,node-2,node-3", "context: demo")
@@ -43,9 +48,9 @@ func storyFounding(f *fleet) {
 	if r.Cluster != "demo" || len(r.Shards) != 4 || len(r.Nodes) != 3 {
 		f.t.Fatalf("%+v", r)
 	}
-	f.contains(f.must("cluster", "init", "--nodes", nodes), "exists already; nothing was changed")
-	f.contains(f.exits(8, "cluster", "init", "--nodes", nodes, "--shards", "5"), "exists with 4 shards and replication factor 2; 5 and 2 were asked for")
-	f.contains(f.must("cluster", "init", "--nodes", f.addr("node-1", 0)+","+f.addr("node-2", 0)), "exists already; nothing was changed") // members that joined since are no difference
+	f.contains(f.must("cluster", "init", "--nodes", nodes, "--shards", "4"), "exists already; nothing was changed")
+	f.contains(f.exits(8, "cluster", "init", "--nodes", nodes), "exists with 4 shards and replication factor 2; 5 and 2 were asked for")
+	f.contains(f.must("cluster", "init", "--nodes", f.addr("node-1", 0)+","+f.addr("node-2", 0), "--shards", "4"), "exists already; nothing was changed") // members that joined since are no difference
 	f.until("health", func(exit int, r health.Report) bool { return exit == 0 && r.Status == health.Healthy })
 	if exit := run(f.t.Context(), []string{"cluster", "status"}, nil, new(discard), new(discard)); exit != 0 {
 		f.t.Fatalf("by the new context: exit %d", exit)
@@ -180,7 +185,12 @@ func storySettings(f *fleet) {
 		_, out, _ := f.cli("cluster", "apply-config", good)
 		return strings.Contains(out, "nothing to change")
 	})
-	f.contains(f.must("config", "show", "--set"), "failover.probe_interval_ms  700", "cluster")
+	shown := f.must("config", "show", "--set")
+	for _, line := range []string{`failover.probe_interval_ms +700 +cluster `, `sharding.cluster.active_shards +4 +cluster `} { // applied, and made with
+		if !regexp.MustCompile(`(?m)^` + line).MatchString(shown) {
+			f.t.Errorf("no line %q in:\n%s", line, shown)
+		}
+	}
 	f.t.Chdir("../../docs/examples") // D-08 as written
 	f.must("cluster", "apply-config", "config/sharding/shard-router.yaml", "--dry-run")
 	f.contains(f.must("cluster", "events"), "apply_config")

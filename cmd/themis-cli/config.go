@@ -11,6 +11,7 @@ import (
 
 	"github.com/themisdb/themis/cmd/internal/usage"
 	"github.com/themisdb/themis/pkg/client"
+	"github.com/themisdb/themis/pkg/cluster"
 	"github.com/themisdb/themis/pkg/config"
 	"github.com/themisdb/themis/pkg/themis"
 )
@@ -130,23 +131,24 @@ func loadConfig(files []string, env map[string]string) (config.Config, error) {
 	return config.Load(sources, env, nil)
 }
 
-// withApplied is the configuration with what was applied to the cluster that is meant. A cluster that was not named, and does not answer or isn't
-// there, only makes a note.
-func (a *app) withApplied(ctx context.Context, c config.Config) (config.Config, error) {
-	out := c
-	err := a.withClient(ctx, askTime, func(ctx context.Context, cl *client.Client) error {
+// withApplied is the configuration with what was applied to the cluster that is meant, and what is fixed there since it was made. A cluster
+// that was not named, and does not answer or isn't there, only makes a note.
+func (a *app) withApplied(ctx context.Context, c config.Config) (out config.Config, fixed map[string]string, err error) {
+	out = c
+	err = a.withClient(ctx, askTime, func(ctx context.Context, cl *client.Client) error {
 		m, err := cl.Map(ctx)
 		if err != nil {
 			return err
 		}
+		fixed = cluster.Founding(cluster.Meta{Name: m.Cluster}, m.Shards)
 		out, err = c.With(m.Settings.Values)
 		return err
 	})
 	if err != nil && !a.flags.named() {
 		a.say("# without what was applied to a cluster: %v", err)
-		return c, nil
+		return c, nil, nil
 	}
-	return out, err
+	return out, fixed, err
 }
 
 func configShow(a *app) *cobra.Command {
@@ -164,13 +166,17 @@ note on stderr says so, and the rest is shown. --config names the files that a n
 			if err != nil {
 				return err
 			}
+			var fixed map[string]string
 			if !local {
-				if c, err = a.withApplied(cmd.Context(), c); err != nil {
+				if c, fixed, err = a.withApplied(cmd.Context(), c); err != nil {
 					return err
 				}
 			}
 			values := []config.Value{}
 			for _, v := range c.Values() {
+				if x, ok := fixed[v.Key]; ok {
+					v.Value, v.From = x, "cluster"
+				}
 				if !set || v.From != "default" {
 					values = append(values, v)
 				}

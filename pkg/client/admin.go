@@ -211,6 +211,14 @@ type Description struct {
 	Rack        string           `json:"rack"`
 	Pid         int64            `json:"pid"`
 	PublicKey   []byte           `json:"-"`
+	Founding    []FoundingValue  `json:"founding"`
+}
+
+// FoundingValue is a setting that is fixed when a cluster is made, as a node's own configuration has it.
+type FoundingValue struct {
+	Key   string `json:"key"`
+	Value string `json:"value"` // lists as JSON
+	From  string `json:"from"`  // file and line, or the variable
 }
 
 // Describe asks the node at that address who it is, whether it belongs to a cluster or not.
@@ -225,12 +233,17 @@ func (c *Client) Describe(ctx context.Context, addr string) (Description, error)
 	if err != nil {
 		return Description{}, err
 	}
-	return Description{
+	out := Description{
 		Node: themis.NodeID(d.GetNodeId()), Storage: themis.StorageID(d.GetStorageId()), Boot: themis.BootID(d.GetBootId()),
 		ClusterID: themis.ClusterID(d.GetClusterId()), Cluster: d.GetClusterName(), Version: d.GetVersion(),
 		GRPC: d.GetGrpcAddr(), HTTP: d.GetHttpAddr(), Metrics: d.GetMetricsAddr(), ControlPeer: d.GetControlPeerUrl(), Control: d.GetControlClientUrl(),
 		Role: cluster.Role(d.GetRole()), Region: d.GetRegion(), Datacenter: d.GetDatacenter(), Rack: d.GetRack(), Pid: d.GetPid(), PublicKey: d.GetPublicKey(),
-	}, nil
+		Founding: []FoundingValue{},
+	}
+	for _, v := range d.GetFounding() {
+		out.Founding = append(out.Founding, FoundingValue{v.GetKey(), v.GetValue(), v.GetFrom()})
+	}
+	return out, nil
 }
 
 // change sends something that changes the cluster to one node after the other, as long as it surely did not arrive.

@@ -68,12 +68,13 @@ type Record interface{ format() int }
 
 // Meta is the record of the cluster itself; it never changes after `cluster init`.
 type Meta struct {
-	Format     int              `json:"format"`
-	ID         themis.ClusterID `json:"id"`
-	Name       string           `json:"name"`
-	Redundancy string           `json:"redundancy"`  // NONE or MIRROR
-	SessionKey []byte           `json:"session_key"` // signs session tokens
-	Created    time.Time        `json:"created"`
+	Format       int              `json:"format"`
+	ID           themis.ClusterID `json:"id"`
+	Name         string           `json:"name"`
+	Redundancy   string           `json:"redundancy"`    // NONE or MIRROR
+	VirtualNodes int              `json:"virtual_nodes"` // of each shard on the ring that made the first placement; 0: not recorded
+	SessionKey   []byte           `json:"session_key"`   // signs session tokens
+	Created      time.Time        `json:"created"`
 }
 
 // Role is what a node is for.

@@ -45,6 +45,15 @@ func (v View) ShardIDs() []themis.ShardID {
 	return slices.SortedFunc(maps.Keys(v.Shards), compareShardIDs)
 }
 
+// ShardList lists them so.
+func (v View) ShardList() []Shard {
+	var out []Shard
+	for _, id := range v.ShardIDs() {
+		out = append(out, v.Shards[id])
+	}
+	return out
+}
+
 // compareShardIDs orders shard-2 before shard-10.
 func compareShardIDs(a, b themis.ShardID) int {
 	if len(a) != len(b) {

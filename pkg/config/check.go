@@ -203,6 +203,9 @@ func loopback(host string) bool {
 }
 
 func (r *reader) checkPKI() {
+	if r.on("node.development_mode") {
+		r.crossWarn([]string{"node.development_mode"}, "true: traffic without TLS is allowed, which must not be in production")
+	}
 	if (r.str("pki.cert") == "") != (r.str("pki.key") == "") {
 		r.cross([]string{"pki.cert", "pki.key"}, "certificate and key go together: set both pki.cert and pki.key")
 	}

@@ -119,17 +119,6 @@ func (r Replication) Concern() themis.WriteConcern {
 	return themis.WriteConcern(strings.ToLower(r.WriteConcern))
 }
 
-// ModeOf is the mode of one shard: under hybrid the one of the list it stands in.
-func (r Replication) ModeOf(shard themis.ShardID) themis.Mode {
-	switch {
-	case r.Mode != themis.Hybrid:
-		return r.Mode
-	case slices.Contains(r.AsyncShards, shard):
-		return themis.Async
-	}
-	return themis.Sync
-}
-
 // Failover is how a dead node is noticed.
 type Failover struct {
 	ProbeInterval    time.Duration `mapstructure:"probe_interval_ms"`
@@ -316,15 +305,24 @@ func (c Config) Values() []Value {
 	return out
 }
 
-// Applied are the cluster-wide values that were set, by path: what apply-config stores, and With reads.
+// Applied are the cluster-wide values that were set and may be changed while there is a cluster, by path: what apply-config stores, and
+// With reads.
 func (c Config) Applied() map[string]string {
 	out := map[string]string{}
 	for _, k := range known.keys {
-		if cell := c.cells[k.Path]; k.top() && k.Scope == ClusterWide && cell.layer != layerDefault {
+		if cell := c.cells[k.Path]; k.top() && k.Scope == ClusterWide && k.Apply != AtInit && cell.layer != layerDefault {
 			out[k.Path] = show(cell.value)
 		}
 	}
 	return out
+}
+
+// Founding lists the values that were set of those that are fixed when a cluster is made, in the order of the table.
+func (c Config) Founding() []Value {
+	return slices.DeleteFunc(c.Values(), func(v Value) bool {
+		k, _ := known.find(v.Key)
+		return k.Apply != AtInit || c.cells[v.Key].layer == layerDefault
+	})
 }
 
 // CheckNode says what a node needs to start and c doesn't have, or nil.

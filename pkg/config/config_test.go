@@ -331,8 +331,10 @@ func TestExampleValues(t *testing.T) {
 	if got := valueOf(t, c, "sharding.nodes").Value; !strings.HasSuffix(got, `{"host":"10.0.1.21","id":"hot-spare-2","port":8765,"replicate_from":"shard-2","role":"hot_spare"}]`) {
 		t.Errorf("nodes: %s", got)
 	}
-	if c.Replication.ModeOf("shard-2") != themis.Sync || c.Replication.ModeOf("shard-3") != themis.Async {
-		t.Errorf("%+v", c.Replication)
+	if got := c.Founding(); len(got) == 0 || !slices.ContainsFunc(got, func(v Value) bool {
+		return v.Key == "replication.mode" && v.Value == "hybrid" && v.From == "file test.yaml:64"
+	}) {
+		t.Errorf("%+v", got)
 	}
 	if got := valueOf(t, c, "network.rtt_threshold"); got.Value != "10" {
 		t.Errorf("10ms is %+v", got)
@@ -395,21 +397,23 @@ func TestDiff(t *testing.T) {
 func TestApplied(t *testing.T) {
 	c := example(t, "sharding/cluster.yaml")
 	applied := c.Applied()
-	if applied["replication.mode"] != "hybrid" || applied["replication.synchronous_shards"] != `["shard-1","shard-2"]` {
+	if _, there := applied["replication.mode"]; there || applied["failover.retry_interval_ms"] != "200" || applied["monitoring.endpoints"] == "" {
 		t.Errorf("%v", applied)
 	}
-	back, err := mustLoad(t, "node: {rack: r}\nreplication: {mode: async}").With(applied)
+	back, err := mustLoad(t, "node: {rack: r}\nfailover: {retry_interval_ms: 300}").With(applied)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if d := Diff(c, back); len(d) != 1 || d[0].Key != "node.rack" {
-		t.Errorf("what was applied doesn't come back: %+v", d)
+	for _, d := range Diff(c, back) {
+		if d.Key != "node.rack" && d.Apply != AtInit {
+			t.Errorf("what was applied doesn't come back: %+v", d)
+		}
 	}
-	if v := valueOf(t, back, "replication.mode"); v.From != "cluster" || v.Value != "hybrid" {
+	if v := valueOf(t, back, "failover.retry_interval_ms"); v.From != "cluster" || v.Value != "200" {
 		t.Errorf("the cluster's value must beat the file's: %+v", v)
 	}
-	if again, err := back.With(nil); err != nil || again.Replication.Mode != themis.Async {
-		t.Errorf("what an earlier With laid over stays: %s, %v", again.Replication.Mode, err)
+	if again, err := back.With(nil); err != nil || again.Failover.RetryInterval != 300*time.Millisecond {
+		t.Errorf("what an earlier With laid over stays: %s, %v", again.Failover.RetryInterval, err)
 	}
 	for values, want := range map[[2]string]string{
 		{"node.rack", "x"}:          "cluster: node.rack: belongs to each node, not to the cluster",

@@ -18,7 +18,8 @@ such as ` + "`wal.directories[].path`" + ` is a field of each entry. Other names
 
 * **scope**: *node* is each node's own; *cluster* is one value for all, kept by the control plane and changed with ` + "`themis-cli cluster apply-config`" + `. What is
   applied is in force on every node within a moment; a node whose own file or version does not go with it keeps what it had, and says so in health (CONFIG_WARNING).
-* **change**: *live* at once, *restart* when the node is started again, *init* only when a cluster is made.
+* **change**: *live* at once, *restart* when the node is started again, *init* only when a cluster is made: ` + "`themis-cli cluster init`" + ` takes from the nodes' own
+  configurations what its flags don't say, and refuses nodes that contradict each other.
 * **served**: *no* means that the key is accepted and checked, and that this version doesn't act on it.
 * The environment variable of a key is ` + "`THEMIS_`" + ` and its path in upper case with underscores: ` + "`control.tick_ms`" + ` is ` + "`THEMIS_CONTROL_TICK_MS`" + `. The flag is
   the path with dashes, without ` + "`node.`" + `: ` + "`--control-tick-ms`" + `, ` + "`--data-dir`" + `. Lists are written ` + "`a,b`" + ` or as JSON.

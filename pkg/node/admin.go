@@ -5,9 +5,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -38,6 +38,11 @@ func (s *adminService) Describe(ctx context.Context, _ *nodev1.DescribeRequest) 
 		ControlPeerUrl: n.controlURL(n.cfg.Control.PeerListen), ControlClientUrl: n.controlURL(n.cfg.Control.ClientListen),
 		Role: n.cfg.Node.Role, Region: n.cfg.Node.Region, Datacenter: n.cfg.Node.Datacenter, Rack: n.cfg.Node.Rack,
 		PublicKey: n.source.PublicKey(), Pid: int64(os.Getpid()), SeenDisks: n.seenDisks(ctx),
+	}
+	for _, v := range n.cfg.Founding() {
+		if v.Served {
+			out.Founding = append(out.Founding, &nodev1.FoundingValue{Key: v.Key, Value: v.Value, From: v.From})
+		}
 	}
 	if s := n.etcd.Load(); s != nil {
 		out.ControlPeerUrl, out.ControlClientUrl = s.PeerURL(), s.ClientURL()
@@ -307,7 +312,7 @@ func (s *adminService) ApplyConfig(ctx context.Context, req *nodev1.ApplyConfigR
 		return nil, err
 	}
 	changes := config.Diff(before, after)
-	if err := onlyAtInit(v, changes); err != nil {
+	if err := onlyAtInit(v, next.Founding(), base); err != nil {
 		return nil, err
 	}
 	if _, err := settle(s.n.cfg, values); err != nil {
@@ -333,21 +338,22 @@ func (s *adminService) ApplyConfig(ctx context.Context, req *nodev1.ApplyConfigR
 	return out, nil
 }
 
-// onlyAtInit refuses changes of what was fixed when the cluster was made, each with its value; what says the same as the cluster
-// has is no change.
-func onlyAtInit(v cluster.View, changes []config.Change) error {
-	is := policyOf(v)
-	is["cluster.name"], is["cluster.mode"], is["sharding.cluster.active_shards"] = v.Meta.Name, v.Meta.Redundancy, strconv.Itoa(len(v.Shards))
+// onlyAtInit refuses what a file says of that which was fixed when the cluster was made, each with its value; what says the same as the
+// cluster has is no change.
+func onlyAtInit(v cluster.View, asked []config.Value, base config.Config) error {
+	is := map[string]string{}
+	for _, d := range base.Values() {
+		is[d.Key] = d.Value
+	}
+	maps.Copy(is, cluster.Founding(v.Meta, v.ShardList()))
 	var faults []error
 	modes := false
-	for _, c := range changes {
-		if has, known := is[c.Key]; known {
-			c.Old = has
+	for _, a := range asked {
+		if a.Value == is[a.Key] {
+			continue
 		}
-		if c.Apply == config.AtInit && c.Old != c.New {
-			faults = append(faults, fmt.Errorf("%s: %q %s; it is %q", c.Key, c.New, c.Effect(), c.Old))
-			modes = modes || strings.HasPrefix(c.Key, "replication.") && c.Key != "replication.replication_factor"
-		}
+		faults = append(faults, fmt.Errorf("%s: %q %s; it is %q", a.Key, a.Value, config.Change{Apply: config.AtInit}.Effect(), is[a.Key]))
+		modes = modes || strings.HasPrefix(a.Key, "replication.") && a.Key != "replication.replication_factor"
 	}
 	if len(faults) == 0 {
 		return nil
@@ -357,29 +363,6 @@ func onlyAtInit(v cluster.View, changes []config.Change) error {
 		next = "leave the keys out of the file; modes are changed by: themis-cli replication set-mode --help"
 	}
 	return themis.Errorf(themis.RefusedUnsafe, "%w", errors.Join(faults...)).Do("%s", next)
-}
-
-// policyOf is how the cluster's shards acknowledge and how many copies they keep, as the keys of the configuration say it.
-func policyOf(v cluster.View) map[string]string {
-	lists, modes, k, rf := map[themis.Mode][]themis.ShardID{}, []themis.Mode{}, 0, 0
-	for _, id := range v.ShardIDs() {
-		have := v.Shards[id].Have
-		lists[have.Mode] = append(lists[have.Mode], id)
-		if !slices.Contains(modes, have.Mode) {
-			modes = append(modes, have.Mode)
-		}
-		k, rf = max(k, have.K), max(rf, have.RF)
-	}
-	out := map[string]string{"replication.min_sync_replicas": strconv.Itoa(k), "replication.replication_factor": strconv.Itoa(rf)}
-	switch len(modes) {
-	case 0:
-	case 1:
-		out["replication.mode"] = string(modes[0])
-	default:
-		out["replication.mode"] = string(themis.Hybrid)
-		out["replication.synchronous_shards"], out["replication.asynchronous_shards"] = string(asJSON(lists[themis.Sync])), string(asJSON(lists[themis.Async]))
-	}
-	return out
 }
 
 func peerName(ctx context.Context) string {

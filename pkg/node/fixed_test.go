@@ -32,13 +32,17 @@ func TestWhatInitFixes(t *testing.T) {
 	if id, err := openIdentity(f.path("node-1"), "node-1"); err != nil || id.Joined != nil {
 		t.Fatalf("the dry run made it a member: %+v, %v", id.Joined, err)
 	}
-	f.foundOf(initArgs{Name: "demo", Shards: 2, RF: 1, Redundancy: "NONE", Mode: themis.Sync}, "node-1")
+	f.foundOf(initArgs{Name: "demo", Shards: 2, RF: 1, Redundancy: "NONE", Mode: themis.Sync, VirtualNodes: 99}, "node-1")
 	f.until("node-1", "a map", func(r health.Report) bool { return len(r.Shards) == 2 })
 	apply := func(yaml string) error {
 		_, err := f.admin("node-1").ApplyConfig(t.Context(), &nodev1.ApplyConfigRequest{Name: "x.yaml", Yaml: []byte(yaml)})
 		return err
 	}
-	refused(t, apply("sharding:\n  virtual_nodes: 99\n"), themis.RefusedUnsafe, `sharding.virtual_nodes: "99" can't be changed`)
+	refused(t, apply("sharding:\n  virtual_nodes: 150\n"), themis.RefusedUnsafe, `sharding.virtual_nodes: "150" can't be changed`) // the default, and not what it has
+	refused(t, apply("sharding:\n  cluster:\n    active_shards: 4\n"), themis.RefusedUnsafe, `it is "2"`)
+	if err := apply("sharding:\n  virtual_nodes: 99\n"); err != nil {
+		t.Errorf("what the cluster has: %v", err)
+	}
 	refused(t, apply("sharding:\n  cluster:\n    active_shards: 3\n"), themis.RefusedUnsafe, `it is "2"`)
 	if err := apply("sharding:\n  cluster:\n    active_shards: 2\n"); err != nil {
 		t.Errorf("what the cluster has: %v", err)

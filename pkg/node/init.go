@@ -66,7 +66,7 @@ func (n *Node) initCluster(ctx context.Context, a initArgs, dry bool) (*initResu
 		}
 		id = j.ID // an init that broke off is finished under the same id
 	}
-	first.Meta.ID, first.Meta.Created = id, time.Now().UTC()
+	first.Meta.ID, first.Meta.Created, first.Meta.VirtualNodes = id, time.Now().UTC(), a.VirtualNodes
 	first.Meta.SessionKey = make([]byte, 32)
 	_, _ = rand.Read(first.Meta.SessionKey) // never fails
 	table, err := routing.First(a.Shards, a.VirtualNodes)

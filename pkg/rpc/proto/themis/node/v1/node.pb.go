@@ -1736,6 +1736,7 @@ type DescribeResponse struct {
 	PublicKey        []byte                 `protobuf:"bytes,16,opt,name=public_key,json=publicKey,proto3" json:"public_key,omitempty"` // PKIX DER
 	Pid              int64                  `protobuf:"varint,17,opt,name=pid,proto3" json:"pid,omitempty"`
 	SeenDisks        []*DiskAge             `protobuf:"bytes,18,rep,name=seen_disks,json=seenDisks,proto3" json:"seen_disks,omitempty"` // the newest ages of other control members' disks that this node has seen
+	Founding         []*FoundingValue       `protobuf:"bytes,19,rep,name=founding,proto3" json:"founding,omitempty"`                    // what its own configuration sets of that which is fixed when a cluster is made
 	unknownFields    protoimpl.UnknownFields
 	sizeCache        protoimpl.SizeCache
 }
@@ -1896,6 +1897,74 @@ func (x *DescribeResponse) GetSeenDisks() []*DiskAge {
 	return nil
 }
 
+func (x *DescribeResponse) GetFounding() []*FoundingValue {
+	if x != nil {
+		return x.Founding
+	}
+	return nil
+}
+
+// FoundingValue is a setting that is fixed when a cluster is made, as a node's own configuration has it.
+type FoundingValue struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Key           string                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	Value         string                 `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"` // lists as JSON
+	From          string                 `protobuf:"bytes,3,opt,name=from,proto3" json:"from,omitempty"`   // file and line, or the variable
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FoundingValue) Reset() {
+	*x = FoundingValue{}
+	mi := &file_themis_node_v1_node_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FoundingValue) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FoundingValue) ProtoMessage() {}
+
+func (x *FoundingValue) ProtoReflect() protoreflect.Message {
+	mi := &file_themis_node_v1_node_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FoundingValue.ProtoReflect.Descriptor instead.
+func (*FoundingValue) Descriptor() ([]byte, []int) {
+	return file_themis_node_v1_node_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *FoundingValue) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+func (x *FoundingValue) GetValue() string {
+	if x != nil {
+		return x.Value
+	}
+	return ""
+}
+
+func (x *FoundingValue) GetFrom() string {
+	if x != nil {
+		return x.From
+	}
+	return ""
+}
+
 // DiskAge is how old a node's disk is: a number that grows.
 type DiskAge struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1908,7 +1977,7 @@ type DiskAge struct {
 
 func (x *DiskAge) Reset() {
 	*x = DiskAge{}
-	mi := &file_themis_node_v1_node_proto_msgTypes[22]
+	mi := &file_themis_node_v1_node_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1920,7 +1989,7 @@ func (x *DiskAge) String() string {
 func (*DiskAge) ProtoMessage() {}
 
 func (x *DiskAge) ProtoReflect() protoreflect.Message {
-	mi := &file_themis_node_v1_node_proto_msgTypes[22]
+	mi := &file_themis_node_v1_node_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1933,7 +2002,7 @@ func (x *DiskAge) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiskAge.ProtoReflect.Descriptor instead.
 func (*DiskAge) Descriptor() ([]byte, []int) {
-	return file_themis_node_v1_node_proto_rawDescGZIP(), []int{22}
+	return file_themis_node_v1_node_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *DiskAge) GetNodeId() string {
@@ -1972,7 +2041,7 @@ type BootstrapRequest struct {
 
 func (x *BootstrapRequest) Reset() {
 	*x = BootstrapRequest{}
-	mi := &file_themis_node_v1_node_proto_msgTypes[23]
+	mi := &file_themis_node_v1_node_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1984,7 +2053,7 @@ func (x *BootstrapRequest) String() string {
 func (*BootstrapRequest) ProtoMessage() {}
 
 func (x *BootstrapRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_themis_node_v1_node_proto_msgTypes[23]
+	mi := &file_themis_node_v1_node_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1997,7 +2066,7 @@ func (x *BootstrapRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BootstrapRequest.ProtoReflect.Descriptor instead.
 func (*BootstrapRequest) Descriptor() ([]byte, []int) {
-	return file_themis_node_v1_node_proto_rawDescGZIP(), []int{23}
+	return file_themis_node_v1_node_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *BootstrapRequest) GetClusterId() string {
@@ -2051,7 +2120,7 @@ type BootstrapResponse struct {
 
 func (x *BootstrapResponse) Reset() {
 	*x = BootstrapResponse{}
-	mi := &file_themis_node_v1_node_proto_msgTypes[24]
+	mi := &file_themis_node_v1_node_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2063,7 +2132,7 @@ func (x *BootstrapResponse) String() string {
 func (*BootstrapResponse) ProtoMessage() {}
 
 func (x *BootstrapResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_themis_node_v1_node_proto_msgTypes[24]
+	mi := &file_themis_node_v1_node_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2076,7 +2145,7 @@ func (x *BootstrapResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BootstrapResponse.ProtoReflect.Descriptor instead.
 func (*BootstrapResponse) Descriptor() ([]byte, []int) {
-	return file_themis_node_v1_node_proto_rawDescGZIP(), []int{24}
+	return file_themis_node_v1_node_proto_rawDescGZIP(), []int{25}
 }
 
 // GetMapRequest asks for the routing part of the map.
@@ -2089,7 +2158,7 @@ type GetMapRequest struct {
 
 func (x *GetMapRequest) Reset() {
 	*x = GetMapRequest{}
-	mi := &file_themis_node_v1_node_proto_msgTypes[25]
+	mi := &file_themis_node_v1_node_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2101,7 +2170,7 @@ func (x *GetMapRequest) String() string {
 func (*GetMapRequest) ProtoMessage() {}
 
 func (x *GetMapRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_themis_node_v1_node_proto_msgTypes[25]
+	mi := &file_themis_node_v1_node_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2114,7 +2183,7 @@ func (x *GetMapRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetMapRequest.ProtoReflect.Descriptor instead.
 func (*GetMapRequest) Descriptor() ([]byte, []int) {
-	return file_themis_node_v1_node_proto_rawDescGZIP(), []int{25}
+	return file_themis_node_v1_node_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *GetMapRequest) GetKnownRevision() uint64 {
@@ -2135,7 +2204,7 @@ type GetMapResponse struct {
 
 func (x *GetMapResponse) Reset() {
 	*x = GetMapResponse{}
-	mi := &file_themis_node_v1_node_proto_msgTypes[26]
+	mi := &file_themis_node_v1_node_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2147,7 +2216,7 @@ func (x *GetMapResponse) String() string {
 func (*GetMapResponse) ProtoMessage() {}
 
 func (x *GetMapResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_themis_node_v1_node_proto_msgTypes[26]
+	mi := &file_themis_node_v1_node_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2160,7 +2229,7 @@ func (x *GetMapResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetMapResponse.ProtoReflect.Descriptor instead.
 func (*GetMapResponse) Descriptor() ([]byte, []int) {
-	return file_themis_node_v1_node_proto_rawDescGZIP(), []int{26}
+	return file_themis_node_v1_node_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *GetMapResponse) GetRevision() uint64 {
@@ -2186,7 +2255,7 @@ type GetStateRequest struct {
 
 func (x *GetStateRequest) Reset() {
 	*x = GetStateRequest{}
-	mi := &file_themis_node_v1_node_proto_msgTypes[27]
+	mi := &file_themis_node_v1_node_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2198,7 +2267,7 @@ func (x *GetStateRequest) String() string {
 func (*GetStateRequest) ProtoMessage() {}
 
 func (x *GetStateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_themis_node_v1_node_proto_msgTypes[27]
+	mi := &file_themis_node_v1_node_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2211,7 +2280,7 @@ func (x *GetStateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetStateRequest.ProtoReflect.Descriptor instead.
 func (*GetStateRequest) Descriptor() ([]byte, []int) {
-	return file_themis_node_v1_node_proto_rawDescGZIP(), []int{27}
+	return file_themis_node_v1_node_proto_rawDescGZIP(), []int{28}
 }
 
 // WatchStateRequest opens a stream of health reports and events.
@@ -2224,7 +2293,7 @@ type WatchStateRequest struct {
 
 func (x *WatchStateRequest) Reset() {
 	*x = WatchStateRequest{}
-	mi := &file_themis_node_v1_node_proto_msgTypes[28]
+	mi := &file_themis_node_v1_node_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2236,7 +2305,7 @@ func (x *WatchStateRequest) String() string {
 func (*WatchStateRequest) ProtoMessage() {}
 
 func (x *WatchStateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_themis_node_v1_node_proto_msgTypes[28]
+	mi := &file_themis_node_v1_node_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2249,7 +2318,7 @@ func (x *WatchStateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchStateRequest.ProtoReflect.Descriptor instead.
 func (*WatchStateRequest) Descriptor() ([]byte, []int) {
-	return file_themis_node_v1_node_proto_rawDescGZIP(), []int{28}
+	return file_themis_node_v1_node_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *WatchStateRequest) GetFromHlc() string {
@@ -2273,7 +2342,7 @@ type StateFrame struct {
 
 func (x *StateFrame) Reset() {
 	*x = StateFrame{}
-	mi := &file_themis_node_v1_node_proto_msgTypes[29]
+	mi := &file_themis_node_v1_node_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2285,7 +2354,7 @@ func (x *StateFrame) String() string {
 func (*StateFrame) ProtoMessage() {}
 
 func (x *StateFrame) ProtoReflect() protoreflect.Message {
-	mi := &file_themis_node_v1_node_proto_msgTypes[29]
+	mi := &file_themis_node_v1_node_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2298,7 +2367,7 @@ func (x *StateFrame) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StateFrame.ProtoReflect.Descriptor instead.
 func (*StateFrame) Descriptor() ([]byte, []int) {
-	return file_themis_node_v1_node_proto_rawDescGZIP(), []int{29}
+	return file_themis_node_v1_node_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *StateFrame) GetHlc() string {
@@ -2345,7 +2414,7 @@ type GetLocalStateRequest struct {
 
 func (x *GetLocalStateRequest) Reset() {
 	*x = GetLocalStateRequest{}
-	mi := &file_themis_node_v1_node_proto_msgTypes[30]
+	mi := &file_themis_node_v1_node_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2357,7 +2426,7 @@ func (x *GetLocalStateRequest) String() string {
 func (*GetLocalStateRequest) ProtoMessage() {}
 
 func (x *GetLocalStateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_themis_node_v1_node_proto_msgTypes[30]
+	mi := &file_themis_node_v1_node_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2370,7 +2439,7 @@ func (x *GetLocalStateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetLocalStateRequest.ProtoReflect.Descriptor instead.
 func (*GetLocalStateRequest) Descriptor() ([]byte, []int) {
-	return file_themis_node_v1_node_proto_rawDescGZIP(), []int{30}
+	return file_themis_node_v1_node_proto_rawDescGZIP(), []int{31}
 }
 
 // GetLocalStateResponse is health.NodeState as JSON.
@@ -2383,7 +2452,7 @@ type GetLocalStateResponse struct {
 
 func (x *GetLocalStateResponse) Reset() {
 	*x = GetLocalStateResponse{}
-	mi := &file_themis_node_v1_node_proto_msgTypes[31]
+	mi := &file_themis_node_v1_node_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2395,7 +2464,7 @@ func (x *GetLocalStateResponse) String() string {
 func (*GetLocalStateResponse) ProtoMessage() {}
 
 func (x *GetLocalStateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_themis_node_v1_node_proto_msgTypes[31]
+	mi := &file_themis_node_v1_node_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2408,7 +2477,7 @@ func (x *GetLocalStateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetLocalStateResponse.ProtoReflect.Descriptor instead.
 func (*GetLocalStateResponse) Descriptor() ([]byte, []int) {
-	return file_themis_node_v1_node_proto_rawDescGZIP(), []int{31}
+	return file_themis_node_v1_node_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *GetLocalStateResponse) GetStateJson() []byte {
@@ -2430,7 +2499,7 @@ type ListEventsRequest struct {
 
 func (x *ListEventsRequest) Reset() {
 	*x = ListEventsRequest{}
-	mi := &file_themis_node_v1_node_proto_msgTypes[32]
+	mi := &file_themis_node_v1_node_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2442,7 +2511,7 @@ func (x *ListEventsRequest) String() string {
 func (*ListEventsRequest) ProtoMessage() {}
 
 func (x *ListEventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_themis_node_v1_node_proto_msgTypes[32]
+	mi := &file_themis_node_v1_node_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2455,7 +2524,7 @@ func (x *ListEventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListEventsRequest.ProtoReflect.Descriptor instead.
 func (*ListEventsRequest) Descriptor() ([]byte, []int) {
-	return file_themis_node_v1_node_proto_rawDescGZIP(), []int{32}
+	return file_themis_node_v1_node_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *ListEventsRequest) GetFromHlc() string {
@@ -2489,7 +2558,7 @@ type ListEventsResponse struct {
 
 func (x *ListEventsResponse) Reset() {
 	*x = ListEventsResponse{}
-	mi := &file_themis_node_v1_node_proto_msgTypes[33]
+	mi := &file_themis_node_v1_node_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2501,7 +2570,7 @@ func (x *ListEventsResponse) String() string {
 func (*ListEventsResponse) ProtoMessage() {}
 
 func (x *ListEventsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_themis_node_v1_node_proto_msgTypes[33]
+	mi := &file_themis_node_v1_node_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2514,7 +2583,7 @@ func (x *ListEventsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListEventsResponse.ProtoReflect.Descriptor instead.
 func (*ListEventsResponse) Descriptor() ([]byte, []int) {
-	return file_themis_node_v1_node_proto_rawDescGZIP(), []int{33}
+	return file_themis_node_v1_node_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *ListEventsResponse) GetEventsJson() [][]byte {
@@ -2536,7 +2605,7 @@ type ApplyConfigRequest struct {
 
 func (x *ApplyConfigRequest) Reset() {
 	*x = ApplyConfigRequest{}
-	mi := &file_themis_node_v1_node_proto_msgTypes[34]
+	mi := &file_themis_node_v1_node_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2548,7 +2617,7 @@ func (x *ApplyConfigRequest) String() string {
 func (*ApplyConfigRequest) ProtoMessage() {}
 
 func (x *ApplyConfigRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_themis_node_v1_node_proto_msgTypes[34]
+	mi := &file_themis_node_v1_node_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2561,7 +2630,7 @@ func (x *ApplyConfigRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyConfigRequest.ProtoReflect.Descriptor instead.
 func (*ApplyConfigRequest) Descriptor() ([]byte, []int) {
-	return file_themis_node_v1_node_proto_rawDescGZIP(), []int{34}
+	return file_themis_node_v1_node_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *ApplyConfigRequest) GetName() string {
@@ -2597,7 +2666,7 @@ type ApplyConfigResponse struct {
 
 func (x *ApplyConfigResponse) Reset() {
 	*x = ApplyConfigResponse{}
-	mi := &file_themis_node_v1_node_proto_msgTypes[35]
+	mi := &file_themis_node_v1_node_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2609,7 +2678,7 @@ func (x *ApplyConfigResponse) String() string {
 func (*ApplyConfigResponse) ProtoMessage() {}
 
 func (x *ApplyConfigResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_themis_node_v1_node_proto_msgTypes[35]
+	mi := &file_themis_node_v1_node_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2622,7 +2691,7 @@ func (x *ApplyConfigResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyConfigResponse.ProtoReflect.Descriptor instead.
 func (*ApplyConfigResponse) Descriptor() ([]byte, []int) {
-	return file_themis_node_v1_node_proto_rawDescGZIP(), []int{35}
+	return file_themis_node_v1_node_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *ApplyConfigResponse) GetVersion() uint64 {
@@ -2658,7 +2727,7 @@ type ActRequest struct {
 
 func (x *ActRequest) Reset() {
 	*x = ActRequest{}
-	mi := &file_themis_node_v1_node_proto_msgTypes[36]
+	mi := &file_themis_node_v1_node_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2670,7 +2739,7 @@ func (x *ActRequest) String() string {
 func (*ActRequest) ProtoMessage() {}
 
 func (x *ActRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_themis_node_v1_node_proto_msgTypes[36]
+	mi := &file_themis_node_v1_node_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2683,7 +2752,7 @@ func (x *ActRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ActRequest.ProtoReflect.Descriptor instead.
 func (*ActRequest) Descriptor() ([]byte, []int) {
-	return file_themis_node_v1_node_proto_rawDescGZIP(), []int{36}
+	return file_themis_node_v1_node_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *ActRequest) GetVerb() string {
@@ -2717,7 +2786,7 @@ type ActResponse struct {
 
 func (x *ActResponse) Reset() {
 	*x = ActResponse{}
-	mi := &file_themis_node_v1_node_proto_msgTypes[37]
+	mi := &file_themis_node_v1_node_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2729,7 +2798,7 @@ func (x *ActResponse) String() string {
 func (*ActResponse) ProtoMessage() {}
 
 func (x *ActResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_themis_node_v1_node_proto_msgTypes[37]
+	mi := &file_themis_node_v1_node_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2742,7 +2811,7 @@ func (x *ActResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ActResponse.ProtoReflect.Descriptor instead.
 func (*ActResponse) Descriptor() ([]byte, []int) {
-	return file_themis_node_v1_node_proto_rawDescGZIP(), []int{37}
+	return file_themis_node_v1_node_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *ActResponse) GetResultJson() []byte {
@@ -2765,7 +2834,7 @@ type JoinRequest struct {
 
 func (x *JoinRequest) Reset() {
 	*x = JoinRequest{}
-	mi := &file_themis_node_v1_node_proto_msgTypes[38]
+	mi := &file_themis_node_v1_node_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2777,7 +2846,7 @@ func (x *JoinRequest) String() string {
 func (*JoinRequest) ProtoMessage() {}
 
 func (x *JoinRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_themis_node_v1_node_proto_msgTypes[38]
+	mi := &file_themis_node_v1_node_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2790,7 +2859,7 @@ func (x *JoinRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinRequest.ProtoReflect.Descriptor instead.
 func (*JoinRequest) Descriptor() ([]byte, []int) {
-	return file_themis_node_v1_node_proto_rawDescGZIP(), []int{38}
+	return file_themis_node_v1_node_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *JoinRequest) GetToken() string {
@@ -2835,7 +2904,7 @@ type JoinResponse struct {
 
 func (x *JoinResponse) Reset() {
 	*x = JoinResponse{}
-	mi := &file_themis_node_v1_node_proto_msgTypes[39]
+	mi := &file_themis_node_v1_node_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2847,7 +2916,7 @@ func (x *JoinResponse) String() string {
 func (*JoinResponse) ProtoMessage() {}
 
 func (x *JoinResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_themis_node_v1_node_proto_msgTypes[39]
+	mi := &file_themis_node_v1_node_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2860,7 +2929,7 @@ func (x *JoinResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinResponse.ProtoReflect.Descriptor instead.
 func (*JoinResponse) Descriptor() ([]byte, []int) {
-	return file_themis_node_v1_node_proto_rawDescGZIP(), []int{39}
+	return file_themis_node_v1_node_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *JoinResponse) GetCertPem() []byte {
@@ -3063,7 +3132,7 @@ const file_themis_node_v1_node_proto_rawDesc = "" +
 	"\x05value\x18\x02 \x01(\fR\x05value\x12\x18\n" +
 	"\aversion\x18\x03 \x01(\tR\aversion\x12\x14\n" +
 	"\x05token\x18\x04 \x01(\rR\x05token\"\x11\n" +
-	"\x0fDescribeRequest\"\xbd\x04\n" +
+	"\x0fDescribeRequest\"\xf8\x04\n" +
 	"\x10DescribeResponse\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x1d\n" +
 	"\n" +
@@ -3089,7 +3158,12 @@ const file_themis_node_v1_node_proto_rawDesc = "" +
 	"public_key\x18\x10 \x01(\fR\tpublicKey\x12\x10\n" +
 	"\x03pid\x18\x11 \x01(\x03R\x03pid\x126\n" +
 	"\n" +
-	"seen_disks\x18\x12 \x03(\v2\x17.themis.node.v1.DiskAgeR\tseenDisks\"S\n" +
+	"seen_disks\x18\x12 \x03(\v2\x17.themis.node.v1.DiskAgeR\tseenDisks\x129\n" +
+	"\bfounding\x18\x13 \x03(\v2\x1d.themis.node.v1.FoundingValueR\bfounding\"K\n" +
+	"\rFoundingValue\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value\x12\x12\n" +
+	"\x04from\x18\x03 \x01(\tR\x04from\"S\n" +
 	"\aDiskAge\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x1d\n" +
 	"\n" +
@@ -3198,7 +3272,7 @@ func file_themis_node_v1_node_proto_rawDescGZIP() []byte {
 	return file_themis_node_v1_node_proto_rawDescData
 }
 
-var file_themis_node_v1_node_proto_msgTypes = make([]protoimpl.MessageInfo, 41)
+var file_themis_node_v1_node_proto_msgTypes = make([]protoimpl.MessageInfo, 42)
 var file_themis_node_v1_node_proto_goTypes = []any{
 	(*Problem)(nil),               // 0: themis.node.v1.Problem
 	(*EpochStart)(nil),            // 1: themis.node.v1.EpochStart
@@ -3222,25 +3296,26 @@ var file_themis_node_v1_node_proto_goTypes = []any{
 	(*ScannedDocument)(nil),       // 19: themis.node.v1.ScannedDocument
 	(*DescribeRequest)(nil),       // 20: themis.node.v1.DescribeRequest
 	(*DescribeResponse)(nil),      // 21: themis.node.v1.DescribeResponse
-	(*DiskAge)(nil),               // 22: themis.node.v1.DiskAge
-	(*BootstrapRequest)(nil),      // 23: themis.node.v1.BootstrapRequest
-	(*BootstrapResponse)(nil),     // 24: themis.node.v1.BootstrapResponse
-	(*GetMapRequest)(nil),         // 25: themis.node.v1.GetMapRequest
-	(*GetMapResponse)(nil),        // 26: themis.node.v1.GetMapResponse
-	(*GetStateRequest)(nil),       // 27: themis.node.v1.GetStateRequest
-	(*WatchStateRequest)(nil),     // 28: themis.node.v1.WatchStateRequest
-	(*StateFrame)(nil),            // 29: themis.node.v1.StateFrame
-	(*GetLocalStateRequest)(nil),  // 30: themis.node.v1.GetLocalStateRequest
-	(*GetLocalStateResponse)(nil), // 31: themis.node.v1.GetLocalStateResponse
-	(*ListEventsRequest)(nil),     // 32: themis.node.v1.ListEventsRequest
-	(*ListEventsResponse)(nil),    // 33: themis.node.v1.ListEventsResponse
-	(*ApplyConfigRequest)(nil),    // 34: themis.node.v1.ApplyConfigRequest
-	(*ApplyConfigResponse)(nil),   // 35: themis.node.v1.ApplyConfigResponse
-	(*ActRequest)(nil),            // 36: themis.node.v1.ActRequest
-	(*ActResponse)(nil),           // 37: themis.node.v1.ActResponse
-	(*JoinRequest)(nil),           // 38: themis.node.v1.JoinRequest
-	(*JoinResponse)(nil),          // 39: themis.node.v1.JoinResponse
-	nil,                           // 40: themis.node.v1.StateFrame.ObservedAtMsEntry
+	(*FoundingValue)(nil),         // 22: themis.node.v1.FoundingValue
+	(*DiskAge)(nil),               // 23: themis.node.v1.DiskAge
+	(*BootstrapRequest)(nil),      // 24: themis.node.v1.BootstrapRequest
+	(*BootstrapResponse)(nil),     // 25: themis.node.v1.BootstrapResponse
+	(*GetMapRequest)(nil),         // 26: themis.node.v1.GetMapRequest
+	(*GetMapResponse)(nil),        // 27: themis.node.v1.GetMapResponse
+	(*GetStateRequest)(nil),       // 28: themis.node.v1.GetStateRequest
+	(*WatchStateRequest)(nil),     // 29: themis.node.v1.WatchStateRequest
+	(*StateFrame)(nil),            // 30: themis.node.v1.StateFrame
+	(*GetLocalStateRequest)(nil),  // 31: themis.node.v1.GetLocalStateRequest
+	(*GetLocalStateResponse)(nil), // 32: themis.node.v1.GetLocalStateResponse
+	(*ListEventsRequest)(nil),     // 33: themis.node.v1.ListEventsRequest
+	(*ListEventsResponse)(nil),    // 34: themis.node.v1.ListEventsResponse
+	(*ApplyConfigRequest)(nil),    // 35: themis.node.v1.ApplyConfigRequest
+	(*ApplyConfigResponse)(nil),   // 36: themis.node.v1.ApplyConfigResponse
+	(*ActRequest)(nil),            // 37: themis.node.v1.ActRequest
+	(*ActResponse)(nil),           // 38: themis.node.v1.ActResponse
+	(*JoinRequest)(nil),           // 39: themis.node.v1.JoinRequest
+	(*JoinResponse)(nil),          // 40: themis.node.v1.JoinResponse
+	nil,                           // 41: themis.node.v1.StateFrame.ObservedAtMsEntry
 }
 var file_themis_node_v1_node_proto_depIdxs = []int32{
 	1,  // 0: themis.node.v1.Hello.lineage:type_name -> themis.node.v1.EpochStart
@@ -3253,47 +3328,48 @@ var file_themis_node_v1_node_proto_depIdxs = []int32{
 	11, // 7: themis.node.v1.WriteRequest.operations:type_name -> themis.node.v1.Operation
 	13, // 8: themis.node.v1.WriteResponse.results:type_name -> themis.node.v1.OperationResult
 	19, // 9: themis.node.v1.ScanResponse.documents:type_name -> themis.node.v1.ScannedDocument
-	22, // 10: themis.node.v1.DescribeResponse.seen_disks:type_name -> themis.node.v1.DiskAge
-	40, // 11: themis.node.v1.StateFrame.observed_at_ms:type_name -> themis.node.v1.StateFrame.ObservedAtMsEntry
-	3,  // 12: themis.node.v1.ReplicationService.Replicate:input_type -> themis.node.v1.ReplicateRequest
-	5,  // 13: themis.node.v1.ReplicationService.Install:input_type -> themis.node.v1.InstallRequest
-	8,  // 14: themis.node.v1.ReplicationService.Held:input_type -> themis.node.v1.HeldRequest
-	12, // 15: themis.node.v1.DocumentService.Write:input_type -> themis.node.v1.WriteRequest
-	12, // 16: themis.node.v1.DocumentService.WriteStream:input_type -> themis.node.v1.WriteRequest
-	15, // 17: themis.node.v1.DocumentService.Read:input_type -> themis.node.v1.ReadRequest
-	17, // 18: themis.node.v1.DocumentService.Scan:input_type -> themis.node.v1.ScanRequest
-	20, // 19: themis.node.v1.AdminService.Describe:input_type -> themis.node.v1.DescribeRequest
-	23, // 20: themis.node.v1.AdminService.Bootstrap:input_type -> themis.node.v1.BootstrapRequest
-	25, // 21: themis.node.v1.AdminService.GetMap:input_type -> themis.node.v1.GetMapRequest
-	27, // 22: themis.node.v1.AdminService.GetState:input_type -> themis.node.v1.GetStateRequest
-	28, // 23: themis.node.v1.AdminService.WatchState:input_type -> themis.node.v1.WatchStateRequest
-	30, // 24: themis.node.v1.AdminService.GetLocalState:input_type -> themis.node.v1.GetLocalStateRequest
-	32, // 25: themis.node.v1.AdminService.ListEvents:input_type -> themis.node.v1.ListEventsRequest
-	34, // 26: themis.node.v1.AdminService.ApplyConfig:input_type -> themis.node.v1.ApplyConfigRequest
-	36, // 27: themis.node.v1.AdminService.Act:input_type -> themis.node.v1.ActRequest
-	38, // 28: themis.node.v1.AdminService.Join:input_type -> themis.node.v1.JoinRequest
-	4,  // 29: themis.node.v1.ReplicationService.Replicate:output_type -> themis.node.v1.ReplicateResponse
-	7,  // 30: themis.node.v1.ReplicationService.Install:output_type -> themis.node.v1.InstallResponse
-	9,  // 31: themis.node.v1.ReplicationService.Held:output_type -> themis.node.v1.HeldResponse
-	14, // 32: themis.node.v1.DocumentService.Write:output_type -> themis.node.v1.WriteResponse
-	14, // 33: themis.node.v1.DocumentService.WriteStream:output_type -> themis.node.v1.WriteResponse
-	16, // 34: themis.node.v1.DocumentService.Read:output_type -> themis.node.v1.ReadResponse
-	18, // 35: themis.node.v1.DocumentService.Scan:output_type -> themis.node.v1.ScanResponse
-	21, // 36: themis.node.v1.AdminService.Describe:output_type -> themis.node.v1.DescribeResponse
-	24, // 37: themis.node.v1.AdminService.Bootstrap:output_type -> themis.node.v1.BootstrapResponse
-	26, // 38: themis.node.v1.AdminService.GetMap:output_type -> themis.node.v1.GetMapResponse
-	29, // 39: themis.node.v1.AdminService.GetState:output_type -> themis.node.v1.StateFrame
-	29, // 40: themis.node.v1.AdminService.WatchState:output_type -> themis.node.v1.StateFrame
-	31, // 41: themis.node.v1.AdminService.GetLocalState:output_type -> themis.node.v1.GetLocalStateResponse
-	33, // 42: themis.node.v1.AdminService.ListEvents:output_type -> themis.node.v1.ListEventsResponse
-	35, // 43: themis.node.v1.AdminService.ApplyConfig:output_type -> themis.node.v1.ApplyConfigResponse
-	37, // 44: themis.node.v1.AdminService.Act:output_type -> themis.node.v1.ActResponse
-	39, // 45: themis.node.v1.AdminService.Join:output_type -> themis.node.v1.JoinResponse
-	29, // [29:46] is the sub-list for method output_type
-	12, // [12:29] is the sub-list for method input_type
-	12, // [12:12] is the sub-list for extension type_name
-	12, // [12:12] is the sub-list for extension extendee
-	0,  // [0:12] is the sub-list for field type_name
+	23, // 10: themis.node.v1.DescribeResponse.seen_disks:type_name -> themis.node.v1.DiskAge
+	22, // 11: themis.node.v1.DescribeResponse.founding:type_name -> themis.node.v1.FoundingValue
+	41, // 12: themis.node.v1.StateFrame.observed_at_ms:type_name -> themis.node.v1.StateFrame.ObservedAtMsEntry
+	3,  // 13: themis.node.v1.ReplicationService.Replicate:input_type -> themis.node.v1.ReplicateRequest
+	5,  // 14: themis.node.v1.ReplicationService.Install:input_type -> themis.node.v1.InstallRequest
+	8,  // 15: themis.node.v1.ReplicationService.Held:input_type -> themis.node.v1.HeldRequest
+	12, // 16: themis.node.v1.DocumentService.Write:input_type -> themis.node.v1.WriteRequest
+	12, // 17: themis.node.v1.DocumentService.WriteStream:input_type -> themis.node.v1.WriteRequest
+	15, // 18: themis.node.v1.DocumentService.Read:input_type -> themis.node.v1.ReadRequest
+	17, // 19: themis.node.v1.DocumentService.Scan:input_type -> themis.node.v1.ScanRequest
+	20, // 20: themis.node.v1.AdminService.Describe:input_type -> themis.node.v1.DescribeRequest
+	24, // 21: themis.node.v1.AdminService.Bootstrap:input_type -> themis.node.v1.BootstrapRequest
+	26, // 22: themis.node.v1.AdminService.GetMap:input_type -> themis.node.v1.GetMapRequest
+	28, // 23: themis.node.v1.AdminService.GetState:input_type -> themis.node.v1.GetStateRequest
+	29, // 24: themis.node.v1.AdminService.WatchState:input_type -> themis.node.v1.WatchStateRequest
+	31, // 25: themis.node.v1.AdminService.GetLocalState:input_type -> themis.node.v1.GetLocalStateRequest
+	33, // 26: themis.node.v1.AdminService.ListEvents:input_type -> themis.node.v1.ListEventsRequest
+	35, // 27: themis.node.v1.AdminService.ApplyConfig:input_type -> themis.node.v1.ApplyConfigRequest
+	37, // 28: themis.node.v1.AdminService.Act:input_type -> themis.node.v1.ActRequest
+	39, // 29: themis.node.v1.AdminService.Join:input_type -> themis.node.v1.JoinRequest
+	4,  // 30: themis.node.v1.ReplicationService.Replicate:output_type -> themis.node.v1.ReplicateResponse
+	7,  // 31: themis.node.v1.ReplicationService.Install:output_type -> themis.node.v1.InstallResponse
+	9,  // 32: themis.node.v1.ReplicationService.Held:output_type -> themis.node.v1.HeldResponse
+	14, // 33: themis.node.v1.DocumentService.Write:output_type -> themis.node.v1.WriteResponse
+	14, // 34: themis.node.v1.DocumentService.WriteStream:output_type -> themis.node.v1.WriteResponse
+	16, // 35: themis.node.v1.DocumentService.Read:output_type -> themis.node.v1.ReadResponse
+	18, // 36: themis.node.v1.DocumentService.Scan:output_type -> themis.node.v1.ScanResponse
+	21, // 37: themis.node.v1.AdminService.Describe:output_type -> themis.node.v1.DescribeResponse
+	25, // 38: themis.node.v1.AdminService.Bootstrap:output_type -> themis.node.v1.BootstrapResponse
+	27, // 39: themis.node.v1.AdminService.GetMap:output_type -> themis.node.v1.GetMapResponse
+	30, // 40: themis.node.v1.AdminService.GetState:output_type -> themis.node.v1.StateFrame
+	30, // 41: themis.node.v1.AdminService.WatchState:output_type -> themis.node.v1.StateFrame
+	32, // 42: themis.node.v1.AdminService.GetLocalState:output_type -> themis.node.v1.GetLocalStateResponse
+	34, // 43: themis.node.v1.AdminService.ListEvents:output_type -> themis.node.v1.ListEventsResponse
+	36, // 44: themis.node.v1.AdminService.ApplyConfig:output_type -> themis.node.v1.ApplyConfigResponse
+	38, // 45: themis.node.v1.AdminService.Act:output_type -> themis.node.v1.ActResponse
+	40, // 46: themis.node.v1.AdminService.Join:output_type -> themis.node.v1.JoinResponse
+	30, // [30:47] is the sub-list for method output_type
+	13, // [13:30] is the sub-list for method input_type
+	13, // [13:13] is the sub-list for extension type_name
+	13, // [13:13] is the sub-list for extension extendee
+	0,  // [0:13] is the sub-list for field type_name
 }
 
 func init() { file_themis_node_v1_node_proto_init() }
@@ -3307,7 +3383,7 @@ func file_themis_node_v1_node_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_themis_node_v1_node_proto_rawDesc), len(file_themis_node_v1_node_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   41,
+			NumMessages:   42,
 			NumExtensions: 0,
 			NumServices:   3,
 		},
