@@ -28,7 +28,7 @@ func TestCrossChecks(t *testing.T) {
 		// pki
 		"cert alone":       {"pki: {cert: /c}", []string{"pki.cert: certificate and key go together"}, nil},
 		"no TLS":           {"pki: {enabled: false}", []string{"pki.enabled: false: traffic between nodes without TLS is refused"}, nil},
-		"development":      {"pki: {enabled: false}\nnode: {development_mode: true}", nil, []string{"pki.enabled: accepted, without effect in this version"}},
+		"development":      {"pki: {enabled: false}\nnode: {development_mode: true}", nil, []string{"pki.enabled: accepted, without effect in this version", "node.development_mode: true: traffic without TLS is allowed"}},
 		"no verification":  {"pki: {verify_peer: false, verify_hostname: false}", nil, []string{"pki.verify_peer: false: this node may talk to an impostor", "pki.verify_hostname: false"}},
 		"open on loopback": {"http: {plain_loopback: full}", nil, []string{"http.plain_loopback: full: every local user may write"}},
 		// times (C-14)
