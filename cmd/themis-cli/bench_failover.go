@@ -71,7 +71,7 @@ func drawFailover(w io.Writer, r bench.FailoverResult, wide bool) {
 		return
 	}
 	for _, k := range r.Kills {
-		_, _ = fmt.Fprintf(w, "\nkill %d: %s led %d, %s; return %.0f ms, before %.0f ms\n", k.N, k.Node, k.Led, k.Also(), k.ReturnMs, k.QuietMs)
+		_, _ = fmt.Fprintf(w, "\nkill %d: %s led %d, %s; return %.0f ms, before %.0f ms, disk %.0f ms\n", k.N, k.Node, k.Led, k.Also(), k.ReturnMs, k.QuietMs, k.DiskMs)
 		for _, s := range k.Shards {
 			_, _ = fmt.Fprintf(w, "  %s (%s): read %.0f ms, write %.0f ms, copied %d bytes\n", s.Shard, s.Was, s.ReadMs, s.WriteMs, s.CopiedBytes)
 		}

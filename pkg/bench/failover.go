@@ -106,6 +106,7 @@ type Kill struct {
 	Controller bool          `json:"controller"`
 	Counts     bool          `json:"counts"`   // it was of the kind that was asked for
 	QuietMs    float64       `json:"quiet_ms"` // the longest pause in the second before it: what the machine does by itself
+	DiskMs     float64       `json:"disk_ms"`  // the longest pause, from the kill on, of a lone writer that syncs a block beside the nodes, which share one disk here
 	ReturnMs   float64       `json:"return_ms"`
 	Shards     []ShardPause  `json:"shards"`
 	Events     []KillEvent   `json:"events"`
@@ -201,7 +202,7 @@ func newSeries(ctx context.Context, h playground.Host, o FailoverOptions, dir st
 	if err := fill(ctx, s.c, o.Documents); err != nil {
 		return s, err
 	}
-	s.probes, err = newProber(ctx, s.c, o.Every)
+	s.probes, err = newProber(ctx, s.c, o.Every, filepath.Join(filepath.Dir(dir), "disk"))
 	return s, err
 }
 
@@ -234,13 +235,12 @@ func fill(ctx context.Context, c *client.Client, n int) error {
 	}
 }
 
-func (s *series) close(ctx context.Context) error {
+func (s *series) close(ctx context.Context) (err error) {
 	if s.probes != nil {
-		s.probes.close()
+		err = s.probes.close()
 	}
-	var err error
 	if s.c != nil {
-		err = s.c.Close()
+		err = errors.Join(err, s.c.Close())
 	}
 	_, stopped := s.p.Stop(ctx)
 	return errors.Join(err, stopped)
@@ -271,6 +271,7 @@ func (s *series) kill(ctx context.Context, n int) (k Kill, err error) {
 		return k, err
 	}
 	_, quiet := s.probes.take()
+	s.probes.disk.take()
 	k.QuietMs, k.At = ms(quiet), time.Now()
 	if _, err := s.p.Kill(ctx, k.Node); err != nil {
 		return k, err
@@ -286,6 +287,7 @@ func (s *series) kill(ctx context.Context, n int) (k Kill, err error) {
 		return k, err
 	}
 	by, _ := s.probes.take()
+	k.DiskMs = ms(s.probes.disk.take())
 	if err := s.note(ctx, &k, report, by); err != nil {
 		return k, err
 	}

@@ -142,5 +142,5 @@ func (k Kill) line() string {
 		}
 		parts = append(parts, text)
 	}
-	return strings.Join(append(parts, fmt.Sprintf("before %.0f ms", k.QuietMs)), "; ")
+	return strings.Join(append(parts, fmt.Sprintf("before %.0f ms, disk %.0f ms", k.QuietMs, k.DiskMs)), "; ")
 }

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -15,8 +17,8 @@ import (
 // longest time without a success. A pause is that time: from the end of the last success before it to the end of the first after
 // it. Without any fault it is the probes' spacing and what one request takes.
 type prober struct {
-	every  time.Duration
 	probes []*probe
+	disk   *probe // a file of 4 KB beside the nodes', written and synced alone: what the disk does by itself
 	stop   context.CancelFunc
 	all    sync.WaitGroup
 }
@@ -28,6 +30,7 @@ type probe struct {
 	shard themis.ShardID
 	write bool
 	call  func(context.Context) error
+	close func() error // of the disk's
 
 	mu      sync.Mutex
 	last    time.Time     // end of the last success
@@ -36,13 +39,23 @@ type probe struct {
 	errs    map[themis.Code]int
 }
 
-// newProber begins to probe; each shard's document is written first.
-func newProber(ctx context.Context, c *client.Client, every time.Duration) (*prober, error) {
+// newProber begins to probe; each shard's document is written first. file is made on the disk of the nodes.
+func newProber(ctx context.Context, c *client.Client, every time.Duration, file string) (*prober, error) {
 	m, err := c.Map(ctx)
 	if err != nil {
 		return nil, err
 	}
-	p := &prober{every: every}
+	f, err := os.OpenFile(file, os.O_CREATE|os.O_WRONLY, 0o600) //nolint:gosec // the benchmark's own
+	if err != nil {
+		return nil, fmt.Errorf("probe the disk: %w", err)
+	}
+	block := make([]byte, 4096)
+	p := &prober{disk: &probe{call: func(context.Context) error {
+		if _, err := f.WriteAt(block, 0); err != nil {
+			return err
+		}
+		return fdatasync(f)
+	}, close: f.Close}}
 	for _, s := range m.Shards {
 		key := keyIn(m, s.ID)
 		write := func(ctx context.Context) error {
@@ -59,7 +72,7 @@ func newProber(ctx context.Context, c *client.Client, every time.Duration) (*pro
 		p.probes = append(p.probes, &probe{shard: s.ID, call: read}, &probe{shard: s.ID, write: true, call: write})
 	}
 	ctx, p.stop = context.WithCancel(ctx)
-	for _, x := range p.probes {
+	for _, x := range append(slices.Clone(p.probes), p.disk) {
 		x.last, x.errs = time.Now(), map[themis.Code]int{}
 		p.all.Go(func() { x.run(ctx, every) })
 	}
@@ -75,9 +88,10 @@ func keyIn(m *client.Map, id themis.ShardID) string {
 	}
 }
 
-func (p *prober) close() {
+func (p *prober) close() error {
 	p.stop()
 	p.all.Wait()
+	return p.disk.close()
 }
 
 // probeTimeout is the time of one request: long enough for a rebuild.
