@@ -124,7 +124,7 @@ func (f initFlags) arithmetic(r client.InitRequest) error {
 	case r.ControlNodes > len(r.Nodes):
 		return usage.Wrong("--control-nodes %d: --nodes names %d", r.ControlNodes, len(r.Nodes))
 	case r.Mode != themis.Async && r.RF > 1 && r.K+1 > r.RF:
-		return themis.Errorf(themis.RefusedUnsafe, "--min-sync-replicas %d: with the primary that is %d copies that must have a write, --replication-factor is %d", r.K, r.K+1, r.RF).
+		return usage.Wrong("--min-sync-replicas %d: with the primary that is %d copies that must have a write, --replication-factor is %d", r.K, r.K+1, r.RF).
 			Do("--min-sync-replicas %d, or --replication-factor %d", r.RF-1, r.K+1)
 	}
 	for id := range r.Modes {

@@ -204,7 +204,7 @@ func storyModes(f *fleet) {
 	f.contains(f.exits(2, set("hybrid")...), "--sync-shards must name", "next: themis-cli replication set-mode hybrid --sync-shards")
 	f.contains(f.exits(2, set("sync", "--sync-shards", "1")...), "only with hybrid")
 	f.contains(f.exits(2, set("async", "--min-sync-replicas", "1")...), "no follower is waited for")
-	f.contains(f.exits(8, set("sync", "--min-sync-replicas", "2")...), "min_sync_replicas 2 needs 3 copies, replication_factor is 2")
+	f.contains(f.exits(2, set("sync", "--min-sync-replicas", "2")...), "min_sync_replicas 2 needs 3 copies, replication_factor is 2")
 	f.contains(f.exits(1, set("async", "--shard", "shard-1,shard-9")...), `there is no shard "shard-9"`)
 	var one setMode
 	f.decode(f.must(set("async", "--shard", "2", "-o", "json")...), &one)

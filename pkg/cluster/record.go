@@ -242,7 +242,7 @@ func (p Policy) Check() error {
 	case p.K == 0 && p.Mode == themis.SemiSync:
 		return themis.Errorf(themis.InvalidArgument, "min_sync_replicas 0 under semi_sync: that is async; say so, or want at least 1")
 	case p.Mode != themis.Async && p.K+1 > p.RF:
-		return themis.Errorf(themis.RefusedUnsafe, "min_sync_replicas %d needs %d copies, replication_factor is %d", p.K, p.K+1, p.RF)
+		return themis.Errorf(themis.InvalidArgument, "min_sync_replicas %d needs %d copies, replication_factor is %d", p.K, p.K+1, p.RF)
 	}
 	return nil
 }

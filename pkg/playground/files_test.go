@@ -39,7 +39,7 @@ func TestValidate(t *testing.T) {
 		"even control":         {func(o *Options) { o.ControlNodes = 2 }, themis.InvalidArgument, "control_nodes 2"},
 		"control above nodes":  {func(o *Options) { o.ControlNodes = 5 }, themis.InvalidArgument, "there are 3 nodes"},
 		"k 0 under sync":       {func(o *Options) { o.K = 0 }, themis.InvalidArgument, "min_sync_replicas 0"},
-		"k above copies":       {func(o *Options) { o.K = 2 }, themis.RefusedUnsafe, "needs 3 copies"},
+		"k above copies":       {func(o *Options) { o.K = 2 }, themis.InvalidArgument, "needs 3 copies"},
 		"no shards":            {func(o *Options) { o.Shards = 0 }, themis.InvalidArgument, "shards 0"},
 		"too many shards":      {func(o *Options) { o.Shards = routing.MaxShards + 1 }, themis.InvalidArgument, "want 1 to 1024"},
 		"mode":                 {func(o *Options) { o.Redundancy = "PARITY" }, themis.Unimplemented, "PARITY"},
