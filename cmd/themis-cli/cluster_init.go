@@ -208,8 +208,12 @@ func (a *app) initCluster(ctx context.Context, f initFlags) (err error) {
 		return a.initAnswer(planAnswer(r, plan), nil, "would be made; nothing was changed")
 	}
 	made, err := initThrough(ctx, t, nodes, r)
-	if themis.CodeOf(err) == themis.RefusedUnsafe && !slices.ContainsFunc(nodes, func(d client.Description) bool { return d.ClusterID != "" }) { // somebody else has just made it, or this command a moment ago
-		if there, err2 := a.awaitExisting(ctx, t, r); there != nil || err2 != nil {
+	if themis.CodeOf(err) == themis.RefusedUnsafe {
+		within := askTime // somebody else has just made it, or this command a moment ago
+		if slices.ContainsFunc(nodes, func(d client.Description) bool { return d.ClusterID != "" }) {
+			within = settleTime // it is old, and its control plane has come up just now
+		}
+		if there, err2 := a.awaitExisting(ctx, within, t, r); there != nil || err2 != nil {
 			return a.initAnswer(there, err2, "exists already; nothing was changed")
 		}
 	}
@@ -226,9 +230,11 @@ func (a *app) initCluster(ctx context.Context, f initFlags) (err error) {
 	return errors.Join(a.initAnswer(out, nil, "is made"), awaitService(ctx, c))
 }
 
+const settleTime = 2 * time.Second // from a control plane that answers to a node that knows what it holds
+
 // awaitExisting looks a few times: the nodes learn of their new cluster a moment after it was made.
-func (a *app) awaitExisting(ctx context.Context, t client.Context, r client.InitRequest) (*initAnswer, error) {
-	ctx, cancel := context.WithTimeout(ctx, askTime)
+func (a *app) awaitExisting(ctx context.Context, within time.Duration, t client.Context, r client.InitRequest) (*initAnswer, error) {
+	ctx, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
 	for {
 		there, err := a.lookAgain(ctx, t, r)
