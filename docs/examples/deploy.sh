@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Makes a cluster out of nothing as an operator would: a CA, certificates, a configuration and a process for each node,
-# then the cluster, its settings, and health by exit code. Repeated, it starts what doesn't run and changes nothing else.
+# then the cluster, its settings, and health by exit code. Repeated, it starts what doesn't run and brings the settings into force.
 set -euo pipefail
 here=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
 # shellcheck source=lib.sh
@@ -20,7 +20,8 @@ Makes a cluster of processes on this machine; everything it has is below DIR. DI
   --cluster NAME           name of the cluster (default: demo)
   --host ADDRESS           IP address the nodes listen on (default: 127.0.0.1)
   --base-port PORT         first of 5 ports for each node (default: free ones are looked for)
-  --settings FILE          settings to apply (default: config/sharding/shard-router.yaml beside this script)
+  --settings FILE          settings of the cluster; DIR/settings.yaml becomes a copy of them, which every later run applies
+                           (default: DIR/settings.yaml, at first config/sharding/shard-router.yaml beside this script)
   --wait SECONDS           how long to wait for HEALTHY (default: 60)
   --stop                   end the processes of DIR; the data stays
   --help                   this text
@@ -31,8 +32,7 @@ Exit code: 0 HEALTHY, 1 failed, 2 wrong usage or invalid settings, 9 not HEALTHY
 USAGE
 }
 
-nodes='' shards='' factor='' cluster=demo host=127.0.0.1 base=0 wait=60 stop='' dir=''
-settings=$here/config/sharding/shard-router.yaml
+nodes='' shards='' factor='' cluster=demo host=127.0.0.1 base=0 wait=60 stop='' dir='' settings=''
 while (($#)); do
 	case $1 in
 	-h | --help)
@@ -73,6 +73,10 @@ need --base-port "$base" 0 65000
 need --wait "$wait" 1 86400
 [[ $cluster =~ ^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$ ]] || die 2 "--cluster '$cluster': want a DNS label in lower case"
 [[ $host =~ ^[0-9A-Fa-f.:]+$ ]] || die 2 "--host '$host': want an IP address"
+if [[ ! $settings ]]; then
+	settings=$dir/settings.yaml
+	[[ -e $settings ]] || settings=$here/config/sharding/shard-router.yaml
+fi
 [[ -r $settings ]] || die 2 "--settings $settings: not there or not readable"
 [[ ! -e $dir/playground.json ]] || die 2 "$dir is a playground's; choose another directory"
 
@@ -211,21 +215,20 @@ validate "$settings"
 umask 077
 mkdir -p -- "$dir"
 dir=$(cd -- "$dir" && pwd)
-first=''
 [[ -f $dir/cluster.env ]] || {
-	first=yes
 	nodes=${nodes:-3} shards=${shards:-4} factor=${factor:-2}
 	prepare
 }
 use_cluster "$dir"
 # A deployment that was begun keeps its size; a repeat need not say it again.
 [[ ${nodes:-$DEPLOY_NODES} == "$DEPLOY_NODES" ]] || die 2 "$dir has $DEPLOY_NODES nodes; nothing was changed"
+[[ $settings -ef $dir/settings.yaml ]] || cp -- "$settings" "$dir/settings.yaml"
 shards=${shards:-$DEPLOY_SHARDS} factor=${factor:-$DEPLOY_FACTOR}
 for id in $(node_ids "$dir"); do
 	[[ $(pid_of "$dir" "$id") ]] || start_node "$id"
 done
 wait_nodes
 "$cli" cluster init --nodes "$THEMIS_ENDPOINT" --shards "$shards" --replication-factor "$factor" --no-context
-[[ ! $first ]] || "$cli" cluster apply-config "$settings"
+"$cli" cluster apply-config "$dir/settings.yaml"
 wait_healthy "$wait"
 echo "HEALTHY: $("$cli" node list -o json | grep -c '"grpc_addr"') nodes; to use it: . $dir/cluster.env"
