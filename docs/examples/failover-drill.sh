@@ -113,8 +113,10 @@ until_works() {
 	done
 }
 
-# compare FILE reads every document of the file back.
-compare() { "$cli" load "$1" --collection drill --verify-only -o json >"$work/compared" || return $?; }
+# compare NAME reads every document back; $work/NAME says what came of it.
+compare() { "$cli" load "$work/all.ndjson" --collection drill --verify-only -o json >"$work/$1" || lost=$?; }
+
+equal() { objects <"$work/$1" | field verified; }
 
 code=0
 "$cli" cluster health --timeout 10s >"$work/health" 2>&1 || code=$?
@@ -153,13 +155,13 @@ fi
 heir=$(primary)
 cat "$work/before.ndjson" "$work/during.ndjson" >"$work/all.ndjson"
 lost=0
-compare "$work/all.ndjson" || lost=$?
+compare without
 
 started_at=$(now_ms)
 start_again "$dir"
 wait_healthy "$wait"
 healthy_at=$(now_ms)
-compare "$work/all.ndjson" || lost=$?
+compare with
 "$cli" doc get drill "$key" >"$work/marker"
 printf '{"run":%s,"after":true}' "$run" | cmp -s - "$work/marker" || lost=1
 
@@ -169,10 +171,10 @@ failover drill of $shard
   reads again after   $(seconds "$(<"$work/read")")
   writes again after  $(seconds "$(<"$work/write")")
   primary now         $heir
-  documents           $((2 * documents)) acknowledged, half of them during the kill; $(objects <"$work/compared" | field verified) equal
+  documents           $((2 * documents)) acknowledged, half of them during the kill; $(equal without) equal without $victim, $(equal with) with it again
   HEALTHY again       $(seconds $((healthy_at - started_at))) after $victim was started
 REPORT
 if ((lost)); then
-	cat "$work/compared" >&2
+	cat "$work/without" "$work/with" >&2
 	die 1 "documents are missing or differ"
 fi
