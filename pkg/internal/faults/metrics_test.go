@@ -1,12 +1,17 @@
 package faults
 
 import (
+	"errors"
 	"io"
 	"net/http"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
+	"time"
+
+	"github.com/themisdb/themis/pkg/health"
 )
 
 // A cluster at work shows every metric of Annex C by its name, type and labels; those of spares come with the spares.
@@ -28,18 +33,7 @@ func TestMetricsOfAnnexC(t *testing.T) {
 	}
 	text := ""
 	for _, n := range h.names {
-		resp, err := http.Get("http://" + h.addr[n]["metrics"] + "/metrics")
-		if err != nil {
-			t.Fatal(err)
-		}
-		body, err := io.ReadAll(resp.Body)
-		if err := resp.Body.Close(); err != nil {
-			t.Fatal(err)
-		}
-		if err != nil || resp.StatusCode != http.StatusOK {
-			t.Fatalf("%s: %s, %v", n, resp.Status, err)
-		}
-		text += string(body)
+		text += h.metrics(n)
 	}
 	for _, want := range []struct{ name, kind, labels string }{
 		{"rpc_shard_requests_total", "counter", "protocol operation status"},
@@ -90,4 +84,65 @@ func TestMetricsOfAnnexC(t *testing.T) {
 			t.Errorf("%s stayed at 0 under writes", moved)
 		}
 	}
+}
+
+// A follower that is paused shows in the figures of the primary that waits for it, and no other does; once it goes on they are as before.
+func TestMetricsOfAPausedFollower(t *testing.T) {
+	h := newHosts(t, setup{shards: 1, rf: 3, k: 2})
+	primary := string(h.until("shard-1 is led", rto, func(r health.Report) bool { return r.Shards[0].Primary != "" }).Shards[0].Primary)
+	others := slices.DeleteFunc(slices.Clone(h.names), func(n string) bool { return n == primary })
+	paused, well := others[0], others[1]
+	wait := func(what string, serves float64, lags func(seconds, bytes float64) bool) {
+		t.Helper()
+		for deadline := time.Now().Add(heal); ; <-time.After(50 * time.Millisecond) {
+			text := h.metrics(primary)
+			lag := func(node, unit string) float64 {
+				return sample(t, text, "themis_wal_replication_lag_"+unit+`{replica="`+node+`",shard_id="shard-1"}`)
+			}
+			if sample(t, text, `themis_shard_health{shard="shard-1"}`) == serves && lags(lag(paused, "seconds"), lag(paused, "bytes")) &&
+				lag(well, "seconds") == 0 && lag(well, "bytes") == 0 {
+				return
+			}
+			if time.Now().After(deadline) {
+				t.Fatalf("%s: the figures of %s:\n%s", what, primary, text)
+			}
+		}
+	}
+	none := func(seconds, bytes float64) bool { return seconds == 0 && bytes == 0 }
+	wait("all have all", 1, none)
+	w := h.work(6) // at every moment some writes are on their way to the followers
+	w.more(t, 50, rto)
+	h.pause(paused)
+	wait(paused+" lacks writes", 0, func(seconds, bytes float64) bool {
+		return seconds >= 1 && seconds <= heal.Seconds() && bytes > 0 && bytes < 64<<10
+	})
+	h.resume(paused)
+	w.more(t, 50, rto)
+	w.end(t, 100)
+	wait("all have all again", 1, none)
+}
+
+func (h *hosts) metrics(node string) string {
+	h.t.Helper()
+	resp, err := http.Get("http://" + h.addr[node]["metrics"] + "/metrics")
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	body, err := io.ReadAll(resp.Body)
+	if err := errors.Join(err, resp.Body.Close()); err != nil || resp.StatusCode != http.StatusOK {
+		h.t.Fatalf("%s: %s, %v", node, resp.Status, err)
+	}
+	return string(body)
+}
+
+// sample is the value of a series that must be there.
+func sample(t *testing.T, text, series string) float64 {
+	t.Helper()
+	_, rest, found := strings.Cut("\n"+text, "\n"+series+" ")
+	value, _, _ := strings.Cut(rest, "\n")
+	v, err := strconv.ParseFloat(value, 64)
+	if !found || err != nil {
+		t.Fatalf("%s: %q, %v", series, value, err)
+	}
+	return v
 }
