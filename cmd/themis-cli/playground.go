@@ -146,31 +146,56 @@ func (a *app) openBy(flag string, open func(string, playground.Host) (*playgroun
 	return open(dir, a.host())
 }
 
-// documents are what a new playground is filled with.
+// documents are what a playground is filled with.
 type documents struct {
-	collection string
-	from       io.ReadCloser
+	playground.Source
+	from io.ReadCloser
 }
 
-// documents opens them before anything is started; nil: none.
-func (f *playgroundFlags) documents(fresh bool) (*documents, error) {
+// source is what the flags say to load; nil: nothing.
+func (f *playgroundFlags) source(fresh bool) (*playground.Source, error) {
 	switch {
 	case f.load != "":
 		base := filepath.Base(f.load)
-		d := &documents{collection: strings.TrimSuffix(base, filepath.Ext(base))}
-		if err := themis.CheckCollection(d.collection); err != nil {
+		collection := strings.TrimSuffix(base, filepath.Ext(base))
+		if err := themis.CheckCollection(collection); err != nil {
 			return nil, usage.Wrong("--load %s: the file's name is to be the collection's: %v", f.load, err).Do("rename or link the file")
 		}
-		file, err := os.Open(f.load)
-		if err != nil {
-			return nil, usage.Wrong("--load: %v", err)
-		}
-		d.from = file
-		return d, nil
+		path, err := filepath.Abs(f.load)
+		return &playground.Source{Collection: collection, File: path}, err
 	case f.noLoad || !fresh:
 		return nil, nil
 	}
-	return &documents{"airports", io.NopCloser(strings.NewReader(testdata.Airports))}, nil
+	return &playground.Source{Collection: "airports"}, nil
+}
+
+func openDocuments(s playground.Source) (*documents, error) {
+	if s.File == "" {
+		return &documents{s, io.NopCloser(strings.NewReader(testdata.Airports))}, nil
+	}
+	file, err := os.Open(s.File)
+	if err != nil {
+		return nil, usage.Wrong("--load: %v", err)
+	}
+	return &documents{s, file}, nil
+}
+
+// unloaded are the documents of a load that did not come to its end; nil: there was none, or its file can't be read again, which is said.
+func (a *app) unloaded(p *playground.Playground) (*documents, error) {
+	info, err := p.Info()
+	if err != nil || info.Unloaded == nil {
+		return nil, err
+	}
+	from := *info.Unloaded
+	if from.File != "" {
+		err = rereadable(from.File)
+	}
+	if err != nil {
+		a.say("%s was not loaded to its end, and can't be now: %v\n  next: themis-cli playground --data-dir %s --detach --load FILE", from.Collection, err, info.Dir)
+		return nil, nil
+	}
+	a.say("%s was not loaded to its end: once more", from.Collection)
+	return openDocuments(from)
 }
 
 // playground founds a playground, or starts the one that is there, and stays unless it is told not to.
@@ -185,17 +210,19 @@ func (a *app) playground(cmd *cobra.Command, f playgroundFlags) error {
 		return err
 	}
 	fresh := !playground.Exists(dir)
-	docs, err := f.documents(fresh)
+	var docs *documents // opened before anything is started
+	from, err := f.source(fresh)
+	if err == nil && from != nil {
+		docs, err = openDocuments(*from)
+	}
 	if err != nil {
 		return err
-	}
-	if docs != nil {
-		defer docs.from.Close() //nolint:errcheck // only read from
 	}
 	var p *playground.Playground
 	ours := true // it was this command that made it run
 	if fresh {
 		a.say("making a playground in %s", dir)
+		f.options.Load = from
 		p, err = playground.Found(ctx, dir, f.options, a.host())
 	} else {
 		p, ours, err = a.restart(ctx, cmd, dir, f.options)
@@ -206,6 +233,11 @@ func (a *app) playground(cmd *cobra.Command, f playgroundFlags) error {
 	}
 	if err != nil {
 		return err
+	}
+	if docs == nil && !f.noLoad {
+		if docs, err = a.unloaded(p); err != nil {
+			return err
+		}
 	}
 	tell := func() error { return a.welcome(ctx, p, docs) }
 	if !stays {
@@ -295,23 +327,32 @@ func (a *app) look(ctx context.Context, p *playground.Playground) (playgroundAns
 	return out, nil
 }
 
+// loadInto loads the documents and says what became of them.
+func (a *app) loadInto(ctx context.Context, p *playground.Playground, docs *documents) (*playground.Loaded, error) {
+	if docs == nil {
+		return nil, nil
+	}
+	defer docs.from.Close() //nolint:errcheck // only read from
+	l, err := p.Load(ctx, docs.Source, docs.from)
+	if err != nil {
+		return nil, err
+	}
+	a.say("%7.2f s  %d documents loaded into %s", l.Took.Seconds(), l.Written, l.Collection)
+	for _, e := range l.Errors[:min(len(l.Errors), 5)] {
+		a.say("           line %d not written: %s: %s", e.Line, e.Code, e.Detail)
+	}
+	if l.Failed > 0 {
+		a.say("           %d lines were not written", l.Failed)
+		a.answer(themis.ExitPartly)
+	}
+	return &l, nil
+}
+
 // welcome loads the documents and prints what there is and what to try.
 func (a *app) welcome(ctx context.Context, p *playground.Playground, docs *documents) error {
-	var loaded *playground.Loaded
-	if docs != nil {
-		l, err := p.Load(ctx, docs.collection, docs.from)
-		if err != nil {
-			return err
-		}
-		loaded = &l
-		a.say("%7.2f s  %d documents loaded into %s", l.Took.Seconds(), l.Written, l.Collection)
-		for _, e := range l.Errors[:min(len(l.Errors), 5)] {
-			a.say("           line %d not written: %s: %s", e.Line, e.Code, e.Detail)
-		}
-		if l.Failed > 0 {
-			a.say("           %d lines were not written", l.Failed)
-			a.answer(themis.ExitPartly)
-		}
+	loaded, err := a.loadInto(ctx, p, docs)
+	if err != nil {
+		return err
 	}
 	out, err := a.look(ctx, p)
 	if err == nil {
@@ -334,6 +375,9 @@ func drawPlayground(w io.Writer, out playgroundAnswer) {
 	now.Nodes = len(out.Nodes) - now.Spares // some may have been added
 	_, _ = fmt.Fprintf(w, "%s: %s\n", out.Status, describe(now))
 	pairs(w, "directory", out.Dir, "context", dash(out.Context))
+	if out.Unloaded != nil {
+		pairs(w, "not loaded", out.Unloaded.Collection+", or not to its end; themis-cli playground start --data-dir "+out.Dir+" loads it")
+	}
 	rows := [][]string{}
 	for _, n := range out.Nodes {
 		leads := "-"

@@ -80,6 +80,58 @@ func TestPlaygroundStays(t *testing.T) {
 	stopped(t, pg, said)
 }
 
+// TestPlaygroundLoadInterrupted: what was not loaded to its end is told, and loaded by the next start or the same command again, but not after that.
+func TestPlaygroundLoadInterrupted(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	pg, file := filepath.Join(dir, "pg"), filepath.Join(dir, "planets.ndjson")
+	t.Cleanup(func() { endPlaygrounds(t, dir) })
+	ctx, cancel := context.WithTimeout(t.Context(), 2*playgroundPatience)
+	defer cancel()
+	has := func(text string, words ...string) {
+		t.Helper()
+		for _, w := range words {
+			if !strings.Contains(text, w) {
+				t.Errorf("no %q in:\n%s", w, text)
+			}
+		}
+	}
+	_, said, exit := interrupted(ctx, t, dir, "HEALTHY", "playground", "--data-dir", pg, "--detach", "--nodes", "1", "--replication-factor", "1")
+	if exit != themis.ExitInterrupted || strings.Contains(said, "documents loaded") {
+		t.Fatalf("exit code %d\n%s", exit, said)
+	}
+	has(said, "next: themis-cli playground start --data-dir "+pg)
+	answer, _, _ := interrupted(ctx, t, dir, "never", "playground", "status", "--data-dir", pg)
+	has(answer, "not loaded  airports, or not to its end; themis-cli playground start --data-dir "+pg)
+	_, said, _ = interrupted(ctx, t, dir, "never", "playground", "start", "--data-dir", pg)
+	has(said, "airports was not loaded to its end: once more", "5210 documents loaded into airports")
+	answer, said, _ = interrupted(ctx, t, dir, "never", "playground", "--data-dir", pg, "--detach")
+	if strings.Contains(said+answer, "loaded") {
+		t.Errorf("loaded once more:\n%s%s", said, answer)
+	}
+
+	if err := os.WriteFile(file, []byte(strings.Repeat(`{"_key":"mars"}`+"\n", 20_000)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, said, exit = interrupted(ctx, t, dir, "runs already", "playground", "--data-dir", pg, "--detach", "--load", file)
+	if exit != themis.ExitInterrupted {
+		t.Fatalf("exit code %d\n%s", exit, said)
+	}
+	if err := os.Rename(file, file+".away"); err != nil {
+		t.Fatal(err)
+	}
+	_, said, exit = interrupted(ctx, t, dir, "never", "playground", "--data-dir", pg)
+	has(said, "planets was not loaded to its end, and can't be now", "next: themis-cli playground --data-dir "+pg+" --detach --load FILE")
+	if exit != themis.ExitOK {
+		t.Errorf("exit code %d", exit)
+	}
+	if err := os.WriteFile(file, []byte(`{"_key":"mars"}`+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, said, _ = interrupted(ctx, t, dir, "never", "playground", "--data-dir", pg)
+	has(said, "planets was not loaded to its end: once more", "1 documents loaded into planets")
+}
+
 // interrupted runs a command and interrupts it when it says the word on stderr.
 func interrupted(ctx context.Context, t *testing.T, home, word string, args ...string) (answer, said string, exit int) {
 	t.Helper()

@@ -64,7 +64,7 @@ func playgroundStop(a *app, f *playgroundFlags) *cobra.Command {
 func playgroundStart(a *app, f *playgroundFlags) *cobra.Command {
 	return &cobra.Command{
 		Use: "start", Short: "Start the stopped nodes of a playground, with all their data", Args: usage.None,
-		Long: "Start the stopped nodes of a playground, with all their data, resume paused ones, and return when the cluster is HEALTHY.",
+		Long: "Start the stopped nodes of a playground, with all their data, resume paused ones, and return when the cluster is HEALTHY. What was not\nloaded to its end is loaded once more.",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			p, err := a.openPlayground(f.dir)
 			if err != nil {
@@ -74,6 +74,13 @@ func playgroundStart(a *app, f *playgroundFlags) *cobra.Command {
 			defer cancel()
 			woken, err := p.Start(ctx)
 			if err != nil {
+				return err
+			}
+			docs, err := a.unloaded(p)
+			if err != nil {
+				return err
+			}
+			if _, err := a.loadInto(ctx, p, docs); err != nil {
 				return err
 			}
 			return a.done(p, len(woken) > 0, "started", "ran already")

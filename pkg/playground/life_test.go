@@ -206,7 +206,7 @@ func TestKilledPrimary(t *testing.T) {
 	l := founded(t, func(*Options) {})
 	ctx := t.Context()
 	l.putAll(60)
-	loaded, err := l.p.Load(bounded(t), "heap", bytes.NewReader([]byte(`{"_key":"a","v":1}`+"\n"+`{"_key":"b","v":2}`+"\n"+`{"v":3}`+"\n")))
+	loaded, err := l.p.Load(bounded(t), Source{Collection: "heap"}, bytes.NewReader([]byte(`{"_key":"a","v":1}`+"\n"+`{"_key":"b","v":2}`+"\n"+`{"v":3}`+"\n")))
 	if err != nil || loaded.Written != 2 || loaded.Failed != 1 || loaded.Errors[0].Line != 3 {
 		t.Fatalf("load: %+v, %v", loaded, err)
 	}

@@ -12,6 +12,12 @@ import (
 	"github.com/themisdb/themis/pkg/themis"
 )
 
+// Source names what is loaded.
+type Source struct {
+	Collection string `json:"collection"`
+	File       string `json:"file"` // absolute; empty: the documents that come with the program
+}
+
 // Loaded is what became of a load: the answer of the documents' API.
 type Loaded struct {
 	Collection string        `json:"collection"`
@@ -30,12 +36,23 @@ type LoadError struct {
 }
 
 // Load writes NDJSON, one document a line with its key in `_key`, into a collection, over plain HTTP as a script would. Lines that
-// can't be written are told in the answer.
-func (p *Playground) Load(ctx context.Context, collection string, docs io.Reader) (Loaded, error) {
-	out := Loaded{Collection: collection}
-	if err := themis.CheckCollection(collection); err != nil {
+// can't be written are told in the answer. Until it has come to its end Info tells what is to be loaded once more.
+func (p *Playground) Load(ctx context.Context, from Source, docs io.Reader) (Loaded, error) {
+	if err := themis.CheckCollection(from.Collection); err != nil {
+		return Loaded{}, err
+	}
+	if err := p.change(ctx, func(s *state) error { s.Unloaded = &from; return nil }); err != nil {
+		return Loaded{}, err
+	}
+	out, err := p.post(ctx, from.Collection, docs)
+	if err != nil {
 		return out, err
 	}
+	return out, p.change(context.WithoutCancel(ctx), func(s *state) error { s.Unloaded = nil; return nil })
+}
+
+func (p *Playground) post(ctx context.Context, collection string, docs io.Reader) (Loaded, error) {
+	out := Loaded{Collection: collection}
 	s, err := p.read()
 	if err != nil {
 		return out, err
@@ -63,13 +80,13 @@ func (p *Playground) Load(ctx context.Context, collection string, docs io.Reader
 	direct := &http.Transport{DisableKeepAlives: true} // no proxy: the node is on this machine
 	resp, err := (&http.Client{Transport: direct}).Do(req)
 	if err != nil {
-		return out, themis.Errorf(themis.OutcomeUnknown, "load %s: %w", collection, err).Do("load the file again: documents that were written are replaced by themselves")
+		return out, p.halfLoaded(collection, err)
 	}
 	defer resp.Body.Close() //nolint:errcheck // only read from
 	const most = 1 << 20
 	b, err := io.ReadAll(io.LimitReader(resp.Body, most))
 	if err != nil {
-		return out, themis.Errorf(themis.OutcomeUnknown, "load %s: %w", collection, err)
+		return out, p.halfLoaded(collection, err)
 	}
 	if resp.StatusCode != http.StatusOK {
 		return out, problem(collection, resp.StatusCode, b)
@@ -79,6 +96,11 @@ func (p *Playground) Load(ctx context.Context, collection string, docs io.Reader
 	}
 	out.Took = time.Since(began)
 	return out, nil
+}
+
+func (p *Playground) halfLoaded(collection string, err error) error {
+	return themis.Errorf(themis.OutcomeUnknown, "load %s: %w", collection, err).
+		Do("themis-cli playground start --data-dir %s: it loads them again, and what was written is replaced by itself", p.Dir)
 }
 
 // problem is the error that a node answered with.

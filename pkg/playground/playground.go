@@ -50,6 +50,7 @@ type Options struct {
 	Redundancy   string           `json:"mode"`               // MIRROR, NONE
 	Replication  themis.Mode      `json:"replication"`        // of every shard; hybrid: SyncShards are sync, the others async
 	SyncShards   []themis.ShardID `json:"sync_shards"`
+	Load         *Source          `json:"-"` // what it is to be filled with; Info tells it until Load has
 }
 
 // Default is three nodes with two copies of everything.
@@ -272,6 +273,8 @@ type Info struct {
 	Running int        `json:"running"` // processes, also paused ones
 	Options Options    `json:"founded_with"`
 	Nodes   []NodeInfo `json:"nodes"`
+
+	Unloaded *Source `json:"unloaded,omitempty"` // what was to be loaded, and was not to its end
 }
 
 // NodeInfo is a node of the file, and what became of its process.
@@ -291,7 +294,7 @@ func (p *Playground) Info() (Info, error) {
 		return Info{}, p.none()
 	}
 	f := p.file(s)
-	out := Info{Dir: p.Dir, Context: s.Context, Cluster: f.Cluster, CA: f.CA, Cert: f.Cert, Key: f.Key, Options: s.Options}
+	out := Info{Dir: p.Dir, Context: s.Context, Cluster: f.Cluster, CA: f.CA, Cert: f.Cert, Key: f.Key, Options: s.Options, Unloaded: s.Unloaded}
 	for i, m := range s.Nodes {
 		n := NodeInfo{f.Nodes[i], m.Role, p.look(m)}
 		if n.Process != Stopped {

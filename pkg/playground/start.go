@@ -52,7 +52,7 @@ func Found(ctx context.Context, dir string, o Options, h Host) (*Playground, err
 	if err := p.removeUnfinished(ctx); err != nil {
 		return nil, err
 	}
-	s := &state{Format: stateFormat, Dir: dir, Created: time.Now().UTC(), Cluster: clusterName, Options: o, Nodes: o.members()}
+	s := &state{Format: stateFormat, Dir: dir, Created: time.Now().UTC(), Cluster: clusterName, Options: o, Nodes: o.members(), Unloaded: o.Load}
 	if err := p.prepare(ctx, s); err != nil {
 		return nil, err
 	}

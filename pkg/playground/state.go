@@ -44,6 +44,8 @@ type state struct {
 	Args    []string  `json:"args"`   // before --config FILE
 	Options Options   `json:"options"`
 	Nodes   []member  `json:"nodes"`
+
+	Unloaded *Source `json:"unloaded,omitempty"` // a load of it has begun, or is to, and has not come to its end
 }
 
 // member is one node.
