@@ -223,7 +223,9 @@ func (a *app) playground(cmd *cobra.Command, f playgroundFlags) error {
 	if fresh {
 		a.say("making a playground in %s", dir)
 		f.options.Load = from
-		p, err = playground.Found(ctx, dir, f.options, a.host())
+		if p, err = playground.Found(ctx, dir, f.options, a.host()); err != nil && ctx.Err() != nil {
+			a.say("\n%v", err)
+		}
 	} else {
 		p, ours, err = a.restart(ctx, cmd, dir, f.options)
 	}

@@ -80,6 +80,28 @@ func TestPlaygroundStays(t *testing.T) {
 	stopped(t, pg, said)
 }
 
+// TestPlaygroundFoundingInterrupted: it is told that there is no playground, whatever was under way, and no process is left.
+func TestPlaygroundFoundingInterrupted(t *testing.T) {
+	t.Parallel()
+	for _, word := range []string{"processes started", "cluster founded"} {
+		dir := t.TempDir()
+		pg := filepath.Join(dir, "pg")
+		ctx, cancel := context.WithTimeout(t.Context(), playgroundPatience)
+		defer cancel()
+		_, said, exit := interrupted(ctx, t, dir, word, "playground", "--data-dir", pg, "--nodes", "1", "--replication-factor", "1")
+		if last := "\ninterrupted: no playground was founded in " + pg + ", and its processes have ended: context canceled\n"; exit != themis.ExitInterrupted || !strings.HasSuffix(said, last) {
+			t.Errorf("after %q: exit code %d\n%s", word, exit, said)
+		}
+		p, err := playground.OpenAny(pg, playground.Host{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if info, err := p.Info(); err != nil || info.Running != 0 {
+			t.Errorf("%d processes run, %v", info.Running, err)
+		}
+	}
+}
+
 // TestPlaygroundLoadInterrupted: what was not loaded to its end is told, and loaded by the next start or the same command again, but not after that.
 func TestPlaygroundLoadInterrupted(t *testing.T) {
 	t.Parallel()

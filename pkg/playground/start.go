@@ -57,8 +57,7 @@ func Found(ctx context.Context, dir string, o Options, h Host) (*Playground, err
 		return nil, err
 	}
 	if err := p.found(ctx, s); err != nil {
-		all := p.living(s)
-		return nil, errors.Join(err, end(context.WithoutCancel(ctx), syscall.SIGINT, all), p.write(s))
+		return nil, p.abandon(ctx, s, err)
 	}
 	c, err := p.connect(ctx, s)
 	if err == nil {
@@ -66,10 +65,19 @@ func Found(ctx context.Context, dir string, o Options, h Host) (*Playground, err
 		err = errors.Join(err, c.Close())
 	}
 	if err != nil && ctx.Err() != nil {
-		return nil, errors.Join(err, end(context.WithoutCancel(ctx), syscall.SIGINT, p.living(s)), p.write(s))
+		return nil, p.abandon(ctx, s, err)
 	}
 	s.Founded = true
 	return p, errors.Join(err, p.saveContext(s), p.write(s))
+}
+
+// abandon ends the processes of a founding that broke off by err. Where it was interrupted that is the error, whatever was asked for at that moment.
+func (p *Playground) abandon(ctx context.Context, s *state, err error) error {
+	endErr := errors.Join(end(context.WithoutCancel(ctx), syscall.SIGINT, p.living(s)), p.write(s))
+	if ctx.Err() != nil && endErr == nil {
+		return themis.Errorf(themis.Deadline, "interrupted: no playground was founded in %s, and its processes have ended: %w", p.Dir, ctx.Err()).Do("themis-cli playground --data-dir %s", p.Dir)
+	}
+	return errors.Join(err, endErr)
 }
 
 // removeUnfinished ends and takes away what a founding left that broke off. A finished playground is not touched.
