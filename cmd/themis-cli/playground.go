@@ -222,11 +222,19 @@ func (a *app) playground(cmd *cobra.Command, f playgroundFlags) error {
 	ours := true // it was this command that made it run
 	if fresh {
 		a.say("making a playground in %s", dir)
-		f.options.Load = from
-		if p, err = playground.Found(ctx, dir, f.options, a.host()); err != nil && ctx.Err() != nil {
+		o := f.options
+		o.Load = from
+		if p, err = playground.Found(ctx, dir, o, a.host()); err != nil && ctx.Err() != nil {
 			a.say("\n%v", err)
 		}
-	} else {
+		if themis.CodeOf(err) == themis.RefusedUnsafe && playground.Exists(dir) { // another command was faster
+			fresh = false
+			if f.load == "" {
+				docs = nil // those are its to load
+			}
+		}
+	}
+	if !fresh {
 		p, ours, err = a.restart(ctx, cmd, dir, f.options)
 	}
 	stays := ours && !f.detach

@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -99,6 +100,40 @@ func TestPlaygroundFoundingInterrupted(t *testing.T) {
 		if info, err := p.Info(); err != nil || info.Running != 0 {
 			t.Errorf("%d processes run, %v", info.Running, err)
 		}
+	}
+}
+
+// TestPlaygroundTwice: of two commands that make a playground in one directory at the same time one makes it, and the other one finds what it
+// asked for, or says what is there instead.
+func TestPlaygroundTwice(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	pg := filepath.Join(dir, "pg")
+	t.Cleanup(func() { endPlaygrounds(t, dir) })
+	ctx, cancel := context.WithTimeout(t.Context(), playgroundPatience)
+	defer cancel()
+	var said [3]string
+	var exit [3]int
+	var wg sync.WaitGroup
+	for i, shards := range []string{"2", "2", "3"} {
+		wg.Go(func() {
+			_, said[i], exit[i] = interrupted(ctx, t, dir, "never", "playground", "--data-dir", pg, "--detach", "--no-load", "--nodes", "1", "--replication-factor", "1", "--shards", shards)
+		})
+	}
+	wg.Wait()
+	made, found, other := 0, 0, 0
+	for i := range said {
+		switch {
+		case exit[i] == themis.ExitOK && strings.Contains(said[i], "cluster founded"):
+			made++
+		case exit[i] == themis.ExitOK && strings.Contains(said[i], "runs already; this command only looks at it"):
+			found++
+		case exit[i] == themis.ExitUsage && strings.Contains(said[i], "there is a playground in "+pg+" already, and it was made with other settings"):
+			other++
+		}
+	}
+	if made != 1 || found+other != 2 || other == 0 {
+		t.Errorf("%v\n%s", exit, strings.Join(said[:], "\n"))
 	}
 }
 
