@@ -37,7 +37,7 @@ var ours = house{
 		"cmd/themis-cli": "config client health sim rebalance routing cluster doctor wal archive pki tui playground " +
 			"node testdata rpc bench workload cmd/internal", // node: the hidden node-run; testdata: the documents of playground; rpc: a newcomer's first contact, without a certificate
 		"cmd/themisdb-repl-doctor": "config client doctor health cmd/internal",
-		"cmd/internal":             "client", // what the programs share
+		"cmd/internal":             "client config", // what the programs share
 		"tui":                      "client health cluster",
 
 		// floor 4

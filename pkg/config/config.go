@@ -234,7 +234,7 @@ func (r *reader) env(env map[string]string) {
 		case ok && text != "":
 			r.text(known.keys[i], known.keys[i].Path, text, layerEnv, "env "+name)
 		case !ok && strings.HasPrefix(name, "THEMIS_") && !slices.Contains(otherEnv, name):
-			r.warn("env "+name, "", "sets nothing%s", didYouMean("", nearestOf(name, maps.Keys(known.byEnv))))
+			r.warn("env "+name, "", "sets nothing%s", didYouMean("", Nearest(name, maps.Keys(known.byEnv))))
 		}
 	}
 }
@@ -246,7 +246,7 @@ func (r *reader) flags(flags map[string]string) {
 			i, ok = known.byName[name]
 		}
 		if !ok || !known.keys[i].top() {
-			r.fault("flag --"+name, "", "unknown%s", didYouMean("--", nearestOf(name, maps.Keys(known.byFlag))))
+			r.fault("flag --"+name, "", "unknown%s", didYouMean("--", Nearest(name, maps.Keys(known.byFlag))))
 			continue
 		}
 		r.text(known.keys[i], known.keys[i].Path, flags[name], layerFlag, "flag --"+name)

@@ -205,7 +205,7 @@ func Lookup(name string) (Key, bool) { return known.find(name) }
 // nearest is the known name that an unknown one most likely meant, or "". A name in the wrong section counts as near.
 func (r registry) nearest(name string, section bool) string {
 	if section {
-		return nearestOf(name, maps.Keys(r.sections))
+		return Nearest(name, maps.Keys(r.sections))
 	}
 	if leaf := name[strings.LastIndexByte(name, '.')+1:]; len(leaf) > 4 {
 		for _, k := range r.keys {
@@ -214,12 +214,13 @@ func (r registry) nearest(name string, section bool) string {
 			}
 		}
 	}
-	return nearestOf(name, maps.Keys(r.byName))
+	return Nearest(name, maps.Keys(r.byName))
 }
 
-// nearestOf is the candidate with the fewest changes from name, or "" when all are far.
-func nearestOf(name string, candidates iter.Seq[string]) string {
-	best, least := "", max(2, len(name)/4)+1
+// Nearest is the candidate with the fewest changes from name, or "" when all are far: more than half of it, or a quarter of a long one, would
+// have to change.
+func Nearest(name string, candidates iter.Seq[string]) string {
+	best, least := "", max(1, min(2, len(name)/2), len(name)/4)+1
 	for c := range candidates {
 		if d := distance(strings.ToLower(name), strings.ToLower(c)); d < least || d == least && best != "" && c < best {
 			best, least = c, d

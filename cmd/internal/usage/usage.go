@@ -19,6 +19,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/themisdb/themis/pkg/client"
+	"github.com/themisdb/themis/pkg/config"
 	"github.com/themisdb/themis/pkg/themis"
 )
 
@@ -145,7 +146,7 @@ func unknownFlag(cmd *cobra.Command, err *pflag.NotExistError) error {
 			names = append(names, f.Name)
 		}
 	})
-	if near := nearest(name, names); near != "" && alike(name, near) > 0 {
+	if near := nearest(name, names); near != "" {
 		return e.Do("%s --%s …", cmd.CommandPath(), near)
 	}
 	for _, c := range cmd.Commands() {
@@ -192,8 +193,7 @@ func Unknown(cmd *cobra.Command, args []string) error {
 		}
 		return e.Do("%s", strings.Join(meant, ", or "))
 	}
-	cmd.SuggestionsMinimumDistance = 3
-	if near := nearest(args[0], cmd.SuggestionsFor(args[0])); near != "" && alike(args[0], near) > 0 {
+	if near := nearest(args[0], names); near != "" {
 		return e.Do("%s", strings.Join(append([]string{cmd.CommandPath(), near}, args[1:]...), " "))
 	}
 	return e.Do("%s --help", cmd.CommandPath())
@@ -246,24 +246,13 @@ func namesakes(cmd *cobra.Command, name string) []string {
 	return nil
 }
 
-// nearest is the candidate that shares the most letters at its start and end; empty: there is none.
+// nearest is the candidate that was most likely meant: the only one that begins with word, else one that is spelled much like it; empty: there is none.
 func nearest(word string, candidates []string) string {
-	if len(candidates) == 0 {
-		return ""
+	longer := slices.DeleteFunc(slices.Clone(candidates), func(c string) bool { return len(word) < 3 || !strings.HasPrefix(c, word) })
+	if len(longer) == 1 {
+		return longer[0]
 	}
-	return slices.MaxFunc(candidates, func(a, b string) int { return alike(word, a) - alike(word, b) })
-}
-
-func alike(a, b string) int {
-	n := 0
-	for n < min(len(a), len(b)) && a[n] == b[n] {
-		n++
-	}
-	m := 0
-	for m < min(len(a), len(b))-n && a[len(a)-1-m] == b[len(b)-1-m] {
-		m++
-	}
-	return 4*(n+m) - max(len(a), len(b))
+	return config.Nearest(word, slices.Values(candidates))
 }
 
 // Of makes what came before a command ran a usage error, whoever said it.
