@@ -87,7 +87,11 @@ func (a *app) joinNode(ctx context.Context, f joinFlags, addr string) error {
 	return a.withClient(ctx, membershipTime, func(ctx context.Context, c *client.Client) error {
 		var out joinedAnswer
 		args := map[string]any{"addr": addr, "control": f.control, "replace": f.replace}
-		if err := c.Act(ctx, "node.join", args, f.dryRun, &out); err != nil {
+		err := c.Act(ctx, "node.join", args, f.dryRun, &out)
+		if e, ok := errors.AsType[*themis.Error](err); ok && e.Code == themis.NotFound { // what a member says of an address at which nobody answers it
+			e.Code = themis.Unreachable
+		}
+		if err != nil {
 			return err
 		}
 		return a.print(out, func(w io.Writer, _ bool) {
