@@ -21,7 +21,6 @@ import (
 	"github.com/themisdb/themis/cmd/internal/usage"
 	"github.com/themisdb/themis/pkg/client"
 	"github.com/themisdb/themis/pkg/config"
-	"github.com/themisdb/themis/pkg/doctor"
 	"github.com/themisdb/themis/pkg/themis"
 )
 
@@ -259,16 +258,4 @@ func shardOf(s string) (themis.ShardID, error) {
 		return "", fmt.Errorf("--shard: %w", err)
 	}
 	return id, nil
-}
-
-// logsOf finds the logs below all the directories.
-func logsOf(dirs []string, shard themis.ShardID) (out []doctor.Log, err error) {
-	for _, d := range dirs {
-		logs, err := doctor.FindLogs(d, shard)
-		if err != nil {
-			return nil, err
-		}
-		out = append(out, logs...)
-	}
-	return out, nil
 }

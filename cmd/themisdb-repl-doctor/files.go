@@ -9,7 +9,6 @@ import (
 
 	"github.com/themisdb/themis/cmd/internal/usage"
 	"github.com/themisdb/themis/pkg/doctor"
-	"github.com/themisdb/themis/pkg/themis"
 )
 
 const dataDirUsage = "a node's data `DIR`, one of its shards, a log, or a playground ($THEMIS_DATA_DIR; default: the playground); may be repeated"
@@ -37,7 +36,7 @@ could not be read.`,
 			if err != nil {
 				return err
 			}
-			logs, err := logsOf(where, only)
+			logs, err := doctor.FindLogs(where, only)
 			if err != nil {
 				return err
 			}
@@ -135,7 +134,7 @@ Exit code: 0 there is nothing, 1 there is something, 2 no such directory, 3 it c
 			if err != nil {
 				return err
 			}
-			r, err := losses(where, only, a.now())
+			r, err := doctor.Losses(where, only, a.now())
 			if err != nil {
 				return err
 			}
@@ -146,25 +145,6 @@ Exit code: 0 there is nothing, 1 there is something, 2 no such directory, 3 it c
 	c.Flags().StringArrayVar(&dirs, "data-dir", nil, dataDirUsage)
 	c.Flags().StringVar(&shard, "shard", "", "only copies of `SHARD`")
 	return c
-}
-
-func losses(dirs []string, shard themis.ShardID, now time.Time) (out doctor.LossReport, err error) {
-	for i, d := range dirs {
-		r, err := doctor.Losses(d, shard, now)
-		if err != nil {
-			return out, err
-		}
-		if i == 0 {
-			out = r
-			continue
-		}
-		out.Copies += r.Copies
-		out.Writes += r.Writes
-		out.Rescued = append(out.Rescued, r.Rescued...)
-		out.SetAside = append(out.SetAside, r.SetAside...)
-		out.Problems = append(out.Problems, r.Problems...)
-	}
-	return out, nil
 }
 
 func drawLosses(w io.Writer, r doctor.LossReport) {

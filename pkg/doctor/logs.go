@@ -32,10 +32,10 @@ const (
 	rescuedDir   = "rescued"
 )
 
-// FindLogs finds the logs below dir: a playground's directory, a node's data directory, one of its shards, or a log itself. shard
-// is the only one that counts; empty: all. INVALID_ARGUMENT where dir is none of these.
-func FindLogs(dir string, shard themis.ShardID) ([]Log, error) {
-	shards, err := findShards(dir)
+// FindLogs finds the logs below directories, each of them once: each is a playground's directory, a node's data directory, one of its
+// shards, or a log itself. shard is the only one that counts; empty: all. INVALID_ARGUMENT where a directory is none of these.
+func FindLogs(dirs []string, shard themis.ShardID) ([]Log, error) {
+	shards, err := findShards(dirs)
 	if err != nil {
 		return nil, err
 	}
@@ -55,7 +55,7 @@ func FindLogs(dir string, shard themis.ShardID) ([]Log, error) {
 				have = append(have, string(s.shard))
 			}
 		}
-		return nil, themis.Errorf(themis.InvalidArgument, "no log of %s below %s; there are: %s", shard, dir, orNone(have))
+		return nil, themis.Errorf(themis.InvalidArgument, "no log of %s below %s; there are: %s", shard, strings.Join(dirs, ", "), orNone(have))
 	}
 	return out, nil
 }
@@ -93,7 +93,34 @@ func (n nodeFile) cluster() themis.ClusterID {
 	return n.Joined.ID
 }
 
-func findShards(dir string) ([]shardDir, error) {
+// findShards finds the copies below directories. One that two of them lead to counts once, by its real path.
+func findShards(dirs []string) ([]shardDir, error) {
+	var out []shardDir
+	at := map[string]int{}
+	for _, dir := range dirs {
+		shards, err := findShardsIn(dir)
+		if err != nil {
+			return nil, err
+		}
+		for _, s := range shards {
+			path, err := filepath.EvalSymlinks(s.log)
+			if err != nil {
+				path = s.log // what is wrong with it shows when it is read
+			}
+			i, twice := at[path]
+			switch {
+			case !twice:
+				at[path] = len(out)
+				out = append(out, s)
+			case out[i].dir == "":
+				out[i] = s // which tells more
+			}
+		}
+	}
+	return out, nil
+}
+
+func findShardsIn(dir string) ([]shardDir, error) {
 	dir, err := filepath.Abs(dir)
 	if err != nil {
 		return nil, themis.Errorf(themis.InvalidArgument, "data directory: %w", err)

@@ -64,11 +64,11 @@ func (r LossReport) Exit() int {
 	return themis.ExitOK
 }
 
-// Losses lists what the copies below dir keep in rescued/, and what of them was set aside as damaged. It only reads. dir and shard
-// are as for FindLogs.
-func Losses(dir string, shard themis.ShardID, now time.Time) (LossReport, error) {
+// Losses lists what the copies below directories keep in rescued/, and what of them was set aside as damaged. It only reads. dirs and
+// shard are as for FindLogs.
+func Losses(dirs []string, shard themis.ShardID, now time.Time) (LossReport, error) {
 	out := LossReport{Time: now.UTC(), Rescued: []Rescued{}, SetAside: []SetAside{}, Problems: []Unlooked{}}
-	shards, err := findShards(dir)
+	shards, err := findShards(dirs)
 	if err != nil {
 		return out, err
 	}
@@ -86,7 +86,7 @@ func Losses(dir string, shard themis.ShardID, now time.Time) (LossReport, error)
 		}
 	}
 	if out.Copies == 0 && len(out.Problems) == 0 {
-		return out, themis.Errorf(themis.InvalidArgument, "no copy of a shard below %s", dir)
+		return out, themis.Errorf(themis.InvalidArgument, "no copy of a shard below %s", strings.Join(dirs, ", "))
 	}
 	return out, nil
 }

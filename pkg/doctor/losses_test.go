@@ -11,7 +11,7 @@ import (
 
 func TestLosses(t *testing.T) {
 	dir := stoppedNode(t)
-	if r, err := Losses(dir, "", noon); err != nil || r.Copies != 1 || r.Exit() != 0 || len(r.Rescued) != 0 {
+	if r, err := Losses([]string{dir}, "", noon); err != nil || r.Copies != 1 || r.Exit() != 0 || len(r.Rescued) != 0 {
 		t.Fatalf("nothing lost: %+v %v", r, err)
 	}
 	shard := filepath.Join(dir, "shards", "shard-1")
@@ -23,7 +23,7 @@ func TestLosses(t *testing.T) {
 	writeFile(t, filepath.Join(shard, "rescued", "note.txt"), "not ours")
 	writeFile(t, filepath.Join(shard, "wal.damaged-1772366400", "LOG"), "")
 	before := snapshot(t, dir)
-	r, err := Losses(dir, "", noon)
+	r, err := Losses([]string{dir}, "", noon)
 	if err != nil || r.Exit() != 1 || r.Writes != 4 || len(r.Rescued) != 2 || len(r.SetAside) != 1 {
 		t.Fatalf("%+v %v", r, err)
 	}
@@ -39,10 +39,10 @@ func TestLosses(t *testing.T) {
 	if !slices.Equal(before, snapshot(t, dir)) {
 		t.Error("something was changed")
 	}
-	if _, err := Losses(dir, "shard-9", noon); themis.CodeOf(err) != themis.InvalidArgument {
+	if _, err := Losses([]string{dir}, "shard-9", noon); themis.CodeOf(err) != themis.InvalidArgument {
 		t.Errorf("no such shard: %v", err)
 	}
-	if _, err := Losses(t.TempDir(), "", noon); themis.CodeOf(err) != themis.InvalidArgument {
+	if _, err := Losses([]string{t.TempDir()}, "", noon); themis.CodeOf(err) != themis.InvalidArgument {
 		t.Errorf("no data directory: %v", err)
 	}
 }

@@ -85,7 +85,7 @@ A finding's ` + "`at`" + ` is ` + "`file`, `segment`, `seq`, `lsn`, `offset`" + 
 | DAMAGED | not what was written; the node moves such a log aside when it starts, and the copy is rebuilt from a peer |
 | INCONCLUSIVE | it could not be read, was written by a newer version, or whose it should be is not known |
 
-` + "`--data-dir`" + ` takes a node's data directory, one of its shards, a log, or a playground; it may be repeated. Without it the playground is
+` + "`--data-dir`" + ` takes a node's data directory, one of its shards, a log, or a playground; it may be repeated, and what two of them lead to counts once. Without it the playground is
 meant. ` + "`identity_checked`" + ` says whether LOG was compared with a ` + "`node.json`" + ` above it. ` + "`--segment N`" + ` is the segment that begins at seq N, else the
 N-th in order. A node's log is read where its disk is: no node sends it.
 

@@ -21,7 +21,7 @@ import (
 // validate checks one node's directory without waiting long between looks.
 func validate(t *testing.T, dir string, segment uint64) WALReport {
 	t.Helper()
-	logs, err := FindLogs(dir, "")
+	logs, err := FindLogs([]string{dir}, "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -273,7 +273,7 @@ func TestValidateOneSegment(t *testing.T) {
 			t.Errorf("segment %d: %+v", segment, l)
 		}
 	}
-	logs, _ := FindLogs(dir, "")
+	logs, _ := FindLogs([]string{dir}, "")
 	_, err := Validate(t.Context(), logs, ValidateOptions{Segment: 9}, atNoon)
 	if themis.CodeOf(err) != themis.InvalidArgument || !strings.Contains(err.Error(), "seq 9 of shard-1/node-2 is in segment 7 (number 2)") {
 		t.Errorf("a seq inside a segment: %v", err)
@@ -399,7 +399,7 @@ func TestRepeated(t *testing.T) {
 func TestValidateEndsWithItsContext(t *testing.T) {
 	dir := stoppedNode(t)
 	flip(t, segmentFile(dir, 7), 5000)
-	logs, _ := FindLogs(dir, "")
+	logs, _ := FindLogs([]string{dir}, "")
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	if _, err := Validate(ctx, logs, ValidateOptions{Wait: time.Hour}, atNoon); themis.CodeOf(err) != themis.Deadline {
@@ -449,7 +449,7 @@ func TestFindLogs(t *testing.T) {
 		{empty, "", "is no data directory"},
 		{filepath.Join(empty, "nowhere"), "", "no such file"},
 	} {
-		logs, err := FindLogs(c.dir, c.shard)
+		logs, err := FindLogs([]string{c.dir}, c.shard)
 		var got []string
 		for _, l := range logs {
 			got = append(got, string(l.Shard))
@@ -470,13 +470,29 @@ func TestFindLogs(t *testing.T) {
 	}
 }
 
+// TestOneLogByTwoWays: directories that lead to the same log, one of them over a link, are one log, and one copy whose losses count.
+func TestOneLogByTwoWays(t *testing.T) {
+	dir, link := stoppedNode(t), filepath.Join(t.TempDir(), "link")
+	if err := os.Symlink(filepath.Join(dir, "shards", "shard-1", "wal"), link); err != nil {
+		t.Fatal(err)
+	}
+	dirs := []string{link, filepath.Join(dir, "shards", "shard-1"), dir, dir + "/"}
+	logs, err := FindLogs(dirs, "")
+	if err != nil || len(logs) != 1 || logs[0].Shard != "shard-1" || logs[0].Node != "node-2" {
+		t.Errorf("%+v, %v", logs, err)
+	}
+	if r, err := Losses(dirs, "", noon); err != nil || r.Copies != 1 {
+		t.Errorf("%+v, %v", r, err)
+	}
+}
+
 // TestNodeWithoutItsDirectory: the logs of a playground are not sound where one node's can't be found.
 func TestNodeWithoutItsDirectory(t *testing.T) {
 	dir, empty, play := stoppedNode(t), t.TempDir(), t.TempDir()
 	for name, gone := range map[string]string{"no directory": filepath.Join(play, "node-1"), "an empty one": empty} {
 		t.Run(name, func(t *testing.T) {
 			writeFile(t, filepath.Join(play, "playground.json"), fmt.Sprintf(`{"cluster":"demo","nodes":[{"id":"node-1","data_dir":%q},{"id":"node-2","data_dir":%q}]}`, gone, dir))
-			logs, err := FindLogs(play, "")
+			logs, err := FindLogs([]string{play}, "")
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -487,7 +503,7 @@ func TestNodeWithoutItsDirectory(t *testing.T) {
 			if l := r.Logs[0]; l.Node != "node-1" || len(l.Inconclusive) != 1 || l.Inconclusive[0].Subject != "node-1" || !strings.Contains(l.Inconclusive[0].Why, "gone, is not mounted, or was never used") {
 				t.Errorf("%+v", l)
 			}
-			lost, err := Losses(play, "", time.Now())
+			lost, err := Losses([]string{play}, "", time.Now())
 			if err != nil || lost.Exit() != themis.ExitInconclusive || lost.Copies == 0 || len(lost.Problems) != 1 || lost.Problems[0].Subject != "node-1" {
 				t.Errorf("%+v, %v", lost, err)
 			}
