@@ -238,8 +238,13 @@ func (a *app) awaitExisting(ctx context.Context, within time.Duration, t client.
 	defer cancel()
 	for {
 		there, err := a.lookAgain(ctx, t, r)
-		if there != nil || err != nil {
-			return there, err
+		switch {
+		case there != nil:
+			return there, nil
+		case ctx.Err() != nil: // what broke off says nothing
+			return nil, nil
+		case err != nil:
+			return nil, err
 		}
 		if !pause(ctx, 100*time.Millisecond) {
 			return nil, nil
