@@ -39,7 +39,7 @@ nothing; every fault is named with file, line and key. With --dry-run --exit-cod
 		Example: "  themis-cli cluster apply-config config/sharding/shard-router.yaml --dry-run",
 		Args:    usage.Exactly(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			b, err := readLimited(args[0], 4<<20)
+			b, err := readLimited(cmd.Context(), args[0], settingsMax)
 			if err != nil {
 				return err
 			}

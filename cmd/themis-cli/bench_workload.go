@@ -113,7 +113,7 @@ func (a *app) workload(cmd *cobra.Command, f workloadFlags) error {
 	if err := errors.Join(f.o.Validate(), themis.CheckCollection(f.o.Collection)); err != nil {
 		return err
 	}
-	base, err := readBaseline(f.baseline)
+	base, err := readBaseline(cmd.Context(), f.baseline)
 	if err != nil {
 		return err
 	}
@@ -121,11 +121,11 @@ func (a *app) workload(cmd *cobra.Command, f workloadFlags) error {
 }
 
 // readBaseline reads an earlier answer; nil: none is named.
-func readBaseline(path string) (*bench.WorkloadResult, error) {
+func readBaseline(ctx context.Context, path string) (*bench.WorkloadResult, error) {
 	if path == "" {
 		return nil, nil
 	}
-	b, err := readLimited(path, 1<<20)
+	b, err := readLimited(ctx, path, 1<<20)
 	if err != nil {
 		return nil, err
 	}

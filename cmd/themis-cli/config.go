@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 
 	"github.com/spf13/cobra"
 
@@ -71,7 +70,7 @@ func configValidate(a *app) *cobra.Command {
 go over earlier ones, as with themisd --config; --each checks every file by itself. All faults are named at once, with file, line, key
 and the nearest known name. Exit code 2 when there is a fault.`,
 		Args: usage.AtLeast(1),
-		RunE: func(_ *cobra.Command, args []string) error {
+		RunE: func(cmd *cobra.Command, args []string) error {
 			out := validateAnswer{Valid: true, Files: args, Faults: []faultAnswer{}, Warnings: []faultAnswer{}}
 			sets := [][]string{args}
 			if each {
@@ -82,7 +81,7 @@ and the nearest known name. Exit code 2 when there is a fault.`,
 			}
 			var all []error
 			for _, set := range sets {
-				c, err := loadConfig(set, nil)
+				c, err := loadConfig(cmd.Context(), set, nil)
 				out.Faults = append(out.Faults, faultAnswers(faultsOf(err))...)
 				out.Warnings = append(out.Warnings, faultAnswers(c.Warnings())...)
 				all = append(all, err)
@@ -116,15 +115,12 @@ func validateText(w io.Writer, out validateAnswer) {
 }
 
 // loadConfig reads files and, where env is given, its variables.
-func loadConfig(files []string, env map[string]string) (config.Config, error) {
+func loadConfig(ctx context.Context, files []string, env map[string]string) (config.Config, error) {
 	var sources []config.Source
 	for _, f := range files {
-		if err := readable(f); err != nil {
-			return config.Config{}, err
-		}
-		b, err := os.ReadFile(f) //nolint:gosec // the user named it
+		b, err := readLimited(ctx, f, settingsMax)
 		if err != nil {
-			return config.Config{}, themis.Errorf(themis.InvalidArgument, "%w", err)
+			return config.Config{}, err
 		}
 		sources = append(sources, config.Source{Name: f, Data: b})
 	}
@@ -162,7 +158,7 @@ The values applied to the cluster that is meant are asked for, unless --local. W
 note on stderr says so, and the rest is shown. --config names the files that a node would read.`,
 		Args: usage.None,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := loadConfig(files, a.env)
+			c, err := loadConfig(cmd.Context(), files, a.env)
 			if err != nil {
 				return err
 			}

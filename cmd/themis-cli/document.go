@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"strings"
 	"time"
 
@@ -166,7 +165,7 @@ func (a *app) value(ctx context.Context, args []string) ([]byte, error) {
 		}
 		return b, checkSize("stdin", len(b))
 	case strings.HasPrefix(from, "@"):
-		b, err := readLimited(from[1:], themis.MaxDocumentBytes+1)
+		b, err := readLimited(ctx, from[1:], themis.MaxDocumentBytes+1)
 		if err != nil {
 			return nil, err
 		}
@@ -180,23 +179,6 @@ func checkSize(what string, n int) error {
 		return themis.Errorf(themis.TooLarge, "%s: more than %d bytes (16 MiB), the most that a document may have", what, themis.MaxDocumentBytes)
 	}
 	return nil
-}
-
-// readLimited reads at most limit bytes of a file.
-func readLimited(path string, limit int64) ([]byte, error) {
-	if err := readable(path); err != nil {
-		return nil, err
-	}
-	f, err := os.Open(path) //nolint:gosec // the user named it
-	if err != nil {
-		return nil, themis.Errorf(themis.InvalidArgument, "%w", err)
-	}
-	defer f.Close() //nolint:errcheck // only read from
-	b, err := io.ReadAll(io.LimitReader(f, limit))
-	if err != nil {
-		return nil, themis.Errorf(themis.InvalidArgument, "%w", err)
-	}
-	return b, nil
 }
 
 // documentAnswer is the JSON of `doc get`, and a line of `doc scan`.

@@ -25,7 +25,7 @@ func (a *app) secret(ctx context.Context, from, what string) (string, error) {
 	case from == "-":
 		b, err = io.ReadAll(io.LimitReader(bounded(ctx, a.in), secretMax))
 	case strings.HasPrefix(from, "@"):
-		b, err = readLimited(from[1:], secretMax)
+		b, err = readLimited(ctx, from[1:], secretMax)
 	default:
 		return from, nil
 	}
@@ -61,6 +61,50 @@ func (a *app) askSecret(ctx context.Context, what string) ([]byte, error) {
 		return t.text, t.err
 	case <-ctx.Done():
 		return nil, term.Restore(fd, before)
+	}
+}
+
+const settingsMax = 4 << 20 // bytes of a file of settings
+
+// readLimited reads at most limit bytes of a file. From a pipe it takes what is written there as long as ctx lasts.
+func readLimited(ctx context.Context, path string, limit int64) ([]byte, error) {
+	f, err := openFile(ctx, path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close() //nolint:errcheck // only read from
+	b, err := io.ReadAll(io.LimitReader(bounded(ctx, f), limit))
+	if ctx.Err() != nil {
+		return nil, ctx.Err()
+	}
+	if err != nil {
+		return nil, themis.Errorf(themis.InvalidArgument, "%w", err)
+	}
+	return b, nil
+}
+
+// openFile opens a file to be read. That of a pipe waits for somebody who writes there, but ends with ctx.
+func openFile(ctx context.Context, path string) (*os.File, error) {
+	if err := readable(path); err != nil {
+		return nil, err
+	}
+	type result struct {
+		f   *os.File
+		err error
+	}
+	opened := make(chan result, 1)
+	go func() {
+		f, err := os.Open(path) //nolint:gosec // the user named it
+		opened <- result{f, err}
+	}()
+	select {
+	case r := <-opened:
+		if r.err != nil {
+			return nil, themis.Errorf(themis.InvalidArgument, "%w", r.err)
+		}
+		return r.f, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
 	}
 }
 

@@ -4,17 +4,26 @@ import (
 	"bytes"
 	"context"
 	"io"
+	"path/filepath"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/themisdb/themis/pkg/themis"
 )
 
-// TestInterruptedWhileItReads: what comes from stdin may never come, and a signal ends the wait.
+// TestInterruptedWhileItReads: what comes from stdin or from a pipe may never come, and a signal ends the wait.
 func TestInterruptedWhileItReads(t *testing.T) {
+	fifo := filepath.Join(t.TempDir(), "fifo.ndjson")
+	if err := syscall.Mkfifo(fifo, 0o600); err != nil {
+		t.Fatal(err)
+	}
 	for name, args := range map[string][]string{
-		"document": {"doc", "put", "notes", "a"},
-		"secret":   {"node", "join", "--token", "-", "--endpoint", "127.0.0.1:1", "--ca-pin", "sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", "--id", "node-9"},
+		"document":              {"doc", "put", "notes", "a"},
+		"document from a pipe":  {"doc", "put", "notes", "a", "@" + fifo},
+		"settings from a pipe":  {"config", "validate", fifo},
+		"documents from a pipe": {"playground", "--data-dir", filepath.Join(t.TempDir(), "pg"), "--load", fifo},
+		"secret":                {"node", "join", "--token", "-", "--endpoint", "127.0.0.1:1", "--ca-pin", "sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", "--id", "node-9"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			in, never := io.Pipe()

@@ -134,7 +134,7 @@ func rereadable(path string) error {
 	return readable(path)
 }
 
-// readable says before anybody is asked that a file is not there.
+// readable says before anybody is asked that a file is not there, or may not be read. A pipe is not opened: that can be done once only.
 func readable(path string) error {
 	if path == "-" {
 		return nil
@@ -143,7 +143,7 @@ func readable(path string) error {
 	if err == nil && info.IsDir() {
 		err = fmt.Errorf("%s is a directory", path)
 	}
-	if err == nil {
+	if err == nil && info.Mode().IsRegular() {
 		var f *os.File
 		if f, err = os.Open(path); err == nil { //nolint:gosec // the user named it
 			err = f.Close()

@@ -70,7 +70,7 @@ func (a *app) loadRows(cmd *cobra.Command, args []string, f loadFlags) error {
 	}
 	var settings []byte
 	if f.rows.config != "" {
-		if settings, err = readSettings(f.rows.config); err != nil {
+		if settings, err = readSettings(cmd.Context(), f.rows.config); err != nil {
 			return err
 		}
 	}
@@ -86,8 +86,8 @@ func (a *app) loadRows(cmd *cobra.Command, args []string, f loadFlags) error {
 }
 
 // readSettings reads a file of settings that has no fault.
-func readSettings(path string) ([]byte, error) {
-	b, err := readLimited(path, 4<<20)
+func readSettings(ctx context.Context, path string) ([]byte, error) {
+	b, err := readLimited(ctx, path, settingsMax)
 	if err != nil {
 		return nil, err
 	}

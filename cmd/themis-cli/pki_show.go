@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"crypto/x509"
 	"fmt"
 	"io"
@@ -26,11 +27,11 @@ func pkiRenew(a *app) *cobra.Command {
 The file is replaced, and a running node takes the new one into use within seconds. A client may get a new key; a node keeps its key,
 since the cluster checks its ballots with it.`,
 		Args: usage.Exactly(1),
-		RunE: func(_ *cobra.Command, args []string) error {
+		RunE: func(cmd *cobra.Command, args []string) error {
 			if f.dir == "" {
 				f.dir = filepath.Dir(args[0])
 			}
-			return a.renew(f, args[0], newKey)
+			return a.renew(cmd.Context(), f, args[0], newKey)
 		},
 	}
 	cmd.Flags().StringVar(&f.dir, "dir", "", "the `DIR` of ca.crt and ca.key; default: that of the certificate")
@@ -39,8 +40,8 @@ since the cluster checks its ballots with it.`,
 	return cmd
 }
 
-func (a *app) renew(f issueFlags, path string, newKey bool) error {
-	certs, err := readCertificates(path)
+func (a *app) renew(ctx context.Context, f issueFlags, path string, newKey bool) error {
+	certs, err := readCertificates(ctx, path)
 	if err != nil {
 		return err
 	}
@@ -99,8 +100,8 @@ func renewal(old *x509.Certificate) (pki.Request, error) {
 	return r, nil
 }
 
-func readCertificates(path string) ([]*x509.Certificate, error) {
-	b, err := readLimited(path, 1<<20)
+func readCertificates(ctx context.Context, path string) ([]*x509.Certificate, error) {
+	b, err := readLimited(ctx, path, 1<<20)
 	if err != nil {
 		return nil, err
 	}
@@ -115,10 +116,10 @@ func pkiShow(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use: "show CERT…", Short: "Show what certificates say", Args: usage.AtLeast(1),
 		Long: "Show what certificates say: holder, names, capabilities, the seven extensions, times. Exit code 1 when one can't serve as an identity, or not now.",
-		RunE: func(_ *cobra.Command, args []string) error {
+		RunE: func(cmd *cobra.Command, args []string) error {
 			out := []shownAnswer{}
 			for _, path := range args {
-				certs, err := readCertificates(path)
+				certs, err := readCertificates(cmd.Context(), path)
 				if err != nil {
 					return err
 				}

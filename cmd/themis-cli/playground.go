@@ -169,19 +169,19 @@ func (f *playgroundFlags) source(fresh bool) (*playground.Source, error) {
 	return &playground.Source{Collection: "airports"}, nil
 }
 
-func openDocuments(s playground.Source) (*documents, error) {
+func openDocuments(ctx context.Context, s playground.Source) (*documents, error) {
 	if s.File == "" {
 		return &documents{s, io.NopCloser(strings.NewReader(testdata.Airports))}, nil
 	}
-	file, err := os.Open(s.File)
+	file, err := openFile(ctx, s.File)
 	if err != nil {
-		return nil, usage.Wrong("--load: %v", err)
+		return nil, fmt.Errorf("--load: %w", err)
 	}
 	return &documents{s, file}, nil
 }
 
 // unloaded are the documents of a load that did not come to its end; nil: there was none, or its file can't be read again, which is said.
-func (a *app) unloaded(p *playground.Playground) (*documents, error) {
+func (a *app) unloaded(ctx context.Context, p *playground.Playground) (*documents, error) {
 	info, err := p.Info()
 	if err != nil || info.Unloaded == nil {
 		return nil, err
@@ -195,7 +195,7 @@ func (a *app) unloaded(p *playground.Playground) (*documents, error) {
 		return nil, nil
 	}
 	a.say("%s was not loaded to its end: once more", from.Collection)
-	return openDocuments(from)
+	return openDocuments(ctx, from)
 }
 
 // playground founds a playground, or starts the one that is there, and stays unless it is told not to.
@@ -213,7 +213,7 @@ func (a *app) playground(cmd *cobra.Command, f playgroundFlags) error {
 	var docs *documents // opened before anything is started
 	from, err := f.source(fresh)
 	if err == nil && from != nil {
-		docs, err = openDocuments(*from)
+		docs, err = openDocuments(ctx, *from)
 	}
 	if err != nil {
 		return err
@@ -245,7 +245,7 @@ func (a *app) playground(cmd *cobra.Command, f playgroundFlags) error {
 		return err
 	}
 	if docs == nil && !f.noLoad {
-		if docs, err = a.unloaded(p); err != nil {
+		if docs, err = a.unloaded(ctx, p); err != nil {
 			return err
 		}
 	}

@@ -76,7 +76,7 @@ func playgroundStart(a *app, f *playgroundFlags) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			docs, err := a.unloaded(p)
+			docs, err := a.unloaded(ctx, p)
 			if err != nil {
 				return err
 			}
