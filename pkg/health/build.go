@@ -79,13 +79,27 @@ func (b *builder) fresh(node themis.NodeID) *NodeState {
 	return o.State
 }
 
-// age is how old the node's newest word is; nil: it was never heard.
+// age is how old the node's newest word is, here or to the controller, which asks all the time; nil: it was never heard.
 func (b *builder) age(node themis.NodeID) *int64 {
-	o := b.states[node]
-	if o.State == nil || o.At.IsZero() {
+	var newest time.Time
+	if o := b.states[node]; o.State != nil {
+		newest = o.At
+	}
+	for id, o := range b.states {
+		st := b.fresh(id)
+		if st == nil {
+			continue
+		}
+		if ms, heard := st.Heard[node]; heard {
+			if at := o.At.Add(-time.Duration(ms) * time.Millisecond); at.After(newest) {
+				newest = at
+			}
+		}
+	}
+	if newest.IsZero() {
 		return nil
 	}
-	return millis(b.now.Sub(o.At))
+	return millis(b.now.Sub(newest))
 }
 
 // local is the copy as its own node sees it, where that is known, and of that very disk.

@@ -2,6 +2,7 @@ package health
 
 import (
 	"maps"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -432,5 +433,37 @@ func TestSharedDiskIsToldOnce(t *testing.T) {
 	f := w.build().Find(DiskAlmostFull)
 	if len(f) != 2 || !strings.HasPrefix(f[0].Why, "the disk of node-1, node-2 is 75 % full") || !strings.HasPrefix(f[1].Why, "the disk of node-3 is") {
 		t.Errorf("%v", f)
+	}
+}
+
+// TestNewestWord: the age of a node's newest word is that to whoever heard it last, the controller's probe or the node that makes the report; what
+// a node that is silent itself had heard does not count.
+func TestNewestWord(t *testing.T) {
+	for name, c := range map[string]struct {
+		change func(*world)
+		want   *int64
+	}{
+		"nobody else":            {func(*world) {}, ptr(int64(51_000))},
+		"the controller, later":  {func(w *world) { w.state("node-2").Heard = map[themis.NodeID]int64{"node-3": 9_000} }, ptr(int64(10_000))},
+		"the controller, before": {func(w *world) { w.state("node-2").Heard = map[themis.NodeID]int64{"node-3": 90_000} }, ptr(int64(51_000))},
+		"the controller alone": {func(w *world) {
+			w.states["node-3"] = Observed{Err: "deadline"}
+			w.state("node-2").Heard = map[themis.NodeID]int64{"node-3": 9_000}
+		}, ptr(int64(10_000))},
+		"nobody":                       {func(w *world) { w.states["node-3"] = Observed{Err: "deadline"} }, nil},
+		"a controller that was silent": {func(w *world) { w.state("node-3").Heard = map[themis.NodeID]int64{"node-3": 1} }, ptr(int64(51_000))},
+	} {
+		w := healthy()
+		for id, at := range map[themis.NodeID]time.Duration{"node-2": time.Second, "node-3": 51 * time.Second} {
+			o := w.states[id]
+			o.At = ago(at)
+			w.states[id] = o
+		}
+		c.change(w)
+		for _, n := range w.build().Nodes {
+			if n.ID == "node-3" && !reflect.DeepEqual(n.LastHeartbeat, c.want) {
+				t.Errorf("%s: %v; want %v", name, n.LastHeartbeat, c.want)
+			}
+		}
 	}
 }

@@ -51,7 +51,11 @@ type NodeState struct {
 	Control     *LocalControl     `json:"control"`           // null: not a control member
 	Warnings    []string          `json:"warnings"`          // of the configuration, in words
 	Holding     map[string]string `json:"holding,omitempty"` // on the controller: by subject, why it holds back
-	Controller  *ControllerHeard  `json:"controller_heard"`  // null: its heartbeat never came here
+
+	// Heard is, on the controller, how many milliseconds ago each other node answered it last.
+	Heard map[themis.NodeID]int64 `json:"heard_ms,omitempty"`
+
+	Controller *ControllerHeard `json:"controller_heard"` // null: its heartbeat never came here
 }
 
 // UnusedCopy is the directory of a copy that was replaced. It is removed once nothing speaks against it.

@@ -227,6 +227,7 @@ func (c *controlLoop) reign(ctx context.Context, as cluster.Controller, before c
 	g.Go(func() error { return c.confirm(ctx) })
 	err := g.Wait()
 	c.n.holding.Store(nil)
+	c.n.probed.Store(nil)
 	c.n.log.Info("no longer controller", "term", as.Term, "err", err)
 	return err
 }
@@ -369,8 +370,16 @@ func (c *controlLoop) world(v cluster.View, now time.Time) controller.World {
 
 func (c *controlLoop) step(ctx context.Context, v cluster.View) error {
 	now := time.Now()
+	w := c.world(v, now)
+	probed := map[themis.NodeID]time.Time{}
+	for id, p := range w.Probes {
+		if id != c.n.id.Node && !p.LastOK.IsZero() {
+			probed[id] = p.LastOK
+		}
+	}
+	c.n.probed.Store(&probed)
 	holding, told := map[string]string{}, map[string]bool{}
-	for _, a := range controller.Step(c.world(v, now), now, c.config()) {
+	for _, a := range controller.Step(w, now, c.config()) {
 		if nd, ok := a.(controller.NotDone); ok {
 			holding[nd.Subject] = nd.Reason + " [" + nd.Rule + "]"
 			told[nd.Key()] = true

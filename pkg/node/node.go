@@ -91,9 +91,10 @@ type Node struct {
 	gather   *gatherer
 	disk     *disk
 	aging    aging
-	rechecks chan struct{}                     // certificates were read anew
-	holding  atomic.Pointer[map[string]string] // why the controller here holds back
-	stopping atomic.Pointer[cluster.Stopping]  // not nil: the node is on its way out
+	rechecks chan struct{}                               // certificates were read anew
+	holding  atomic.Pointer[map[string]string]           // why the controller here holds back
+	probed   atomic.Pointer[map[themis.NodeID]time.Time] // when each other node answered the controller here last
+	stopping atomic.Pointer[cluster.Stopping]            // not nil: the node is on its way out
 }
 
 // Run runs a node until ctx ends, or until it was told to stop and has handed over what it leads.

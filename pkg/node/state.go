@@ -54,6 +54,12 @@ func (n *Node) localState(ctx context.Context) health.NodeState {
 	if h := n.holding.Load(); h != nil {
 		out.Holding = *h
 	}
+	if probed := n.probed.Load(); probed != nil {
+		out.Heard = map[themis.NodeID]int64{}
+		for id, at := range *probed {
+			out.Heard[id] = time.Since(at).Milliseconds()
+		}
+	}
 	if term, at := n.heard.last(); term > 0 {
 		out.Controller = &health.ControllerHeard{Term: term, AgeMs: time.Since(at).Milliseconds()}
 	}

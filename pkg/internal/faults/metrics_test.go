@@ -122,6 +122,26 @@ func TestMetricsOfAPausedFollower(t *testing.T) {
 	wait("all have all again", 1, none)
 }
 
+// A node that is paused was heard just before, also where nobody had asked for the health of the cluster for a while.
+func TestHeartbeatOfAPausedNode(t *testing.T) {
+	h := newHosts(t, setup{})
+	now := h.until("there is a controller", rto, func(r health.Report) bool { return r.Control.Controller != "" })
+	victim := h.names[slices.IndexFunc(h.names, func(n string) bool { return n != string(now.Control.Controller) })]
+	<-time.After(6 * time.Second)
+	h.pause(victim)
+	paused := time.Now()
+	<-time.After(time.Second)
+	r, err := h.report()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, n := range r.Nodes {
+		if most := time.Since(paused) + 2*time.Second; string(n.ID) == victim && (n.LastHeartbeat == nil || *n.LastHeartbeat < 900 || *n.LastHeartbeat > most.Milliseconds()) {
+			t.Errorf("%s after a pause of %s: %+v", victim, time.Since(paused), n)
+		}
+	}
+}
+
 func (h *hosts) metrics(node string) string {
 	h.t.Helper()
 	resp, err := http.Get("http://" + h.addr[node]["metrics"] + "/metrics")
