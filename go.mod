@@ -34,6 +34,7 @@ require (
 require (
 	github.com/HdrHistogram/hdrhistogram-go v1.1.2
 	github.com/bits-and-blooms/bloom/v3 v3.7.1
+	github.com/golang-jwt/jwt/v5 v5.3.1
 )
 
 require (
@@ -67,7 +68,6 @@ require (
 	github.com/go-logr/stdr v1.2.2 // indirect
 	github.com/go-viper/mapstructure/v2 v2.4.0 // indirect
 	github.com/gogo/protobuf v1.3.2 // indirect
-	github.com/golang-jwt/jwt/v5 v5.3.1 // indirect
 	github.com/golang/protobuf v1.5.4 // indirect
 	github.com/golang/snappy v0.0.5-0.20231225225746-43d5d4cd4e0e // indirect
 	github.com/google/go-cmp v0.7.0 // indirect

@@ -1,8 +1,11 @@
 package main
 
 import (
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
+	"net/http"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -22,6 +25,7 @@ func TestACluster(t *testing.T) {
 	t.Run("founding", func(t *testing.T) { f.t = t; storyFounding(f) })
 	t.Run("documents", func(t *testing.T) { f.t = t; storyDocuments(f) })
 	t.Run("answers", func(t *testing.T) { f.t = t; storyAnswers(f) })
+	t.Run("a token", func(t *testing.T) { f.t = t; storyToken(f) })
 	t.Run("dry runs", func(t *testing.T) { f.t = t; storyDryRuns(f) })
 	t.Run("settings", func(t *testing.T) { f.t = t; storySettings(f) })
 	t.Run("modes", func(t *testing.T) { f.t = t; storyModes(f) })
@@ -173,6 +177,38 @@ func storyDryRuns(f *fleet) {
 	}
 	if events := f.must("cluster", "events"); strings.Contains(events, "node_remove") || strings.Contains(events, "node_join") {
 		f.t.Errorf("a dry run is in the audit trail:\n%s", events)
+	}
+}
+
+// storyToken reads over HTTP without a certificate, by a token that the CLI signs.
+func storyToken(f *fleet) {
+	token := strings.TrimSpace(f.must("pki", "token", "--cacert", f.path("pki", "ca.crt"), "--cert", f.path("pki", "reader.crt"), "--key", f.path("pki", "reader.key")))
+	ca, err := os.ReadFile(f.path("pki", "ca.crt"))
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(ca)
+	web := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS13}, DisableKeepAlives: true}}
+	for _, c := range []struct {
+		method, path, token string
+		status              int
+	}{{"GET", "/cluster/health", token, 200}, {"GET", "/cluster/health", "", 401}, {"PUT", "/api/v1/collections/notes/documents/a", token, 403}} {
+		req, err := http.NewRequestWithContext(f.t.Context(), c.method, "https://"+f.addr("node-2", 1)+c.path, strings.NewReader("{}"))
+		if err != nil {
+			f.t.Fatal(err)
+		}
+		if c.token != "" {
+			req.Header.Set("Authorization", "Bearer "+c.token)
+		}
+		res, err := web.Do(req)
+		if err != nil {
+			f.t.Fatal(err)
+		}
+		_ = res.Body.Close()
+		if res.StatusCode != c.status {
+			f.t.Errorf("%s %s with token %t: status %d, want %d", c.method, c.path, c.token != "", res.StatusCode, c.status)
+		}
 	}
 }
 

@@ -19,7 +19,7 @@ import (
 )
 
 func pkiCommand(a *app) *cobra.Command {
-	return group(&cobra.Command{Use: "pki", Short: "The CA and the certificates of nodes and clients"}, pkiInit(a), pkiIssue(a), pkiRenew(a), pkiShow(a))
+	return group(&cobra.Command{Use: "pki", Short: "The CA and the certificates of nodes and clients"}, pkiInit(a), pkiIssue(a), pkiRenew(a), pkiShow(a), pkiToken(a))
 }
 
 const day = 24 * time.Hour

@@ -44,8 +44,8 @@ func (s source) Ready() error {
 func (n *Node) serveHTTP(ctx context.Context, l net.Listener, r *router) error {
 	return web.Serve(ctx, l, web.Options{
 		Documents: r, Source: source{n}, Metrics: n.metrics.handler(), TLS: n.source.OptionalServerConfig(), PlainLoopback: n.cfg.HTTP.PlainLoopback,
-		CheckPeer: func(cs tls.ConnectionState) error { return n.source.CheckPeer(cs, true) },
-		Cluster:   n.clusterName, Shards: n.shardIDs, Logger: n.log, CrossShard: n.metrics.crossShard.Inc,
+		CheckPeer: func(cs tls.ConnectionState) error { return n.source.CheckPeer(cs, true) }, CheckBearer: n.source.CheckBearer,
+		Cluster: n.clusterName, Shards: n.shardIDs, Logger: n.log, CrossShard: n.metrics.crossShard.Inc,
 	})
 }
 

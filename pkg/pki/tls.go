@@ -26,7 +26,7 @@ func (s *Source) ServerConfig() *tls.Config {
 }
 
 // OptionalServerConfig is ServerConfig for listeners where a peer may come without a certificate: to join with a token, or to
-// show a signed token of another kind. One that is presented is verified as ever. Handlers ask PeerInfo who is there.
+// show a token with each request (CheckBearer). One that is presented is verified as ever. Handlers ask PeerInfo who is there.
 func (s *Source) OptionalServerConfig() *tls.Config {
 	return s.outerConfig(tls.VerifyClientCertIfGiven, func(st *state) *tls.Config { return st.lenient })
 }

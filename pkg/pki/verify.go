@@ -27,11 +27,12 @@ const (
 	StaleCRL      Reason = "stale_crl"
 	WrongNode     Reason = "wrong_node"
 	WrongHost     Reason = "wrong_host"
+	BadToken      Reason = "bad_token" // a bearer token, whose certificate may be fine
 )
 
 // Reasons lists all of them, so that counters can begin at 0.
 func Reasons() []Reason {
-	return []Reason{NoCertificate, UnknownCA, Expired, NotYetValid, WrongUsage, Invalid, Malformed, WrongCluster, Revoked, StaleCRL, WrongNode, WrongHost}
+	return []Reason{NoCertificate, UnknownCA, Expired, NotYetValid, WrongUsage, Invalid, Malformed, WrongCluster, Revoked, StaleCRL, WrongNode, WrongHost, BadToken}
 }
 
 // Side is what this process was in the handshake.

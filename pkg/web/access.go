@@ -34,6 +34,9 @@ func (s *server) access(next http.Handler) http.Handler {
 			err = sameOrigin(r)
 		}
 		if err != nil {
+			if themis.CodeOf(err) == themis.Unauthenticated {
+				w.Header().Set("WWW-Authenticate", "Bearer")
+			}
 			s.fail(w, err)
 			return
 		}
@@ -45,11 +48,8 @@ func (s *server) allowed(r *http.Request) error {
 	if r.TLS == nil {
 		return s.allowedPlain(r)
 	}
-	info, err := pki.PeerInfo(*r.TLS)
+	info, err := s.caller(r)
 	if err != nil {
-		return err
-	}
-	if err := s.recheck(r, info); err != nil {
 		return err
 	}
 	need := pki.Write
@@ -61,6 +61,23 @@ func (s *server) allowed(r *http.Request) error {
 			Do("use a certificate with the capability %s; themis-cli pki show CERT lists what yours has", need)
 	}
 	return nil
+}
+
+// caller is who asks, by the bearer token that the request carries, else by the certificate of its connection: a proxy may have one of its own.
+func (s *server) caller(r *http.Request) (pki.Info, error) {
+	const fix = "show a certificate of this cluster's CA (--cacert, --cert, --key), or a token of one: themis-cli pki token"
+	if auth := r.Header.Values("Authorization"); len(auth) > 0 {
+		scheme, token, _ := strings.Cut(auth[0], " ")
+		if len(auth) > 1 || !strings.EqualFold(scheme, "Bearer") || s.CheckBearer == nil {
+			return pki.Info{}, themis.Errorf(themis.Unauthenticated, "Authorization %.20q: want Bearer and one token", scheme).Do(fix)
+		}
+		return s.CheckBearer(strings.TrimSpace(token))
+	}
+	info, err := pki.PeerInfo(*r.TLS)
+	if err != nil {
+		return info, themis.Errorf(themis.Unauthenticated, "%w, or a bearer token", err).Do(fix)
+	}
+	return info, s.recheck(r, info)
 }
 
 // recheck looks whether the certificate of an open connection is still good.

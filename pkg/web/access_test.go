@@ -4,6 +4,7 @@ import (
 	"crypto/tls"
 	"net"
 	"net/http"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -59,6 +60,39 @@ func TestCertificatesDecide(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Who can't show a certificate shows a token that its key has signed; where both are there, the token decides.
+func TestBearerTokens(t *testing.T) {
+	f := startFace(t, nil)
+	f.twin.before = nil
+	reader := identity(t, f.ca, pki.Request{Client: "reader", Capabilities: []string{pki.Read}})
+	token, _, err := reader.NewBearer(time.Minute)
+	if err != nil {
+		t.Fatal(err)
+	}
+	bearer := "Authorization: Bearer " + token
+	for name, c := range map[string]*http.Client{"without a certificate": f.stranger(t), "with one that may more": f.client(t, pki.Read, pki.Write)} {
+		t.Run(name, func(t *testing.T) {
+			ask(t, c, "GET", f.tls()+"/healthz", "", bearer).want(t, 200, "ok\n")
+			ask(t, c, "GET", f.tls()+"/healthz", "", "authorization: bearer  "+token).want(t, 200, "ok\n")
+			ask(t, c, "PUT", f.tls()+docs+"/a", "{}", bearer).problem(t, themis.PermissionDenied, "reader lacks the capability write")
+			for header, text := range map[string]string{
+				"Authorization: Bearer " + token[:strings.LastIndexByte(token, '.')+1] + strings.Repeat("A", 86): "its key has not signed",
+				"Authorization: Bearer":     "malformed",
+				"Authorization: Basic YTpi": `Authorization "Basic": want Bearer and one token`,
+			} {
+				got := ask(t, c, "GET", f.tls()+"/healthz", "", header)
+				got.problem(t, themis.Unauthenticated, text)
+				if got.header.Get("WWW-Authenticate") != "Bearer" {
+					t.Errorf("%s: %v", header, got.header)
+				}
+			}
+			ask(t, c, "GET", f.tls()+"/healthz", "", bearer, bearer).problem(t, themis.Unauthenticated, "one token")
+		})
+	}
+	none := startFace(t, func(o *Options) { o.CheckBearer = nil })
+	ask(t, none.client(t, pki.Read), "GET", none.tls()+"/healthz", "", bearer).problem(t, themis.Unauthenticated, "want Bearer")
 }
 
 func TestForeignCertificateIsNoCertificate(t *testing.T) {

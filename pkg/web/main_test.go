@@ -52,6 +52,7 @@ func startFace(t testing.TB, change func(*Options)) *face {
 	o := f.twin.options()
 	o.TLS = node.OptionalServerConfig()
 	o.CheckPeer = func(cs tls.ConnectionState) error { return node.CheckPeer(cs, true) }
+	o.CheckBearer = node.CheckBearer
 	if change != nil {
 		change(&o)
 	}

@@ -28,6 +28,7 @@ import (
 	"time"
 
 	"github.com/themisdb/themis/pkg/health"
+	"github.com/themisdb/themis/pkg/pki"
 	nodev1 "github.com/themisdb/themis/pkg/rpc/proto/themis/node/v1"
 	"github.com/themisdb/themis/pkg/themis"
 )
@@ -70,6 +71,9 @@ type Options struct {
 	// CheckPeer verifies the certificate of an open TLS connection again, asked at most once a second for each: it may have been
 	// revoked since the handshake. nil: only its end is looked at.
 	CheckPeer func(tls.ConnectionState) error
+
+	// CheckBearer verifies the bearer token of a request and says whose it is. nil: none is taken.
+	CheckBearer func(token string) (pki.Info, error)
 }
 
 const (

@@ -107,6 +107,7 @@ const (
 	PeerNode          Rule = "peer-node"          // a node that is expected is known by its certificate
 	PeerChain         Rule = "peer-chain"         // a peer's certificate is of the cluster's CA and valid now
 	PeerCluster       Rule = "peer-cluster"       // and of this cluster
+	BearerSigned      Rule = "bearer-signed"      // a bearer token is signed by the key of the certificate that it carries
 	Capability        Rule = "capability"         // and grants what is asked
 	ControlName       Rule = "control-name"       // etcd admits nodes alone
 )
