@@ -32,6 +32,7 @@ const askTries = 20 // another change of one of the records came in between
 // restart, once everything that was committed is held as it demands; until then what was in force stays. With dry it says what would
 // be wanted, or why it may not be, and changes nothing.
 func (n *Node) setMode(ctx context.Context, a setModeArgs, dry bool) (*setModeResult, error) {
+	changed := map[themis.ShardID]cluster.Policy{} // by this request already, in an earlier try: what was wanted before
 	for range askTries {
 		m, v, err := n.freshView(ctx)
 		if err != nil {
@@ -42,10 +43,11 @@ func (n *Node) setMode(ctx context.Context, a setModeArgs, dry bool) (*setModeRe
 			return nil, err
 		}
 		out.DryRun = dry
-		if dry || len(next) == 0 {
+		out.changedBefore(changed)
+		if dry || len(next)+len(changed) == 0 {
 			return out, nil
 		}
-		if err := askAll(ctx, m, seen, next); errors.Is(err, control.ErrStale) {
+		if err := askAll(ctx, m, seen, next, changed); errors.Is(err, control.ErrStale) {
 			continue
 		} else if err != nil {
 			return nil, n.noControl(err)
@@ -56,15 +58,27 @@ func (n *Node) setMode(ctx context.Context, a setModeArgs, dry bool) (*setModeRe
 	return nil, themis.Errorf(themis.StalePlan, "the records of the shards change too fast").Do("run the same command again")
 }
 
-// askAll is one transaction for as many shards as one may have.
-func askAll(ctx context.Context, m *control.Map, seen, next []cluster.Shard) error {
+// askAll is one transaction for as many shards as one may have. It notes in changed what was wanted of those that are done.
+func askAll(ctx context.Context, m *control.Map, seen, next []cluster.Shard, changed map[themis.ShardID]cluster.Policy) error {
 	for at := 0; at < len(seen); at += control.MaxTxnOps {
 		end := min(at+control.MaxTxnOps, len(seen))
 		if err := m.AskPolicy(ctx, seen[at:end], next[at:end]); err != nil {
 			return err
 		}
+		for _, s := range seen[at:end] {
+			changed[s.ID] = s.Want
+		}
 	}
 	return nil
+}
+
+// changedBefore tells of shards that an earlier try of the same request has changed what was wanted of them then.
+func (r *setModeResult) changedBefore(before map[themis.ShardID]cluster.Policy) {
+	for i := range r.Shards {
+		if was, ok := before[r.Shards[i].Shard]; ok {
+			r.Shards[i].Before, r.Shards[i].Changed = was, true
+		}
+	}
 }
 
 // plan says what would be wanted of each shard, and gives the records that change; every fault is found before anything is changed.
