@@ -16,16 +16,26 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// NeedRoot skips the test for somebody who isn't root; under THEMIS_REQUIRE_ROOT=1 that is a failure.
-func NeedRoot(t *testing.T) {
+// NeedRoot skips the test for somebody who isn't root, or hasn't got these programs; under THEMIS_REQUIRE_ROOT=1 that is a failure.
+func NeedRoot(t *testing.T, programs ...string) {
 	t.Helper()
-	if os.Geteuid() == 0 {
-		return
+	if os.Geteuid() != 0 {
+		Lacking(t, "root, for loop disks and namespaces")
 	}
+	for _, p := range programs {
+		if _, err := exec.LookPath(p); err != nil {
+			Lacking(t, p)
+		}
+	}
+}
+
+// Lacking skips the test, which needs what is not to be had here; under THEMIS_REQUIRE_ROOT=1 that is a failure.
+func Lacking(t *testing.T, what string) {
+	t.Helper()
 	if os.Getenv("THEMIS_REQUIRE_ROOT") == "1" {
-		t.Fatal("this test needs root, and THEMIS_REQUIRE_ROOT=1 says that it must run")
+		t.Fatalf("this test needs %s, and THEMIS_REQUIRE_ROOT=1 says that it must run", what)
 	}
-	t.Skip("needs root: loop disks and namespaces")
+	t.Skipf("needs %s", what)
 }
 
 // Flip changes one bit of a file at the offset; a negative offset counts from the end.
@@ -68,7 +78,7 @@ type Disk struct {
 // NewDisk makes an XFS of that size, mounted for the test's duration.
 func NewDisk(t *testing.T, megabytes int) *Disk {
 	t.Helper()
-	NeedRoot(t)
+	NeedRoot(t, "mkfs.xfs", "xfs_io", "mount", "fsfreeze", "fallocate")
 	dir := t.TempDir()
 	d := &Disk{Dir: filepath.Join(dir, "mnt"), image: filepath.Join(dir, "image")}
 	run(t, "truncate", "-s", fmt.Sprintf("%dM", megabytes), d.image)
@@ -76,7 +86,9 @@ func NewDisk(t *testing.T, megabytes int) *Disk {
 	if err := os.Mkdir(d.Dir, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	run(t, "mount", "-o", "loop", d.image, d.Dir)
+	if out, err := exec.Command("mount", "-o", "loop", d.image, d.Dir).CombinedOutput(); err != nil { //nolint:gosec,noctx // our own image
+		Lacking(t, fmt.Sprintf("loop disks, which this machine does not let it mount: %v: %s", err, out))
+	}
 	t.Cleanup(func() { _ = exec.Command("umount", "-l", d.Dir).Run() }) //nolint:gosec,noctx // our own mount
 	return d
 }

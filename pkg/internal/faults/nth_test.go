@@ -3,7 +3,6 @@ package faults
 import (
 	"fmt"
 	"os"
-	"os/exec"
 	"testing"
 
 	"github.com/themisdb/themis/pkg/health"
@@ -12,10 +11,7 @@ import (
 // Row 10: a node is killed in the middle of some thread's N-th sync, again and again. Each time it opens cleanly, with nothing
 // quarantined and nothing lost. THEMIS_LONG=1 goes through N = 1…40.
 func TestKillAtTheNthSync(t *testing.T) {
-	NeedRoot(t)
-	if _, err := exec.LookPath("strace"); err != nil {
-		t.Fatal(err)
-	}
+	NeedRoot(t, "strace")
 	ns := []int{1, 4, 15}
 	if os.Getenv("THEMIS_LONG") != "" {
 		ns = nil

@@ -2,7 +2,6 @@ package faults
 
 import (
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strconv"
@@ -91,10 +90,7 @@ func TestPowerLossOfPrimary(t *testing.T) {
 // The same search that finds every acknowledged write above must name some that are on no disk at all; and the cluster, which knows
 // by its own marks that something is missing, must not serve as if nothing were.
 func TestPowerLossWithoutFsyncIsSeen(t *testing.T) {
-	NeedRoot(t)
-	if _, err := exec.LookPath("strace"); err != nil {
-		t.Fatalf("strace is needed to fake fsync: %v", err)
-	}
+	NeedRoot(t, "strace") // it fakes fsync
 	d := NewDisk(t, 2048)
 	h := newHosts(t, setup{
 		disk: func(n string) string { return filepath.Join(d.Dir, n) },

@@ -27,7 +27,7 @@ type injection struct {
 // inject makes system calls of the node on one file fail or wait, as strace's inject says it; without a file, on all files.
 func (h *hosts) inject(t *testing.T, node, file, what string) *injection {
 	t.Helper()
-	NeedRoot(t)
+	NeedRoot(t, "strace")
 	call, _, _ := strings.Cut(what, ":")
 	i := &injection{t: t, out: filepath.Join(t.TempDir(), "strace")}
 	h.mu.Lock()
