@@ -30,7 +30,7 @@ func (s Shard) Crown(winner Member, boot themis.BootID, wait time.Duration, loss
 		return s, refuse(s, "member", "%s with storage %s is not a replica", winner.Node, winner.Storage)
 	case r.Class != Voter:
 		return s, refuse(s, "voter", "%s is %s, only voters lead", winner.Node, r.Class)
-	case s.Have.Mode == themis.Sync && !s.InSync(winner) && s.Epoch > 0 && !lossAccepted:
+	case s.Have.Mode == themis.Sync && !s.InSync(winner) && s.Epoch > 0 && !lossAccepted && guard.On(guard.ISRElection):
 		return s, refuse(s, "isr", "%s is not in the in-sync set", winner.Node)
 	}
 	next := s.clone()

@@ -43,7 +43,7 @@ func (t *step) lost(s cluster.Shard, m cluster.Member) string {
 	switch {
 	case !member:
 		return fmt.Sprintf("%s is no longer a member", m.Node)
-	case failed && since >= t.grace(s):
+	case failed && since >= t.grace(s) && guard.On(guard.FailedReplaced):
 		return fmt.Sprintf("%s is FAILED", m.Node)
 	case !failed && n.Draining:
 		return fmt.Sprintf("%s is being drained", m.Node)

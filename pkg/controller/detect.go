@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/themisdb/themis/pkg/cluster"
+	"github.com/themisdb/themis/pkg/internal/guard"
 	"github.com/themisdb/themis/pkg/themis"
 )
 
@@ -195,7 +196,7 @@ func (t *step) clear() {
 			t.do(ClearFailed{id, "it is no longer a member"})
 		case id == t.Self:
 			t.do(ClearFailed{id, "this controller runs there"})
-		case p.Answered() && !p.LastOK.Before(t.Since):
+		case p.Answered() && !p.LastOK.Before(t.Since) && guard.On(guard.VerdictCleared):
 			t.do(ClearFailed{id, "it answered a probe"})
 		}
 	}

@@ -124,7 +124,7 @@ func (t *step) needsElection(s cluster.Shard) (rule, why string) {
 	if _, ok := t.View.Nodes[node]; !ok {
 		return "member", fmt.Sprintf("its primary %s is no longer a member", node)
 	}
-	if _, failed := t.View.Failed[node]; failed {
+	if _, failed := t.View.Failed[node]; failed && guard.On(guard.FailedPrimary) {
 		return "failed", fmt.Sprintf("its primary %s is FAILED", node) // why is told by the event that declared it
 	}
 	if t.restarted(s) {
@@ -217,7 +217,7 @@ func (t *step) electable(s cluster.Shard, answer []cluster.Member) (stop, words 
 	switch {
 	case s.Epoch == 0:
 		need, rule = len(voters), "first-reign"
-	case s.Have.Mode == themis.Sync:
+	case s.Have.Mode == themis.Sync && guard.On(guard.ISRElection):
 		rule = "isr"
 		answer = slices.DeleteFunc(slices.Clone(answer), func(m cluster.Member) bool { return !s.InSync(m) })
 	case s.Have.Mode == themis.SemiSync:

@@ -48,7 +48,7 @@ func (b Bid) Due() bool {
 	if b.Record.Term == 0 || b.Record.Node == b.Self {
 		return true
 	}
-	return b.Silent > b.limit()+time.Duration(max(b.Rank, 0))*100*time.Millisecond
+	return b.Silent > b.limit()+time.Duration(max(b.Rank, 0))*100*time.Millisecond && guard.On(guard.TakeOver)
 }
 
 func (b Bid) limit() time.Duration {

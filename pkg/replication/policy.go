@@ -22,6 +22,9 @@ func (r *Reign) changing() (cluster.Policy, bool) {
 // safe is the highest seq that is held as the policy demands of what is committed: an election by it sees all up to there.
 func (r *Reign) safe(p cluster.Policy) themis.Seq {
 	limit := r.durable
+	if !guard.On(guard.SyncWaits) {
+		return limit
+	}
 	switch p.Mode {
 	case themis.Sync:
 		for _, m := range r.counted() {

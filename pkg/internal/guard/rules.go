@@ -9,6 +9,12 @@ const (
 	ISRVersion     Rule = "isr-version"     // an ISR change compares the record version the primary knew
 	MaximalISR     Rule = "maximal-isr"     // from the proposal of an addition the primary waits for the union of both sets
 	StaleCounts    Rule = "stale-counts"    // a proposal whose record has changed counts until the newer record is learned
+	SyncWaits      Rule = "sync-waits"      // a write is acknowledged once every in-sync copy has it (SEMI_SYNC: k followers), ASYNC aside
+	FailedPrimary  Rule = "failed-primary"  // the shards of a primary on a FAILED node get another
+	FailedReplaced Rule = "failed-replaced" // a copy on a FAILED node that writes wait for is made anew on another
+	VerdictCleared Rule = "verdict-cleared" // a node that answers again is FAILED no more
+	TakeOver       Rule = "take-over"       // another control node takes over from a controller that has fallen silent
+	LogSynced      Rule = "log-synced"      // what is appended is synced before it counts as durable
 	ModeWaits      Rule = "mode-waits"      // another mode or k is proposed once everything committed is held as it demands
 	ModeBoth       Rule = "mode-both"       // from the proposal of a policy until its outcome is known both policies count
 	Fence          Rule = "fence"           // a follower refuses entries of an epoch lower than it has seen
