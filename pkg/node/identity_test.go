@@ -3,6 +3,7 @@ package node
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -194,8 +195,9 @@ func TestDirectoryOfAnotherCluster(t *testing.T) {
 	}
 	_, err = f.second("node-1", map[string]string{"pki.cert": files.Cert, "pki.key": files.Key, "pki.ca": files.CA})
 	refused(t, err, themis.RefusedUnsafe, "belongs to cluster demo (")
-	if !strings.Contains(err.Error(), "the certificate is of cluster prod") {
-		t.Error(err)
+	var told *themis.Error
+	if !errors.As(err, &told) || !strings.Contains(told.Error(), "the certificate is of cluster prod") || told.Fix != "start it with a certificate of cluster demo, or give the node an empty node.data_dir" {
+		t.Errorf("%v, %+v", err, told)
 	}
 
 	g := newFleet(t, "node-1") // of the same name, but another cluster

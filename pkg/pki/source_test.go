@@ -80,6 +80,9 @@ func TestOpenRefuses(t *testing.T) {
 			if !strings.Contains(err.Error(), c.want) {
 				t.Errorf("error %q does not say %q", err, c.want)
 			}
+			if c.name == "expired" && asThemis(err).Fix != "themis-cli pki renew node-1.crt" {
+				t.Errorf("what to do: %q", asThemis(err).Fix)
+			}
 		})
 	}
 }

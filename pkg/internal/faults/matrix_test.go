@@ -22,14 +22,14 @@ func healthy(r health.Report) bool { return r.Status == health.Healthy }
 
 // Row 1: kill -9 of a primary.
 func TestKillPrimary(t *testing.T) {
-	h := newHosts(t, setup{})
+	h := newHosts(t, setup{shards: 1})
 	w := h.work(6)
 	w.more(t, 200, rto)
 	r, err := h.report()
 	if err != nil {
 		t.Fatal(err)
 	}
-	victim, _ := leads(r, "shard-2")
+	victim, _ := leads(r, "shard-1")
 	h.killAhead(victim)
 	w.more(t, 200, rto)
 	h.start(victim)
@@ -203,6 +203,9 @@ func TestEmptiedCopyUnderItsOldName(t *testing.T) {
 	}
 	h.start(victim)
 	h.until("all is whole again", heal, healthy)
+	if !h.tells(t, victim, "msg=installed") {
+		t.Error("its copies were not built anew")
+	}
 	w.more(t, 100, rto)
 	w.end(t, 300)
 }
@@ -227,6 +230,9 @@ func TestDamagedFollowerIsRebuilt(t *testing.T) {
 			}
 			h.start(victim)
 			h.until("all is whole again", heal, healthy)
+			if !h.tells(t, victim, "msg=installed") {
+				t.Error("its copy was not built anew")
+			}
 			w.more(t, 100, rto)
 			w.end(t, 400)
 		})
