@@ -236,15 +236,13 @@ func (r *Replica) Install(h Hello, snap store.Snapshot, dir string) error {
 		r.follow = nil
 	}
 	common := Common(r.log.Lineage(), r.log.Last().Seq, h.Lineage, h.Last)
-	if last := r.log.Last().Seq; common < last && common >= r.log.Base().Seq {
-		if _, _, err := r.rescue(common+1, last, h.AckedAlone); err != nil {
-			return fmt.Errorf("rescue before install: %w", err)
-		}
+	if err := r.rescueBeforeInstall(common, h); err != nil {
+		return fmt.Errorf("rescue before install: %w", err)
 	}
 	next := r.promise
 	next.Promised = max(next.Promised, h.Epoch)
 	if next.Blank == "" {
-		next.Blank = "being rebuilt"
+		next.Blank = beingRebuilt
 	}
 	next.Lineage, next.Filled = h.Lineage, false
 	if err := next.write(r.o.Dir); err != nil {

@@ -2,11 +2,14 @@ package replication
 
 import (
 	"bytes"
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -36,6 +39,7 @@ type trio struct {
 	boots  int
 	scrub  time.Duration         // how often the logs are looked at; 0: as usual
 	rules  atomic.Pointer[Rules] // nil: the default ones
+	keep   atomic.Int64          // bytes of log that are kept; 0: as usual
 }
 
 type trioNode struct {
@@ -83,6 +87,7 @@ func (c *trio) start(id themis.NodeID) {
 			return DefaultRules()
 		},
 		Reigns: func(time.Time) bool { _, ended := c.lapsed.Load(id); return !ended }, Logger: slog.New(slog.DiscardHandler), Heartbeat: 50 * time.Millisecond, Scrub: c.scrub,
+		KeepLog: func() themis.Bytes { return cmp.Or(themis.Bytes(c.keep.Load()), 1<<30) },
 	}
 	if testing.Verbose() {
 		o.Logger = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug})).With("node", id)
@@ -479,6 +484,56 @@ func TestAsyncTailIsRescuedBeforeItIsCut(t *testing.T) {
 	}
 	if _, err := c.read(second, "alone"); themis.CodeOf(err) != themis.NotFound {
 		t.Fatalf("the cut write is still visible: %v", err)
+	}
+}
+
+// A primary under ASYNC that nobody follows lets its log go beyond what the others have. It comes back, and is built anew: what it alone had
+// acknowledged is saved from its store and its log.
+func TestAsyncTailIsRescuedBeforeAnInstall(t *testing.T) {
+	c := newTrio(t, cluster.Policy{Mode: themis.Async, RF: 3}, "node-1", "node-2", "node-3")
+	first := c.elect()
+	c.mustWrite(first, put("shared", "1"))
+	c.mustWrite(first, put("removed", "1"))
+	c.converged("node-1", "node-2", "node-3")
+	c.net.Cut(first, true)
+	c.mustWrite(first, put("alone", "2"))
+	gone := put("removed", "")
+	gone.Changes[0].Code, gone.Changes[0].Value = themis.OpDelete, nil
+	c.mustWrite(first, gone)
+	r := c.node(first)
+	c.keep.Store(1)
+	large := `"` + strings.Repeat("x", 1<<20) + `"`
+	for i := 0; r.log.First() <= 5; i++ { // alone and removed are no longer in it
+		c.mustWrite(first, put(fmt.Sprint("large-", i%8), large))
+		if err := errors.Join(r.Flush(), r.trim()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c.stop(first)
+	c.net.Cut(first, false)
+	second := c.elect()
+	c.mustWrite(second, put("later", "3"))
+	c.start(first)
+	c.converged("node-1", "node-2", "node-3")
+	var all []byte
+	files, err := filepath.Glob(filepath.Join(c.dir, string(first), "rescued", "acknowledged-*.ndjson"))
+	for _, f := range files {
+		b, readErr := os.ReadFile(f)
+		all, err = append(all, b...), errors.Join(err, readErr)
+	}
+	if err != nil || len(files) != 1 {
+		t.Fatalf("rescued files: %v, %v", files, err)
+	}
+	for _, want := range []string{`"op":"put","collection_id":1,"key":"alone"`, `"op":"delete","collection_id":1,"key":"removed"`, `"key":"large-7"`} {
+		if !bytes.Contains(all, []byte(want)) {
+			t.Errorf("%s is not in %.300s", want, all)
+		}
+	}
+	if bytes.Contains(all, []byte(`"key":"shared"`)) {
+		t.Error("what all had was saved")
+	}
+	if n := c.node(first).Status().Rescued; n < 10 {
+		t.Errorf("status tells of %d rescued writes", n)
 	}
 }
 

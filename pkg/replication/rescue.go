@@ -10,6 +10,8 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/themisdb/themis/pkg/internal/guard"
+	"github.com/themisdb/themis/pkg/store"
 	"github.com/themisdb/themis/pkg/themis"
 	"github.com/themisdb/themis/pkg/wal"
 )
@@ -52,23 +54,44 @@ func (r *Replica) rescuedWrites() (n int) {
 // rescue writes the log's entries from…to as NDJSON, durably, before they are cut (promise 12). It returns the file's name,
 // empty when there was no write among them, and the number of writes. Those of reigns up to alone may have been acknowledged.
 func (r *Replica) rescue(from, to themis.Seq, alone themis.Epoch) (name string, n int, err error) {
-	scan, err := r.log.Scan(from)
-	if err != nil {
-		return "", 0, err
+	if !guard.On(guard.RescueFirst) {
+		return "", 0, nil
 	}
-	defer func() { _ = scan.Close() }()
 	f := rescueFile{dir: r.o.Dir, shard: r.o.Shard, alone: alone}
 	defer f.abandon()
-	for scan.Pos().Seq < to {
-		e, err := scan.Next()
-		if err == nil {
-			err = f.add(&e)
-		}
-		if err != nil {
+	if base := r.log.Base().Seq; base >= from {
+		if err := f.addStored(r.openStore(), from, base, r.log.Lineage()); err != nil {
 			return "", 0, err
 		}
 	}
+	if err := f.addLog(r.log, max(from, r.log.Base().Seq+1), to); err != nil {
+		return "", 0, err
+	}
 	return f.finish(r.log.Last().Epoch, from, to)
+}
+
+const beingRebuilt = "being rebuilt"
+
+// rescueBeforeInstall saves what this copy has behind the common seq before a checkpoint takes its place: the writes in its log, and of those
+// that its log has let go, as an ASYNC primary's does that nobody follows, the last one of each document. Where the primary's log no longer
+// tells up to where both were one, or the store is no longer this copy's own, it says so and saves nothing. mu is held.
+func (r *Replica) rescueBeforeInstall(common themis.Seq, h Hello) error {
+	last, base := r.log.Last(), r.log.Base().Seq
+	if last.Seq <= common {
+		return nil
+	}
+	if base > common && (common == 0 || r.promise.Blank == beingRebuilt && !r.promise.Filled) {
+		if last.Epoch <= h.AckedAlone {
+			r.o.Event("rescue", "not_done", "lineage", fmt.Sprintf("whether the log of epoch %d has what this copy has up to seq %d can no longer be told: its own log begins at seq %d", h.Epoch, last.Seq, base+1), h.Epoch)
+		}
+		return nil
+	}
+	file, n, err := r.rescue(common+1, last.Seq, h.AckedAlone)
+	if err != nil {
+		return err
+	}
+	r.o.Event("log_cut", "done", "lineage", fmt.Sprintf("the copy is built anew, and seq %d to %d are not in the log of epoch %d; %d writes saved to %s", common+1, last.Seq, h.Epoch, n, file), h.Epoch)
+	return nil
 }
 
 // Rescue does the same with all entries behind a seq in the log of a copy that nobody has open: dir is its directory. They count as
@@ -106,15 +129,70 @@ type rescueFile struct {
 }
 
 // add appends the writes of an entry.
+// addLog adds the log's entries from…to.
+func (x *rescueFile) addLog(log *wal.Log, from, to themis.Seq) error {
+	scan, err := log.Scan(from)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = scan.Close() }()
+	for scan.Pos().Seq < to {
+		e, err := scan.Next()
+		if err == nil {
+			err = x.add(&e)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// addStored adds what the store tells of the entries from…to: the last write of each document, if it is one of them.
+func (x *rescueFile) addStored(s *store.Store, from, to themis.Seq, lineage []themis.EpochStart) error {
+	v, err := s.View()
+	if err != nil {
+		return err
+	}
+	defer v.Close()
+	return v.Each(nil, nil, func(d store.Document) error {
+		if d.Seq < from || d.Seq > to {
+			return nil
+		}
+		line := rescued{x.shard, d.Seq, lineageAt(lineage, d.Seq), d.Version, "put", d.Collection, d.Key, d.Placement, d.Value, d.RequestID}
+		if d.Deleted {
+			line.Op, line.Value = "delete", nil
+		}
+		return x.line(line)
+	})
+}
+
+// lineageAt is the epoch of the entry; that of the first start for one before it.
+func lineageAt(lineage []themis.EpochStart, seq themis.Seq) (e themis.Epoch) {
+	for i, s := range lineage {
+		if i == 0 || s.Seq <= seq {
+			e = s.Epoch
+		}
+	}
+	return e
+}
+
+func (x *rescueFile) line(l rescued) error {
+	x.acked = x.acked || l.Epoch <= x.alone
+	if x.f == nil {
+		if err := x.create(); err != nil {
+			return err
+		}
+	}
+	x.n++
+	return x.enc.Encode(l)
+}
+
 func (x *rescueFile) add(e *themis.Entry) error {
 	if e.Kind != themis.KindWrite {
 		return nil
 	}
-	x.acked = x.acked || e.Epoch <= x.alone
 	ops, err := themis.DecodeOps(e.Payload)
-	if err == nil && x.f == nil {
-		err = x.create()
-	}
 	if err != nil {
 		return fmt.Errorf("seq %d: %w", e.Seq, err)
 	}
@@ -123,10 +201,9 @@ func (x *rescueFile) add(e *themis.Entry) error {
 		if o.Code == themis.OpDelete {
 			line.Op, line.Value = "delete", nil
 		}
-		if err := x.enc.Encode(line); err != nil {
+		if err := x.line(line); err != nil {
 			return fmt.Errorf("seq %d: %w", e.Seq, err)
 		}
-		x.n++
 	}
 	return nil
 }

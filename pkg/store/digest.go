@@ -42,7 +42,7 @@ func (s *Store) Digest(o DigestOptions) (Digest, error) {
 func (v *View) Digest(o DigestOptions) (Digest, error) {
 	d := Digest{Position: v.state.position}
 	h := sha256.New()
-	if err := v.eachDocument(o, func(doc Document) { d.document(h, o, doc) }); err != nil {
+	if err := v.Each(o.From, o.To, func(doc Document) error { d.document(h, o, doc); return nil }); err != nil {
 		return Digest{}, err
 	}
 	if o.From == nil && o.To == nil && !o.Portable {
@@ -54,19 +54,21 @@ func (v *View) Digest(o DigestOptions) (Digest, error) {
 	return d, nil
 }
 
-// eachDocument goes through every collection, tombstones included.
-func (v *View) eachDocument(o DigestOptions, do func(Document)) error {
+// Each goes through the documents of every collection from…to (ScanOptions), tombstones included, until do fails.
+func (v *View) Each(from, to []byte, do func(Document) error) error {
 	next := themis.CollectionID(0)
 	for {
 		c, ok, err := v.collectionFrom(next)
 		if err != nil || !ok {
 			return err
 		}
-		for doc, err := range v.Scan(c, ScanOptions{From: o.From, To: o.To, Tombstones: true}) {
+		for doc, err := range v.Scan(c, ScanOptions{From: from, To: to, Tombstones: true}) {
+			if err == nil {
+				err = do(doc)
+			}
 			if err != nil {
 				return err
 			}
-			do(doc)
 		}
 		if next = c + 1; next == 0 {
 			return nil

@@ -9,6 +9,7 @@ const (
 	ISRVersion     Rule = "isr-version"     // an ISR change compares the record version the primary knew
 	MaximalISR     Rule = "maximal-isr"     // from the proposal of an addition the primary waits for the union of both sets
 	StaleCounts    Rule = "stale-counts"    // a proposal whose record has changed counts until the newer record is learned
+	RescueFirst    Rule = "rescue-first"    // what a copy has and the shard's log lacks is saved before it goes
 	SyncWaits      Rule = "sync-waits"      // a write is acknowledged once every in-sync copy has it (SEMI_SYNC: k followers), ASYNC aside
 	FailedPrimary  Rule = "failed-primary"  // the shards of a primary on a FAILED node get another
 	FailedReplaced Rule = "failed-replaced" // a copy on a FAILED node that writes wait for is made anew on another
