@@ -2,9 +2,6 @@ package node
 
 import (
 	"context"
-	"crypto/hmac"
-	"crypto/sha256"
-	"encoding/base64"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -330,8 +327,10 @@ func (r *router) writeHere(ctx context.Context, v cluster.View, shard themis.Sha
 		return nil, err
 	}
 	r.n.metrics.shardOps.WithLabelValues(string(shard)).Inc()
+	var client session
+	client.saw(shard, done.Seq)
 	out := &nodev1.WriteResponse{
-		Id: req.GetId(), ShardId: string(shard), Seq: uint64(done.Seq), Hlc: done.HLC.String(), WriteConcern: string(done.Concern), SessionToken: sessionToken(v, shard, done.Seq),
+		Id: req.GetId(), ShardId: string(shard), Seq: uint64(done.Seq), Hlc: done.HLC.String(), WriteConcern: string(done.Concern), SessionToken: client.token(v, r.n.cfg.Node.Region, time.Now()),
 	}
 	for _, o := range done.Ops {
 		out.Results = append(out.Results, &nodev1.OperationResult{Version: o.Version.String(), Existed: o.Existed})
@@ -408,11 +407,11 @@ func (r *router) readHere(ctx context.Context, v cluster.View, shard themis.Shar
 	if err != nil {
 		return nil, err
 	}
-	atLeast, err := sessionSeq(v, shard, req.GetSessionToken())
+	client, err := openSession(v, req.GetSessionToken(), time.Now())
 	if err != nil {
 		return nil, err
 	}
-	view, err := rep.Read(ctx, level, atLeast)
+	view, err := rep.Read(ctx, level, client.seq(shard))
 	if err != nil {
 		return nil, err
 	}
@@ -431,7 +430,8 @@ func (r *router) readHere(ctx context.Context, v cluster.View, shard themis.Shar
 	if !ok {
 		return nil, absent
 	}
-	return &nodev1.ReadResponse{Value: d.Value, Version: d.Version.String(), ShardId: string(shard), Seq: uint64(d.Seq), SessionToken: sessionToken(v, shard, view.Seq)}, nil
+	client.saw(shard, view.Seq)
+	return &nodev1.ReadResponse{Value: d.Value, Version: d.Version.String(), ShardId: string(shard), Seq: uint64(d.Seq), SessionToken: client.token(v, r.n.cfg.Node.Region, time.Now())}, nil
 }
 
 func (r *router) readThere(ctx context.Context, v cluster.View, shard themis.ShardID, leader themis.NodeID, req *nodev1.ReadRequest) (*nodev1.ReadResponse, error) {
@@ -549,40 +549,4 @@ func (r *router) scanThere(ctx context.Context, v cluster.View, shard themis.Sha
 			}
 		}
 	}
-}
-
-// Session tokens say how far a client has seen a shard: | version 1 | shard length u8 | shard | seq u64 | 16 bytes of an HMAC
-// under the cluster's key |, in base64. They are opaque to clients.
-const tokenVersion = 1
-
-func sessionToken(v cluster.View, shard themis.ShardID, seq themis.Seq) string {
-	b := append([]byte{tokenVersion, byte(len(shard))}, shard...)
-	b = binary.BigEndian.AppendUint64(b, uint64(seq))
-	return base64.RawURLEncoding.EncodeToString(append(b, tokenMAC(v, b)...))
-}
-
-func tokenMAC(v cluster.View, b []byte) []byte {
-	h := hmac.New(sha256.New, v.Meta.SessionKey)
-	h.Write(b)
-	return h.Sum(nil)[:16]
-}
-
-// sessionSeq is the position a token names in that shard; 0 for one of another shard.
-func sessionSeq(v cluster.View, shard themis.ShardID, token string) (themis.Seq, error) {
-	if token == "" {
-		return 0, nil
-	}
-	bad := themis.Errorf(themis.InvalidArgument, "session_token: not one that this cluster gave")
-	b, err := base64.RawURLEncoding.DecodeString(token)
-	if err != nil || len(b) < 2+8+16 || b[0] != tokenVersion || len(b) != 2+int(b[1])+8+16 {
-		return 0, bad
-	}
-	body := b[:len(b)-16]
-	if !hmac.Equal(tokenMAC(v, body), b[len(b)-16:]) {
-		return 0, bad
-	}
-	if themis.ShardID(body[2:2+int(b[1])]) != shard {
-		return 0, nil
-	}
-	return themis.Seq(binary.BigEndian.Uint64(body[len(body)-8:])), nil
 }

@@ -40,6 +40,7 @@ type trio struct {
 	scrub  time.Duration         // how often the logs are looked at; 0: as usual
 	rules  atomic.Pointer[Rules] // nil: the default ones
 	keep   atomic.Int64          // bytes of log that are kept; 0: as usual
+	queue  int                   // writes that may wait; 0: as usual
 }
 
 type trioNode struct {
@@ -87,7 +88,8 @@ func (c *trio) start(id themis.NodeID) {
 			return DefaultRules()
 		},
 		Reigns: func(time.Time) bool { _, ended := c.lapsed.Load(id); return !ended }, Logger: slog.New(slog.DiscardHandler), Heartbeat: 50 * time.Millisecond, Scrub: c.scrub,
-		KeepLog: func() themis.Bytes { return cmp.Or(themis.Bytes(c.keep.Load()), 1<<30) },
+		QueueWrites: c.queue,
+		KeepLog:     func() themis.Bytes { return cmp.Or(themis.Bytes(c.keep.Load()), 1<<30) },
 	}
 	if testing.Verbose() {
 		o.Logger = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug})).With("node", id)
@@ -534,6 +536,86 @@ func TestAsyncTailIsRescuedBeforeAnInstall(t *testing.T) {
 	}
 	if n := c.node(first).Status().Rescued; n < 10 {
 		t.Errorf("status tells of %d rescued writes", n)
+	}
+}
+
+// A SESSION read at a follower that is behind waits until it has what the client has seen, and one without a session does not.
+func TestSessionReadsWait(t *testing.T) {
+	c := newTrio(t, cluster.Policy{Mode: themis.Async, RF: 2}, "node-1", "node-2")
+	p := c.elect()
+	c.mustWrite(p, put("k", "1"))
+	c.converged("node-1", "node-2")
+	follower := themis.NodeID("node-1")
+	if p == follower {
+		follower = "node-2"
+	}
+	c.net.Cut(follower, true)
+	seen := c.mustWrite(p, put("k", "2"))
+	at := func(level themis.Consistency, within time.Duration) (string, error) {
+		ctx, cancel := context.WithTimeout(t.Context(), within)
+		defer cancel()
+		v, err := c.node(follower).Read(ctx, level, seen.Seq)
+		if err != nil {
+			return "", err
+		}
+		d, _, err := v.Get(1, themis.Token(1).Placement(), "k")
+		return string(d.Value), err
+	}
+	if got, err := at(themis.Eventual, time.Second); got != "1" || err != nil {
+		t.Fatalf("without a session: %s, %v", got, err)
+	}
+	if got, err := at(themis.Session, 200*time.Millisecond); err == nil {
+		t.Fatalf("behind what the client has seen it answered %s", got)
+	}
+	c.net.Cut(follower, false)
+	if got, err := at(themis.Session, 10*time.Second); got != "2" || err != nil {
+		t.Fatalf("with it: %s, %v", got, err)
+	}
+}
+
+// Writes that wait for too few copies stand in a queue that has an end: what does not fit is refused, and surely not done.
+func TestTheQueueOfWritesHasAnEnd(t *testing.T) {
+	c := newTrio(t, cluster.Policy{Mode: themis.Sync, K: 1, RF: 2}, "node-1", "node-2")
+	c.queue = 2
+	p := c.elect()
+	c.mustWrite(p, put("k", "1"))
+	c.stop(p)
+	c.start(p) // with the short queue
+	p = c.elect()
+	c.mustWrite(p, put("k", "2"))
+	for _, id := range []themis.NodeID{"node-1", "node-2"} {
+		if id != p {
+			c.net.Cut(id, true)
+		}
+	}
+	c.eventually("writes wait for a follower", func() bool {
+		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+		defer cancel()
+		_, err := c.node(p).Write(ctx, put("early", "x"))
+		return themis.CodeOf(err) == themis.NotEnoughReplicas
+	})
+	refused := make(chan error, 40)
+	var all sync.WaitGroup
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+	defer cancel()
+	before := c.node(p).Status().Last.Seq
+	for i := range cap(refused) {
+		all.Go(func() {
+			_, err := c.node(p).Write(ctx, put(fmt.Sprint("waits-", i), "x"))
+			refused <- err
+		})
+	}
+	all.Wait()
+	overloaded := 0
+	for range cap(refused) {
+		if err := <-refused; themis.CodeOf(err) == themis.Overloaded {
+			overloaded++
+		} else if err == nil {
+			t.Error("acknowledged by one copy")
+		}
+	}
+	if overloaded != cap(refused)-2 || c.node(p).Status().Last.Seq != before {
+		t.Errorf("%d of %d were refused for the queue's length, and the log went from seq %d to %d", overloaded, cap(refused), before, c.node(p).Status().Last.Seq)
 	}
 }
 

@@ -184,7 +184,7 @@ func (rg *reigning) admit(ctx context.Context) error {
 		if err != nil && !waited {
 			if rg.queued >= rg.r.o.QueueWrites {
 				rg.mu.Unlock()
-				return themis.Errorf(themis.Overloaded, "%s: %d writes wait already: %v", rg.r.o.Shard, rg.queued, err).In(rg.r.o.Shard)
+				return themis.Errorf(themis.Overloaded, "%s: %d writes wait already: %v", rg.r.o.Shard, rg.r.o.QueueWrites, err).In(rg.r.o.Shard)
 			}
 			waited = true
 			rg.queued++
