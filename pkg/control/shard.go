@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"github.com/themisdb/themis/pkg/cluster"
+	"github.com/themisdb/themis/pkg/internal/guard"
 	"github.com/themisdb/themis/pkg/themis"
 )
 
@@ -289,7 +290,7 @@ func (m *Map) AskPolicy(ctx context.Context, seen, next []cluster.Shard) error {
 			return err
 		}
 	}
-	_, ok, err := m.commit(ctx, t, t.If[0].Key, seen[0].Revision)
+	_, ok, err := m.commit(ctx, t, m.keys.shard(seen[0].ID), seen[0].Revision)
 	switch {
 	case err != nil:
 		return fmt.Errorf("ask: %w", err)
@@ -306,7 +307,9 @@ func (m *Map) replace(t *Txn, seen, next cluster.Shard) error {
 		return err
 	}
 	key := m.keys.shard(seen.ID)
-	t.If = append(t.If, Compare{key, seen.Revision})
+	if guard.On(guard.ISRVersion) {
+		t.If = append(t.If, Compare{key, seen.Revision})
+	}
 	t.Put = append(t.Put, Put{Key: key, Value: b})
 	return nil
 }

@@ -524,7 +524,7 @@ func (r *Replica) standing() Standing {
 
 // promiseEpoch makes it durable that nothing below e is accepted any more; mu is held.
 func (r *Replica) promiseEpoch(e themis.Epoch) error {
-	if e <= r.promise.Promised {
+	if e <= r.promise.Promised || !guard.On(guard.Promise) {
 		return nil
 	}
 	next := r.promise

@@ -539,6 +539,30 @@ func TestAsyncTailIsRescuedBeforeAnInstall(t *testing.T) {
 	}
 }
 
+// Who gave a ballot takes nothing more from an earlier reign, so that reign acknowledges nothing that the next would lack.
+func TestABallotIsAPromise(t *testing.T) {
+	c := newTrio(t, cluster.Policy{Mode: themis.Sync, K: 1, RF: 2}, "node-1", "node-2")
+	p := c.elect()
+	w := c.mustWrite(p, put("k", "1"))
+	voter := themis.NodeID("node-1")
+	if p == voter {
+		voter = "node-2"
+	}
+	c.mu.Lock()
+	next := c.record.Epoch + 1
+	c.mu.Unlock()
+	c.eventually("a ballot", func() bool { _, err := c.node(voter).Vote(next); return err == nil })
+	had := c.node(voter).Status().Last.Seq
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+	defer cancel()
+	if done, err := c.node(p).Write(ctx, put("k", "2")); err == nil {
+		t.Errorf("seq %d was acknowledged behind the ballot for epoch %d", done.Seq, next)
+	}
+	if now := c.node(voter).Status().Last.Seq; now != had {
+		t.Errorf("the voter's log went from seq %d to %d; seq %d was the last one before", had, now, w.Seq)
+	}
+}
+
 // A SESSION read at a follower that is behind waits until it has what the client has seen, and one without a session does not.
 func TestSessionReadsWait(t *testing.T) {
 	c := newTrio(t, cluster.Policy{Mode: themis.Async, RF: 2}, "node-1", "node-2")
