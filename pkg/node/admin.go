@@ -333,7 +333,7 @@ func (s *adminService) ApplyConfig(ctx context.Context, req *nodev1.ApplyConfigR
 	if err != nil {
 		return nil, s.n.noControl(err)
 	}
-	s.n.event(cluster.Event{Actor: cluster.Actor{Kind: "operator", ID: who}, Action: "apply_config", Subject: req.GetName(), Outcome: "done", After: b, ConfigVersion: applied.Version})
+	s.n.event(cluster.Event{Actor: operator(ctx, ""), Action: "apply_config", Subject: req.GetName(), Outcome: "done", Before: asJSON(v.Settings.Values), After: b, ConfigVersion: applied.Version})
 	out.Version, out.Applied = applied.Version, true
 	return out, nil
 }
@@ -387,7 +387,7 @@ func (s *adminService) Act(ctx context.Context, req *nodev1.ActRequest) (*nodev1
 		if req.GetDryRun() {
 			return &nodev1.ActResponse{ResultJson: asJSON(out)}, nil
 		}
-		s.n.event(cluster.Event{Actor: cluster.Actor{Kind: "operator", ID: peerName(ctx)}, Action: "cluster_init", Subject: a.Name, Outcome: "done", After: asJSON(out)})
+		s.n.event(cluster.Event{Actor: operator(ctx, ""), Action: "cluster_init", Subject: a.Name, Outcome: "done", After: asJSON(out)})
 		return &nodev1.ActResponse{ResultJson: asJSON(out)}, nil
 	case "node.join":
 		return act(ctx, req, s.n.joinNode)
