@@ -301,7 +301,7 @@ func (rg *reigning) propose(p *Proposal) error {
 				rg.rest() // until the view here is as new as what it was refused by
 			}
 			rg.mu.Lock()
-			rg.core.Refused(time.Now())
+			rg.core.Refused(p, time.Now())
 			rg.mu.Unlock()
 			return nil
 		case rg.ctx.Err() != nil:

@@ -66,7 +66,7 @@ func TestAStrongerModeWaitsForWhatWasCommitted(t *testing.T) {
 	if r.Commit() != 8 {
 		t.Fatalf("commit %d on all three", r.Commit())
 	}
-	r.Refused(at(10)) // another change came first: the old rule alone
+	r.Refused(r.flying, at(10)) // another change came first: the old rule alone
 	grow(r, 9, 11)
 	heard(r, "b", 9, 11, 12)
 	if r.Commit() != 9 {
@@ -115,7 +115,7 @@ func TestSemiSyncWaitsForAnInSyncSetOfOne(t *testing.T) {
 		if p.Policy() {
 			t.Fatalf("%+v, though b and c lack what was committed", p)
 		}
-		r.Refused(at(2))
+		r.Refused(r.flying, at(2))
 	}
 	heard(r, "b", 5, 2, 3)
 	r.settle()

@@ -212,8 +212,12 @@ func (r *Reign) Learn(shard cluster.Shard, failed map[themis.NodeID]bool, now ti
 // Disks tells whose disks are full: their copies take what is on its way to them, and no further client write may need them.
 func (r *Reign) Disks(full map[themis.NodeID]bool) { r.full = full }
 
-// Refused tells that the proposal was surely not taken, and won't be.
-func (r *Reign) Refused(now time.Time) {
+// Refused tells that the proposal was surely not taken, and won't be. Where a newer record has settled it already, and another is on its
+// way, that one's outcome is still open.
+func (r *Reign) Refused(p *Proposal, now time.Time) {
+	if r.flying != p && guard.On(guard.RefusedOwn) {
+		return
+	}
 	r.settle()
 	r.advance(now)
 }

@@ -8,6 +8,7 @@ const (
 	ShrinkFirst    Rule = "shrink-first"    // a member leaves the ISR in the control plane before an ack counts without it
 	ISRVersion     Rule = "isr-version"     // an ISR change compares the record version the primary knew
 	MaximalISR     Rule = "maximal-isr"     // from the proposal of an addition the primary waits for the union of both sets
+	RefusedOwn     Rule = "refused-own"     // the refusal of a proposal settles that one alone, not another that is on its way by then
 	StaleCounts    Rule = "stale-counts"    // a proposal whose record has changed counts until the newer record is learned
 	RescueFirst    Rule = "rescue-first"    // what a copy has and the shard's log lacks is saved before it goes
 	SyncWaits      Rule = "sync-waits"      // a write is acknowledged once every in-sync copy has it (SEMI_SYNC: k followers), ASYNC aside
