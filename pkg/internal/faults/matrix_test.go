@@ -203,9 +203,6 @@ func TestEmptiedCopyUnderItsOldName(t *testing.T) {
 	}
 	h.start(victim)
 	h.until("all is whole again", heal, healthy)
-	if !h.tells(t, victim, "msg=installed") {
-		t.Error("its copies were not built anew")
-	}
 	w.more(t, 100, rto)
 	w.end(t, 300)
 }
@@ -230,9 +227,6 @@ func TestDamagedFollowerIsRebuilt(t *testing.T) {
 			}
 			h.start(victim)
 			h.until("all is whole again", heal, healthy)
-			if !h.tells(t, victim, "msg=installed") {
-				t.Error("its copy was not built anew")
-			}
 			w.more(t, 100, rto)
 			w.end(t, 400)
 		})
