@@ -27,14 +27,14 @@ type house struct {
 	outside map[string]string // pure room: the modules from elsewhere that it may import
 }
 
-const below = "rpc control replication migrate archive cdc " + // floor 3
+const below = "recording rpc control replication migrate archive cdc " + // floor 3
 	"wal store pki " + // floor 2
 	"controller election rebalance health cluster routing conflict aql config" // floor 1
 
 var ours = house{
 	may: map[string]string{
 		"cmd/themisd": "config node web pki",
-		"cmd/themis-cli": "config client health sim rebalance routing cluster doctor wal archive pki tui playground " +
+		"cmd/themis-cli": "config client health recording sim rebalance routing cluster doctor wal archive pki tui playground " +
 			"node testdata rpc bench workload cmd/internal", // node: the hidden node-run; testdata: the documents of playground; rpc: a newcomer's first contact, without a certificate
 		"cmd/themisdb-repl-doctor": "config client doctor health cmd/internal",
 		"cmd/internal":             "client config", // what the programs share
@@ -43,7 +43,7 @@ var ours = house{
 		// floor 4
 		"node":       below + " web",
 		"playground": "pki client health config cluster",
-		"client":     "rpc pki routing cluster health",
+		"client":     "recording rpc pki routing cluster health",
 		"doctor":     "client wal cluster health",
 		"web":        "cluster health rpc pki",
 		"bench":      "loopback workload routing node playground client replication wal store rpc pki cluster health",
@@ -51,6 +51,7 @@ var ours = house{
 
 		// floor 3
 		"rpc":         "pki",
+		"recording":   "rpc cluster health",
 		"control":     "cluster config routing",
 		"replication": "wal store cluster election",
 		"migrate":     "wal store routing cluster",

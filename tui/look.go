@@ -4,7 +4,7 @@ import (
 	"fmt"
 	"strings"
 
-	"github.com/themisdb/themis/pkg/client"
+	"github.com/themisdb/themis/pkg/health"
 )
 
 // Size is a window in cells.
@@ -197,7 +197,7 @@ func footLine(l look, more string, width int) line {
 }
 
 // Still is the scene of a single frame.
-func Still(f client.Frame) Scene { return Scene{}.with(f, nil) }
+func Still(f health.Frame) Scene { return Scene{}.with(f, nil) }
 
 // Plain is the scene as text for pipes and files: everything on both screens, in lines of at most width cells (0: 120). ascii keeps
 // to the characters that every terminal has.

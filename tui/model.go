@@ -7,7 +7,7 @@ import (
 
 	tea "charm.land/bubbletea/v2"
 
-	"github.com/themisdb/themis/pkg/client"
+	"github.com/themisdb/themis/pkg/health"
 )
 
 // model is the program's state. Update takes a message and returns a state and a command; it asks nobody and never waits.
@@ -26,7 +26,7 @@ type model struct {
 
 // news is one turn of the source: a frame, or why there is none.
 type news struct {
-	frame client.Frame
+	frame health.Frame
 	err   error
 	at    time.Time
 }
@@ -86,7 +86,7 @@ func (m model) take(n news) model {
 }
 
 // with is the scene after a frame.
-func (s Scene) with(f client.Frame, h *History) Scene {
+func (s Scene) with(f health.Frame, h *History) Scene {
 	s.Known, s.Report, s.History, s.Problem, s.Age, s.Lost = true, f.Report, h, "", 0, 0
 	events := slices.Clone(s.Events)
 	for _, e := range f.Events {

@@ -16,6 +16,7 @@ import (
 
 	"github.com/themisdb/themis/pkg/client"
 	"github.com/themisdb/themis/pkg/cluster"
+	"github.com/themisdb/themis/pkg/health"
 	"github.com/themisdb/themis/pkg/themis"
 )
 
@@ -202,7 +203,7 @@ func TestEventsAreBounded(t *testing.T) {
 	s := Scene{}
 	for i := range 3 * eventsMax {
 		e := cluster.Event{ID: number(int64(i)), HLC: themis.HLC(uint64(i)), Action: "elect"} //nolint:gosec // small
-		s = s.with(client.Frame{Events: []cluster.Event{e}}, nil)
+		s = s.with(health.Frame{Events: []cluster.Event{e}}, nil)
 	}
 	if len(s.Events) != eventsMax || s.Events[0].HLC != 3*eventsMax-1 {
 		t.Errorf("%d events, the newest %d", len(s.Events), s.Events[0].HLC)
@@ -218,9 +219,9 @@ type feed struct {
 
 func newFeed() *feed { return &feed{turns: make(chan news), ended: make(chan struct{})} }
 
-func (f *feed) Watch(ctx context.Context, from themis.HLC) iter.Seq2[client.Frame, error] {
+func (f *feed) Watch(ctx context.Context, from themis.HLC) iter.Seq2[health.Frame, error] {
 	f.from = from
-	return func(yield func(client.Frame, error) bool) {
+	return func(yield func(health.Frame, error) bool) {
 		defer close(f.ended)
 		for {
 			select {
@@ -238,7 +239,9 @@ func (f *feed) Watch(ctx context.Context, from themis.HLC) iter.Seq2[client.Fram
 	}
 }
 
-var _ Source = (*client.Client)(nil)
+func (f *feed) At(context.Context, themis.HLC) (health.Frame, error) { return health.Frame{}, nil }
+
+var _ health.Source = (*client.Client)(nil)
 
 // window is a terminal that remembers what was written.
 type window struct {
@@ -277,7 +280,7 @@ func (w *window) shows(t *testing.T, text string) {
 }
 
 // running is Run in a terminal of the test.
-func running(ctx context.Context, t *testing.T, src Source, env ...string) (out *window, keys io.Writer, result chan error) {
+func running(ctx context.Context, t *testing.T, src health.Source, env ...string) (out *window, keys io.Writer, result chan error) {
 	t.Helper()
 	in, keyboard := io.Pipe()
 	t.Cleanup(func() { _ = keyboard.Close() })

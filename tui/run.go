@@ -6,27 +6,19 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"iter"
 	"sync"
 	"time"
 
 	tea "charm.land/bubbletea/v2"
 
-	"github.com/themisdb/themis/pkg/client"
 	"github.com/themisdb/themis/pkg/cluster"
+	"github.com/themisdb/themis/pkg/health"
 	"github.com/themisdb/themis/pkg/themis"
 )
 
 type event = cluster.Event
 
 func compareEvents(a, b event) int { return cmp.Or(cmp.Compare(a.HLC, b.HLC), cmp.Compare(a.ID, b.ID)) }
-
-// Source is where frames come from, live or recorded. *client.Client is one.
-type Source interface {
-	// Watch yields frames with the events behind from, and an error each time it fails; it goes on by itself until ctx ends or
-	// the loop is left.
-	Watch(ctx context.Context, from themis.HLC) iter.Seq2[client.Frame, error]
-}
 
 // everything asks for the events from the beginning; a source sends the newest of them.
 const everything themis.HLC = 1
@@ -42,7 +34,7 @@ type Options struct {
 }
 
 // Run shows the screens until the user leaves or ctx ends; then the error is ctx's cause. The terminal is as before when it returns.
-func Run(ctx context.Context, src Source, o Options) error {
+func Run(ctx context.Context, src health.Source, o Options) error {
 	watch, stop := context.WithCancel(ctx)
 	defer stop()
 	options := append([]tea.ProgramOption{tea.WithContext(ctx), tea.WithInput(o.In), tea.WithOutput(o.Out), tea.WithoutSignalHandler()}, o.more...)

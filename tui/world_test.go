@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/themisdb/themis/pkg/client"
 	"github.com/themisdb/themis/pkg/cluster"
 	"github.com/themisdb/themis/pkg/health"
 	"github.com/themisdb/themis/pkg/routing"
@@ -162,8 +161,8 @@ func criticalWorld() *world {
 }
 
 // asFrame makes the world a frame of the stream.
-func (w *world) asFrame(events ...cluster.Event) client.Frame {
-	return client.Frame{HLC: themis.HLCAt(w.now), Report: w.report(), Events: events}
+func (w *world) asFrame(events ...cluster.Event) health.Frame {
+	return health.Frame{HLC: themis.HLCAt(w.now), Report: w.report(), Events: events}
 }
 
 func trail() []cluster.Event {

@@ -10,7 +10,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/themisdb/themis/cmd/internal/usage"
-	"github.com/themisdb/themis/pkg/client"
 	"github.com/themisdb/themis/pkg/health"
 	"github.com/themisdb/themis/tui"
 )
@@ -24,6 +23,7 @@ const askTime = 10 * time.Second
 
 func clusterHealth(a *app) *cobra.Command {
 	var failOn, exitStyle, wait string
+	var when moment
 	var watch bool
 	cmd := &cobra.Command{
 		Use: "health", Annotations: streaming, Short: "Is the cluster well? What to do if it is not?",
@@ -31,6 +31,7 @@ func clusterHealth(a *app) *cobra.Command {
 
 Exit code: 0 below the bar of --fail-on, 1 at it or past it, 3 when a part could not be asked.
 With --exit-style nagios: 0 OK, 1 WARNING, 2 CRITICAL, 3 UNKNOWN.
+With --at TIME it shows what a node recorded of that time: each records a state a second, about a day of them. The exit code is that of then.
 With --wait STATUS it waits until the cluster is that well or better, --timeout or a minute at most; then the exit code is 0, else 9.`,
 		Args: usage.None,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -49,20 +50,22 @@ With --wait STATUS it waits until the cluster is that well or better, --timeout 
 			if wait != "" && (watch || exitStyle != "") {
 				return usage.Wrong("--wait goes with neither --watch nor --exit-style")
 			}
+			if when.past() && (watch || wait != "") {
+				return usage.Wrong("--at and --recording tell the past: they go with neither --watch nor --wait")
+			}
 			if wait != "" {
 				return a.healthWhen(cmd.Context(), wait)
 			}
 			if watch {
 				return a.watchHealth(cmd.Context(), judge)
 			}
-			err = a.withClient(cmd.Context(), askTime, func(ctx context.Context, c *client.Client) error {
-				f, err := c.Frame(ctx)
-				if err != nil {
-					return a.unjudged(err)
-				}
+			f, err := a.state(cmd.Context(), when)
+			if err == nil {
 				judge(f.Report)
-				return a.print(f.ReportJSON, a.healthTable(f.Report))
-			})
+				err = a.print(f.ReportJSON, a.healthTable(f.Report))
+			} else if !when.past() {
+				err = a.unjudged(err)
+			}
 			if err != nil && exitStyle != "" { // a monitor takes anything else for a verdict
 				a.complain(cmd, err)
 				a.answer(3)
@@ -74,6 +77,7 @@ With --wait STATUS it waits until the cluster is that well or better, --timeout 
 	cmd.Flags().StringVar(&failOn, "fail-on", "degraded", "the state from which on the exit code is 1: degraded or critical")
 	cmd.Flags().StringVar(&exitStyle, "exit-style", "", "nagios: the exit codes of monitoring plugins")
 	cmd.Flags().StringVar(&wait, "wait", "", "wait until the `STATUS` is HEALTHY, or at least DEGRADED")
+	when.flags(cmd.Flags())
 	cmd.Flags().BoolVar(&watch, "watch", false, "go on showing it, until it is interrupted, or for the time of --timeout")
 	return cmd
 }
@@ -142,28 +146,32 @@ func (a *app) watchHealth(ctx context.Context, judge func(health.Report)) error 
 }
 
 func clusterStatus(a *app) *cobra.Command {
-	return &cobra.Command{
+	var when moment
+	cmd := &cobra.Command{
 		Use: "status", Short: "The nodes and shards in short",
 		Long: "The nodes and shards in short. -o json is what GET /cluster/status answers.",
 		Args: usage.None,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return a.withClient(cmd.Context(), askTime, func(ctx context.Context, c *client.Client) error {
-				f, err := c.Frame(ctx)
-				if err != nil {
-					return a.unjudged(err)
-				}
-				return a.print(f.ReportJSON, func(w io.Writer, wide bool) {
-					r := f.Report
-					pairs(w, "cluster", r.Cluster, "status", string(r.Status), "time", r.Time.Format(time.RFC3339), "control", controlText(r),
-						"routing_version", number(r.RoutingVersion), "config_version", fmt.Sprint(r.ConfigVersion))
-					_, _ = fmt.Fprintln(w)
-					nodeTable(w, r, wide)
-					_, _ = fmt.Fprintln(w)
-					shardTable(w, r, wide)
-				})
+			f, err := a.state(cmd.Context(), when)
+			switch {
+			case err != nil && when.past():
+				return err
+			case err != nil:
+				return a.unjudged(err)
+			}
+			return a.print(f.ReportJSON, func(w io.Writer, wide bool) {
+				r := f.Report
+				pairs(w, "cluster", r.Cluster, "status", string(r.Status), "time", r.Time.Format(time.RFC3339), "control", controlText(r),
+					"routing_version", number(r.RoutingVersion), "config_version", fmt.Sprint(r.ConfigVersion))
+				_, _ = fmt.Fprintln(w)
+				nodeTable(w, r, wide)
+				_, _ = fmt.Fprintln(w)
+				shardTable(w, r, wide)
 			})
 		},
 	}
+	when.flags(cmd.Flags())
+	return cmd
 }
 
 func controlText(r health.Report) string {

@@ -73,8 +73,8 @@ func (a *app) topLive(ctx context.Context) (err error) {
 type latecomer struct{ a *app }
 
 // Watch tries until a node answers, and then is that client's. Each failure is told.
-func (l latecomer) Watch(ctx context.Context, from themis.HLC) iter.Seq2[client.Frame, error] {
-	return func(yield func(client.Frame, error) bool) {
+func (l latecomer) Watch(ctx context.Context, from themis.HLC) iter.Seq2[health.Frame, error] {
+	return func(yield func(health.Frame, error) bool) {
 		for ctx.Err() == nil {
 			c, err := l.a.connect(ctx)
 			if err == nil {
@@ -86,7 +86,7 @@ func (l latecomer) Watch(ctx context.Context, from themis.HLC) iter.Seq2[client.
 				_ = c.Close() //nolint:errcheck // it was only asked
 				return
 			}
-			if ctx.Err() != nil || !yield(client.Frame{}, err) {
+			if ctx.Err() != nil || !yield(health.Frame{}, err) {
 				return
 			}
 			select {
@@ -95,6 +95,16 @@ func (l latecomer) Watch(ctx context.Context, from themis.HLC) iter.Seq2[client.
 			}
 		}
 	}
+}
+
+// At implements health.Source.
+func (l latecomer) At(ctx context.Context, t themis.HLC) (f health.Frame, err error) {
+	c, err := l.a.connect(ctx)
+	if err != nil {
+		return f, err
+	}
+	defer func() { err = errors.Join(err, c.Close()) }()
+	return c.At(ctx, t)
 }
 
 func (a *app) topOnce(ctx context.Context, bar health.FailOn) error {

@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/themisdb/themis/cmd/internal/usage"
-	"github.com/themisdb/themis/pkg/client"
 	"github.com/themisdb/themis/pkg/health"
 	"github.com/themisdb/themis/pkg/themis"
 )
@@ -30,11 +29,11 @@ func parseWait(s string) ([]health.Status, error) {
 
 // waitHealth waits until the cluster is well enough, also for nodes that don't answer yet, and answers with the report of that moment. What it
 // waits for is said on stderr whenever that changes.
-func (a *app) waitHealth(ctx context.Context, enough []health.Status) (client.Frame, error) {
+func (a *app) waitHealth(ctx context.Context, enough []health.Status) (health.Frame, error) {
 	ctx, cancel := a.limited(ctx, waitTime)
 	defer cancel()
 	if _, err := a.target(); err != nil {
-		return client.Frame{}, err
+		return health.Frame{}, err
 	}
 	told := ""
 	tell := func(what string) {
@@ -71,7 +70,7 @@ func passing(err error) bool {
 	return slices.Contains([]themis.Code{themis.Unreachable, themis.NoPrimary, themis.Deadline, themis.Overloaded, themis.OutcomeUnknown}, themis.CodeOf(err))
 }
 
-func (a *app) oneFrame(ctx context.Context) (f client.Frame, err error) {
+func (a *app) oneFrame(ctx context.Context) (f health.Frame, err error) {
 	ctx, cancel := context.WithTimeout(ctx, askTime)
 	defer cancel()
 	c, err := a.connect(ctx)

@@ -9,6 +9,7 @@ import (
 
 	"github.com/themisdb/themis/pkg/cluster"
 	"github.com/themisdb/themis/pkg/health"
+	"github.com/themisdb/themis/pkg/recording"
 	"github.com/themisdb/themis/pkg/rpc"
 	nodev1 "github.com/themisdb/themis/pkg/rpc/proto/themis/node/v1"
 	"github.com/themisdb/themis/pkg/themis"
@@ -27,56 +28,64 @@ func (c *Client) Report(ctx context.Context) (health.Report, error) {
 	return f.Report, err
 }
 
-// Frame is one state of the cluster with the events since the one before.
-type Frame struct {
-	HLC        themis.HLC
-	Report     health.Report
-	ReportJSON json.RawMessage // as it was sent
-	Events     []cluster.Event
-	Observed   map[themis.NodeID]time.Time // when each node was last heard
-}
-
 // Frame is Report with all that came along.
-func (c *Client) Frame(ctx context.Context) (Frame, error) {
+func (c *Client) Frame(ctx context.Context) (health.Frame, error) {
 	ctx, cancel := c.limited(ctx)
 	defer cancel()
 	got, err := ask(ctx, c, func(ctx context.Context, a nodev1.AdminServiceClient) (*nodev1.StateFrame, error) {
 		return a.GetState(ctx, &nodev1.GetStateRequest{})
 	})
 	if err != nil {
-		return Frame{}, err
+		return health.Frame{}, err
 	}
-	return parseFrame(got)
+	return recording.Frame(got)
 }
 
-func parseFrame(m *nodev1.StateFrame) (Frame, error) {
-	f := Frame{ReportJSON: m.GetReportJson(), Observed: map[themis.NodeID]time.Time{}}
-	if err := json.Unmarshal(m.GetReportJson(), &f.Report); err != nil {
-		return f, themis.Errorf(themis.Internal, "health report: %w", err)
-	}
-	var err error
-	if f.HLC, err = themis.ParseHLC(m.GetHlc()); err != nil {
-		return f, err
-	}
-	if f.Events, err = parseEvents(m.GetEventsJson()); err != nil {
-		return f, err
-	}
-	for id, ms := range m.GetObservedAtMs() {
-		f.Observed[themis.NodeID(id)] = time.UnixMilli(int64(ms)) //nolint:gosec // a time
-	}
-	return f, nil
-}
+// atNear is how long before the asked moment a frame may be that no other node's is waited for: nodes record one a second.
+const atNear = 2 * time.Second
 
-func parseEvents(lines [][]byte) ([]cluster.Event, error) {
-	out := make([]cluster.Event, 0, len(lines))
-	for _, b := range lines {
-		var e cluster.Event
-		if err := json.Unmarshal(b, &e); err != nil {
-			return nil, themis.Errorf(themis.Internal, "event: %w", err)
+// At is the state at t, as the node recorded it whose last frame not after t is the newest; the frame's HLC tells how long before.
+// NOT_FOUND: nobody's recording goes back that far.
+func (c *Client) At(ctx context.Context, t themis.HLC) (health.Frame, error) {
+	ctx, cancel := c.limited(ctx)
+	defer cancel()
+	if _, err := c.Frame(ctx); err != nil { // finds a living node
+		return health.Frame{}, err
+	}
+	places := c.places()
+	answers := make(chan answer[*nodev1.StateFrame], len(places))
+	for _, p := range places {
+		c.spawn(func() {
+			a := answer[*nodev1.StateFrame]{from: p}
+			conn, err := c.pool.Admin(ctx, p.addr, p.node)
+			if err == nil {
+				a.value, err = conn.GetState(ctx, &nodev1.GetStateRequest{AtHlc: t.String()})
+			}
+			a.err = err
+			answers <- a
+		})
+	}
+	var best health.Frame
+	var failed error
+	for range places {
+		a := <-answers
+		if a.err == nil {
+			var f health.Frame
+			if f, a.err = recording.Frame(a.value); a.err == nil && f.HLC > best.HLC && f.HLC <= t { // an older node tells the present
+				best = f
+			}
 		}
-		out = append(out, e)
+		if a.err != nil && (failed == nil || themis.CodeOf(a.err) == themis.NotFound) {
+			failed = a.err
+		}
+		if best.HLC > 0 && t.Time().Sub(best.HLC.Time()) <= atNear {
+			break
+		}
 	}
-	return out, nil
+	if best.HLC > 0 {
+		return best, nil
+	}
+	return best, failed
 }
 
 const (
@@ -86,8 +95,8 @@ const (
 
 // Watch yields a frame at least once a second, and the events behind from (0: only new ones), until ctx ends or the loop is left.
 // A lost connection is yielded as an error and made again, also to another node; the loop goes on.
-func (c *Client) Watch(ctx context.Context, from themis.HLC) iter.Seq2[Frame, error] {
-	return func(yield func(Frame, error) bool) {
+func (c *Client) Watch(ctx context.Context, from themis.HLC) iter.Seq2[health.Frame, error] {
+	return func(yield func(health.Frame, error) bool) {
 		w := watcher{begin: from}
 		for ctx.Err() == nil && c.life.Err() == nil {
 			if !c.watchOnce(ctx, &w, yield) {
@@ -113,7 +122,7 @@ type watcher struct {
 func (w *watcher) from() themis.HLC { return max(w.begin, cluster.TrailFrom(w.last)) }
 
 // news leaves out of a frame what an earlier one had.
-func (w *watcher) news(f *Frame) {
+func (w *watcher) news(f *health.Frame) {
 	if w.begin == 0 {
 		w.begin = f.HLC
 	}
@@ -123,7 +132,7 @@ func (w *watcher) news(f *Frame) {
 }
 
 // watchOnce follows one node, and answers whether the loop goes on.
-func (c *Client) watchOnce(ctx context.Context, w *watcher, yield func(Frame, error) bool) bool {
+func (c *Client) watchOnce(ctx context.Context, w *watcher, yield func(health.Frame, error) bool) bool {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	silence := time.AfterFunc(silentFor, func() { cancel(errSilent) })
@@ -132,7 +141,7 @@ func (c *Client) watchOnce(ctx context.Context, w *watcher, yield func(Frame, er
 		if ctx.Err() != nil && !errors.Is(context.Cause(ctx), errSilent) {
 			return true // the loop's condition ends it
 		}
-		return yield(Frame{}, err)
+		return yield(health.Frame{}, err)
 	}
 	start := func(ctx context.Context, a nodev1.AdminServiceClient) (*nodev1.DescribeResponse, error) {
 		return a.Describe(ctx, &nodev1.DescribeRequest{})
@@ -159,7 +168,7 @@ func (c *Client) watchOnce(ctx context.Context, w *watcher, yield func(Frame, er
 			return fail(err)
 		}
 		silence.Reset(silentFor)
-		f, err := parseFrame(m)
+		f, err := recording.Frame(m)
 		if err != nil {
 			return fail(err)
 		}
@@ -189,7 +198,7 @@ func (c *Client) Events(ctx context.Context, from, to themis.HLC, limit int) ([]
 	if err != nil {
 		return nil, err
 	}
-	return parseEvents(got.GetEventsJson())
+	return recording.Events(got.GetEventsJson())
 }
 
 // Description is how a node describes itself.

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -15,7 +16,7 @@ import (
 
 	"github.com/themisdb/themis/pkg/cluster"
 	"github.com/themisdb/themis/pkg/config"
-	"github.com/themisdb/themis/pkg/control"
+	"github.com/themisdb/themis/pkg/recording"
 	"github.com/themisdb/themis/pkg/rpc"
 	nodev1 "github.com/themisdb/themis/pkg/rpc/proto/themis/node/v1"
 	"github.com/themisdb/themis/pkg/themis"
@@ -25,7 +26,7 @@ import (
 type adminService struct {
 	nodev1.UnimplementedAdminServiceServer
 	n      *Node
-	ending <-chan struct{} // closed when the servers end: who watches must not hold them up
+	ending context.Context // ends with the servers: who watches must not hold them up
 }
 
 // Describe implements the service.
@@ -122,32 +123,24 @@ func (s *adminService) GetMap(_ context.Context, req *nodev1.GetMapRequest) (*no
 }
 
 // GetState implements the service.
-func (s *adminService) GetState(ctx context.Context, _ *nodev1.GetStateRequest) (*nodev1.StateFrame, error) {
-	return s.frame(ctx)
-}
-
-func (s *adminService) frame(ctx context.Context) (*nodev1.StateFrame, error) {
-	r, states, err := s.n.Report(ctx)
+func (s *adminService) GetState(ctx context.Context, req *nodev1.GetStateRequest) (*nodev1.StateFrame, error) {
+	if req.GetAtHlc() == "" {
+		return s.n.frame(ctx)
+	}
+	at, err := themis.ParseHLC(req.GetAtHlc())
 	if err != nil {
 		return nil, err
 	}
-	b, err := json.Marshal(r)
+	past, err := recording.Open(recording.Dir(s.n.cfg.Node.DataDir))
 	if err != nil {
 		return nil, err
 	}
-	out := &nodev1.StateFrame{Hlc: themis.HLCAt(time.Now()).String(), Revision: uint64(r.Revision), ReportJson: b, ObservedAtMs: map[string]uint64{}} //nolint:gosec // positive
-	for id, o := range states {
-		if !o.At.IsZero() {
-			out.ObservedAtMs[string(id)] = uint64(o.At.UnixMilli()) //nolint:gosec // positive
-		}
-	}
-	return out, nil
+	return past.Last(ctx, at)
 }
 
 // WatchState implements the service: a frame at least once a second, and at once when the map changes, with the events since
 // the last one.
 func (s *adminService) WatchState(req *nodev1.WatchStateRequest, stream grpc.ServerStreamingServer[nodev1.StateFrame]) error {
-	ctx := stream.Context()
 	from := themis.HLCAt(time.Now())
 	if req.GetFromHlc() != "" {
 		var err error
@@ -155,89 +148,20 @@ func (s *adminService) WatchState(req *nodev1.WatchStateRequest, stream grpc.Ser
 			return err
 		}
 	}
-	tick := time.NewTicker(time.Second)
-	defer tick.Stop()
-	events := trailFollower{behind: from, floor: cluster.TrailFrom(min(from, themis.HLCAt(time.Now())))}
-	for {
-		changed := s.n.changed.next()
-		frame, err := s.frame(ctx)
+	ctx, cancel := context.WithCancelCause(stream.Context())
+	defer cancel(nil)
+	defer context.AfterFunc(s.ending, func() {
+		cancel(themis.Errorf(themis.NoPrimary, "%s stops; another node tells the state", s.n.id.Node))
+	})()
+	for frame, err := range s.n.frames(ctx, from) {
+		if err == nil {
+			err = stream.Send(frame)
+		}
 		if err != nil {
-			return err
-		}
-		for _, e := range events.next(ctx, s.n.m.Load()) {
-			frame.EventsJson = append(frame.EventsJson, asJSON(e))
-		}
-		if err := stream.Send(frame); err != nil {
-			return err
-		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-s.ending:
-			return themis.Errorf(themis.NoPrimary, "%s stops; another node tells the state", s.n.id.Node)
-		case <-tick.C:
-		case <-changed:
-			select { // changes come in bunches
-			case <-ctx.Done():
-				return ctx.Err()
-			case <-s.ending: // said at the next turn
-			case <-time.After(100 * time.Millisecond):
-			}
+			return cmp.Or(context.Cause(ctx), err)
 		}
 	}
-}
-
-// trailFollower follows the audit trail: the events behind a place, and those before it that are written from now on.
-type trailFollower struct {
-	behind, floor themis.HLC
-	begun         bool
-	failed        themis.HLC // when the trail could last not be asked: others could not write to it either, and do so from now on
-	trail         cluster.Trail
-	waiting       []cluster.Event // news that the frame before had no room for; while there are any, the trail is not asked
-}
-
-const (
-	eventsMost = 200  // in a frame; of those from before the watch began, the newest
-	trailMost  = 1000 // of cluster.TrailLate, the newest: of more, only Events tells all
-)
-
-// next are the events that are news. The trail is in the control plane; without a quorum there are none, and they come later.
-func (f *trailFollower) next(ctx context.Context, m *control.Map) []cluster.Event {
-	if len(f.waiting) == 0 && m != nil {
-		f.waiting = f.ask(ctx, m)
-	}
-	n := min(len(f.waiting), eventsMost)
-	out := f.waiting[:n]
-	f.waiting = f.waiting[n:]
-	return out
-}
-
-func (f *trailFollower) ask(ctx context.Context, m *control.Map) []cluster.Event {
-	ctx, cancel := context.WithTimeout(ctx, 300*time.Millisecond)
-	defer cancel()
-	asked, most := themis.HLCAt(time.Now()), trailMost
-	if !f.begun {
-		most = eventsMost
-	}
-	events, err := m.Events(ctx, f.floor, 0, most)
-	if err != nil {
-		f.failed = asked
-		return nil
-	}
-	if !f.begun {
-		f.begun = true
-		old := slices.IndexFunc(events, func(e cluster.Event) bool { return e.HLC > f.behind })
-		if old < 0 {
-			old = len(events)
-		}
-		f.trail.News(events[:old])
-	}
-	out := f.trail.News(events)
-	if f.failed < cluster.TrailFrom(asked) {
-		f.floor = cluster.TrailFrom(asked)
-		f.trail.Forget(f.floor)
-	}
-	return out
+	return context.Cause(ctx)
 }
 
 // GetLocalState implements the service.

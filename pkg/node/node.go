@@ -208,7 +208,7 @@ func (n *Node) serve(ctx context.Context, rm *rpc.Metrics) error {
 	ServeReplication(server, n.shards.get, func(id themis.ShardID) string { return n.dir("shards", string(id)) }, n.checkStream)
 	nodev1.RegisterDocumentServiceServer(server, &documentService{router: r})
 	g, ctx := errgroup.WithContext(ctx)
-	nodev1.RegisterAdminServiceServer(server, &adminService{n: n, ending: ctx.Done()})
+	nodev1.RegisterAdminServiceServer(server, &adminService{n: n, ending: ctx})
 	n.log.Info("RPC Shard Server listening on "+grpcLis.Addr().String()+" with mTLS", "grpc", n.addr.GRPC, "http", n.addr.HTTP, "metrics", n.addr.Metrics)
 	if n.o.Listening != nil {
 		n.o.Listening(n.addr)
@@ -220,6 +220,7 @@ func (n *Node) serve(ctx context.Context, rm *rpc.Metrics) error {
 	}
 	g.Go(func() error { return n.memberLife(ctx) })
 	g.Go(func() error { return n.watchDisk(ctx) })
+	g.Go(func() error { return n.record(ctx) })
 	g.Go(func() error { return n.untilStopped(ctx) })
 	g.Go(func() error {
 		for {

@@ -2249,6 +2249,7 @@ func (x *GetMapResponse) GetMapJson() []byte {
 // GetStateRequest asks for one health report.
 type GetStateRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
+	AtHlc         string                 `protobuf:"bytes,1,opt,name=at_hlc,json=atHlc,proto3" json:"at_hlc,omitempty"` // the last frame that this node recorded not after it; empty: now
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2281,6 +2282,13 @@ func (x *GetStateRequest) ProtoReflect() protoreflect.Message {
 // Deprecated: Use GetStateRequest.ProtoReflect.Descriptor instead.
 func (*GetStateRequest) Descriptor() ([]byte, []int) {
 	return file_themis_node_v1_node_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *GetStateRequest) GetAtHlc() string {
+	if x != nil {
+		return x.AtHlc
+	}
+	return ""
 }
 
 // WatchStateRequest opens a stream of health reports and events.
@@ -3182,8 +3190,9 @@ const file_themis_node_v1_node_proto_rawDesc = "" +
 	"\x0eknown_revision\x18\x01 \x01(\x04R\rknownRevision\"G\n" +
 	"\x0eGetMapResponse\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x04R\brevision\x12\x19\n" +
-	"\bmap_json\x18\x02 \x01(\fR\amapJson\"\x11\n" +
-	"\x0fGetStateRequest\".\n" +
+	"\bmap_json\x18\x02 \x01(\fR\amapJson\"(\n" +
+	"\x0fGetStateRequest\x12\x15\n" +
+	"\x06at_hlc\x18\x01 \x01(\tR\x05atHlc\".\n" +
 	"\x11WatchStateRequest\x12\x19\n" +
 	"\bfrom_hlc\x18\x01 \x01(\tR\afromHlc\"\x91\x02\n" +
 	"\n" +
