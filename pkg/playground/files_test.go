@@ -440,3 +440,16 @@ func TestFoundRefusesAFinishedOne(t *testing.T) {
 		t.Errorf("%+v", info)
 	}
 }
+
+// A directory in which somebody is making a playground, or was killed at it, is no other's.
+func TestABegunPlaygroundIsClaimed(t *testing.T) {
+	for name, fine := range map[string]bool{lockName: true, unfinished(stateName) + "17": true, "notes.txt": false, ".state.json": false} {
+		p := &Playground{Dir: t.TempDir()}
+		if err := os.WriteFile(p.path(name), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := p.claim(); (err == nil) != fine {
+			t.Errorf("beside %s: %v", name, err)
+		}
+	}
+}

@@ -238,7 +238,8 @@ func (p *Playground) claim() error {
 		}
 	}
 	for _, e := range entries {
-		if e.Name() != lockName || !e.Type().IsRegular() {
+		begun := e.Name() == lockName || strings.HasPrefix(e.Name(), unfinished(stateName)) // by another that makes one here, or was killed at it
+		if !begun || !e.Type().IsRegular() {
 			return refuse(fmt.Errorf("it holds something else: %s", e.Name()))
 		}
 	}
@@ -270,9 +271,12 @@ func replaceJSON(name string, v any) error {
 	return replaceFile(name, append(b, '\n'))
 }
 
+// unfinished is how the names of files begin that are to become name.
+func unfinished(name string) string { return "." + name + ".new-" }
+
 // replaceFile leaves the old or the new content at name (mode 0600), whatever happens in between, and returns when it is on disk.
 func replaceFile(name string, b []byte) (err error) {
-	f, err := os.CreateTemp(filepath.Dir(name), "."+filepath.Base(name)+".new-*")
+	f, err := os.CreateTemp(filepath.Dir(name), unfinished(filepath.Base(name))+"*")
 	if err != nil {
 		return themis.Errorf(themis.InvalidArgument, "write %s: %w", name, err)
 	}
