@@ -84,6 +84,74 @@ func TestAStrongerModeWaitsForWhatWasCommitted(t *testing.T) {
 	}
 }
 
+// writing appends an entry every millisecond; c acknowledges what is lag old, or nothing once lag is negative. It answers when SYNC was
+// proposed, and for how many milliseconds at most no entry was committed.
+func writing(r *Reign, from, to, lag int) (proposed, stood int) {
+	moved, last := from, r.Commit()
+	for ms := from; ms < to; ms++ {
+		grow(r, themis.Seq(ms), ms)
+		heard(r, "b", themis.Seq(ms), ms, ms)
+		if lag >= 0 && ms > lag {
+			heard(r, "c", themis.Seq(ms-lag), ms, ms)
+		}
+		if p := r.Next(at(ms)); p != nil && p.Policy() {
+			return ms, max(stood, ms-moved)
+		}
+		if c := r.Commit(); c > last {
+			moved, last = ms, c
+		}
+		stood = max(stood, ms-moved)
+	}
+	return 0, stood
+}
+
+func TestAStrongerModeComesUnderWrites(t *testing.T) {
+	for _, from := range []themis.Mode{themis.Async, themis.SemiSync} {
+		r := changing(t, from, themis.Sync, "a", "b", "c")
+		proposed, stood := writing(r, 2, 3000, 20)
+		if proposed == 0 || proposed > 100 || stood > 50 {
+			t.Errorf("from %s: proposed after %d ms, nothing was committed for %d ms; c is 20 ms behind", from, proposed, stood)
+		}
+		if c := r.Commit(); r.seq(member("c")) < c {
+			t.Errorf("from %s: proposed at commit %d, of which c has %d", from, c, r.seq(member("c")))
+		}
+	}
+}
+
+// Where the slowest does not come up in time, the writes go on by the rule in force, and are held up again only much later.
+func TestWritesGoOnWhereAStrongerModeDoesNotCome(t *testing.T) {
+	s := shardOf(themis.Async, 3, "a", "b")
+	s.Want = cluster.Policy{Mode: themis.SemiSync, K: 2, RF: 3} // with c, which has fallen silent
+	r := NewReign(s, 0, 1, at(0), DefaultRules())
+	r.Durable(1, at(1))
+	heard(r, "b", 1, 0, 1)
+	heard(r, "c", 1, 0, 1)
+	bound := int(r.rules.AckTimeout.Milliseconds())
+	held := 0
+	for _, span := range [][2]int{{2, holdAgain * bound}, {holdAgain * bound, 2 * holdAgain * bound}} {
+		last, still := r.Commit(), 0
+		for ms := span[0]; ms < span[1]; ms++ {
+			grow(r, themis.Seq(ms), ms)
+			heard(r, "b", themis.Seq(ms), ms, ms)
+			if p := r.Next(at(ms)); p != nil {
+				t.Fatalf("at %d ms %+v", ms, p)
+			}
+			if c := r.Commit(); c > last {
+				last = c
+			} else {
+				still++
+			}
+		}
+		if still > bound+2 {
+			t.Errorf("of the milliseconds %v %d passed without a commit, %d are allowed", span, still, bound)
+		}
+		held += still
+	}
+	if held <= bound {
+		t.Errorf("held up for %d ms in all: it was not tried again", held)
+	}
+}
+
 func TestAWeakerModeCountsOnlyOnceItIsInForce(t *testing.T) {
 	r := changing(t, themis.Sync, themis.SemiSync, "a", "b", "c")
 	p := r.Next(at(2))

@@ -19,6 +19,14 @@ func (r *Reign) changing() (cluster.Policy, bool) {
 	return r.flying.Next.Have, true
 }
 
+// changingSoon is the policy that is wanted, while what is committed must not run ahead of what it demands.
+func (r *Reign) changingSoon(now time.Time) (cluster.Policy, bool) {
+	if r.flying != nil || r.held.IsZero() || now.Sub(r.held) > r.rules.AckTimeout || !guard.On(guard.ModeHolds) {
+		return cluster.Policy{}, false
+	}
+	return r.shard.Want, true
+}
+
 // safe is the highest seq that is held as the policy demands of what is committed: an election by it sees all up to there.
 func (r *Reign) safe(p cluster.Policy) themis.Seq {
 	limit := r.durable
@@ -191,18 +199,29 @@ func (r *Reign) confirmedSince(p cluster.Policy) (at time.Time, alone bool) {
 	return time.Time{}, true
 }
 
+// holdAgain is after how many times AckTimeout what is committed may be held back for another policy once more.
+const holdAgain = 10
+
 // adopting proposes the policy that is wanted once everything that was committed is held as it demands. From then on, until the
-// outcome is known, both policies are counted by, so an election by either sees every acknowledged write.
-func (r *Reign) adopting() *Proposal {
+// outcome is known, both policies are counted by, so an election by either sees every acknowledged write. Under writes without a pause
+// what is committed would stay ahead for ever: it is held back until the copies have it, for as long as a silent member may hold
+// writes up, and where that was not enough again after ten times as long.
+func (r *Reign) adopting(now time.Time) *Proposal {
 	if r.shard.Want.Mode == r.shard.Have.Mode && r.shard.Want.K == r.shard.Have.K || !r.joining.IsZero() {
-		return nil
-	}
-	if r.safe(r.shard.Want) < r.commit && guard.On(guard.ModeWaits) {
+		r.held = time.Time{}
 		return nil
 	}
 	next, err := r.shard.Adopt()
 	if err != nil {
+		r.held = time.Time{}
 		return nil // SYNC waits for its floor
 	}
+	if r.safe(r.shard.Want) < r.commit && guard.On(guard.ModeWaits) {
+		if r.held.IsZero() || now.Sub(r.held) > holdAgain*r.rules.AckTimeout {
+			r.held = now
+		}
+		return nil
+	}
+	r.held = time.Time{}
 	return &Proposal{Seen: r.shard, Next: next, Why: "what was committed is held as it demands"}
 }

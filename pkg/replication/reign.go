@@ -81,6 +81,7 @@ type Reign struct {
 	target  themis.Seq
 	since   time.Time
 	flying  *Proposal
+	held    time.Time // since then what is committed is held back for the policy that is wanted; zero: it isn't
 }
 
 type mark struct {
@@ -283,6 +284,9 @@ func (r *Reign) advance(now time.Time) {
 	if next, changing := r.changing(); changing {
 		limit = min(limit, r.safe(next))
 	}
+	if next, soon := r.changingSoon(now); soon {
+		limit = min(limit, r.safe(next))
+	}
 	if limit > r.commit && (limit >= r.barrier || !guard.On(guard.Barrier)) {
 		r.commit = limit
 	}
@@ -366,7 +370,7 @@ func (r *Reign) Next(now time.Time) *Proposal {
 	if !r.Ready() {
 		return nil
 	}
-	p := r.adopting()
+	p := r.adopting(now)
 	if p == nil {
 		p = r.entering(now)
 	}

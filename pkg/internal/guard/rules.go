@@ -18,6 +18,7 @@ const (
 	TakeOver       Rule = "take-over"       // another control node takes over from a controller that has fallen silent
 	LogSynced      Rule = "log-synced"      // what is appended is synced before it counts as durable
 	ModeWaits      Rule = "mode-waits"      // another mode or k is proposed once everything committed is held as it demands
+	ModeHolds      Rule = "mode-holds"      // under writes without a pause what is committed waits for a stronger mode, for a while
 	ModeBoth       Rule = "mode-both"       // from the proposal of a policy until its outcome is known both policies count
 	Fence          Rule = "fence"           // a follower refuses entries of an epoch lower than it has seen
 	Promise        Rule = "promise"         // a ballot makes the voter refuse older epochs from then on
