@@ -186,6 +186,10 @@ func (n *Node) newcomer(ctx context.Context, addr string) (x cluster.Node, insid
 		return x, false, err
 	}
 	d, err := c.Describe(ctx, &nodev1.DescribeRequest{})
+	for until := time.Now().Add(rpc.RefusedAgain); rpc.IsRefused(err) && time.Now().Before(until) && ctx.Err() == nil; {
+		time.Sleep(rpc.RefusedAgain / 20) // it refused before it ran, which is told again for a while
+		d, err = c.Describe(ctx, &nodev1.DescribeRequest{})
+	}
 	switch {
 	case err != nil:
 		return x, false, themis.Errorf(themis.InvalidArgument, "%s says that it is reached at %s: %w", x.ID, x.GRPC, err).Do("set node.advertise_grpc on %s", x.ID)

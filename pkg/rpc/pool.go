@@ -27,6 +27,9 @@ import (
 
 // How a lost connection is tried again: soon, because a restarted node is wanted back, and never rarely.
 const (
+	// RefusedAgain is for how long a Pool may go on to tell of a connection that was refused after the address has begun to answer.
+	RefusedAgain = 3 * backoffMost / 2
+
 	backoffFirst  = 50 * time.Millisecond
 	backoffMost   = time.Second
 	backoffFactor = 1.6
