@@ -7,6 +7,7 @@ import (
 
 	"github.com/themisdb/themis/cmd/internal/usage"
 	"github.com/themisdb/themis/pkg/client"
+	"github.com/themisdb/themis/pkg/cluster"
 	"github.com/themisdb/themis/pkg/themis"
 )
 
@@ -47,7 +48,7 @@ func (f *initFlags) fill(nodes []client.Description) (said []string, err error) 
 						return nil, fmt.Errorf("%s (%s): %q: %w", v.key, from, value, err)
 					}
 					said = append(said, fmt.Sprintf("%s %s (%s)", v.key, value, from))
-				case own.Value != value:
+				case !cluster.SameFounding(v.key, own.Value, value) && n.ClusterID == "": // what a member's file says counts no more
 					return nil, usage.Wrong("%s: %s (%s), and %s (%s, %s)", v.key, value, from, own.Value, n.Node, own.From).
 						Do("let the nodes' configurations agree, or give --%s", v.flag)
 				}

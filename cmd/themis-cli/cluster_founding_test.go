@@ -22,12 +22,14 @@ func TestFoundingValues(t *testing.T) {
 		check func(f initFlags) bool
 		fault string
 	}{
-		"nothing":  {nodes: []client.Description{{}, {}}, check: func(f initFlags) bool { return f.shards == 4 && f.replication == "sync" }},
-		"a value":  {nodes: []client.Description{{}, node("a.yaml:3", "sharding.cluster.active_shards", "8")}, check: func(f initFlags) bool { return f.shards == 8 }},
-		"a mode":   {nodes: []client.Description{node("a.yaml:3", "replication.mode", "async")}, check: func(f initFlags) bool { return f.replication == "async" }},
-		"a flag":   {given: []string{"shards"}, nodes: []client.Description{node("a", "sharding.cluster.active_shards", "8")}, check: func(f initFlags) bool { return f.shards == 4 }},
-		"agreeing": {nodes: []client.Description{node("a", "cluster.mode", "NONE"), node("b", "cluster.mode", "NONE")}, check: func(f initFlags) bool { return f.mode == "NONE" }},
-		"contrary": {nodes: []client.Description{node("a.yaml:3", "replication.replication_factor", "3"), node("b.yaml:4", "replication.replication_factor", "2")}, fault: "replication.replication_factor: 3 (node-1, file a.yaml:3), and 2 (node-1, file b.yaml:4)"},
+		"nothing":   {nodes: []client.Description{{}, {}}, check: func(f initFlags) bool { return f.shards == 4 && f.replication == "sync" }},
+		"a value":   {nodes: []client.Description{{}, node("a.yaml:3", "sharding.cluster.active_shards", "8")}, check: func(f initFlags) bool { return f.shards == 8 }},
+		"a mode":    {nodes: []client.Description{node("a.yaml:3", "replication.mode", "async")}, check: func(f initFlags) bool { return f.replication == "async" }},
+		"a flag":    {given: []string{"shards"}, nodes: []client.Description{node("a", "sharding.cluster.active_shards", "8")}, check: func(f initFlags) bool { return f.shards == 4 }},
+		"agreeing":  {nodes: []client.Description{node("a", "cluster.mode", "NONE"), node("b", "cluster.mode", "NONE")}, check: func(f initFlags) bool { return f.mode == "NONE" }},
+		"contrary":  {nodes: []client.Description{node("a.yaml:3", "replication.replication_factor", "3"), node("b.yaml:4", "replication.replication_factor", "2")}, fault: "replication.replication_factor: 3 (node-1, file a.yaml:3), and 2 (node-1, file b.yaml:4)"},
+		"any order": {nodes: []client.Description{hybrid, node("b", "replication.asynchronous_shards", `["shard-4","shard-2","shard-3"]`)}, check: func(f initFlags) bool { return len(f.syncShards) == 1 }},
+		"a member":  {nodes: []client.Description{node("a", "sharding.virtual_nodes", "64"), {ClusterID: "c1", Founding: []client.FoundingValue{{Key: "sharding.virtual_nodes", Value: "32"}}}}, check: func(f initFlags) bool { return f.virtual == 64 }},
 		"hybrid": {nodes: []client.Description{hybrid}, check: func(f initFlags) bool {
 			return f.replication == "hybrid" && strings.Join(f.syncShards, ",") == "shard-1"
 		}},
@@ -50,6 +52,20 @@ func TestFoundingValues(t *testing.T) {
 			t.Errorf("%s: %+v, %v", name, f, err)
 		case (name == "a value" || name == "a mode" || name == "agreeing") && len(said) != 1:
 			t.Errorf("%s: said %v", name, said)
+		}
+	}
+}
+
+// What flags leave to the nodes' configurations is not refused before those were asked.
+func TestFlagsThatNodesComplete(t *testing.T) {
+	for _, f := range []initFlags{{replication: "hybrid"}, {replication: "sync", syncShards: []string{"1"}}} {
+		f.nodes, f.shards, f.rf, f.k, f.mode, f.virtual = []string{"a", "b"}, 4, 2, 1, "MIRROR", 150
+		r, err := f.request()
+		if err != nil {
+			t.Errorf("%+v: %v", f, err)
+		}
+		if err := f.arithmetic(r); err == nil || !strings.Contains(err.Error(), "--sync-shards") {
+			t.Errorf("with no word of the nodes: %v", err)
 		}
 	}
 }

@@ -97,14 +97,10 @@ func (f initFlags) request() (client.InitRequest, error) {
 		return r, err
 	}
 	r.Mode = mode
-	switch {
-	case mode == themis.Hybrid && len(f.syncShards) == 0:
-		return r, usage.Wrong("--replication hybrid: --sync-shards must name the shards that are sync")
-	case mode != themis.Hybrid && len(f.syncShards) > 0:
-		return r, usage.Wrong("--sync-shards: only under --replication hybrid; it is %s", mode)
-	case mode == themis.Hybrid:
-		r.Mode, r.Modes = themis.Async, map[themis.ShardID]themis.Mode{}
+	if mode == themis.Hybrid {
+		r.Mode = themis.Async
 	}
+	r.Modes = map[themis.ShardID]themis.Mode{}
 	for _, s := range f.syncShards {
 		id, err := themis.ParseShardID(s)
 		if err != nil {
@@ -117,7 +113,12 @@ func (f initFlags) request() (client.InitRequest, error) {
 
 // arithmetic refuses what no cluster could be, whoever its nodes are.
 func (f initFlags) arithmetic(r client.InitRequest) error {
+	hybrid := strings.EqualFold(f.replication, string(themis.Hybrid))
 	switch {
+	case hybrid && len(f.syncShards) == 0:
+		return usage.Wrong("--replication hybrid: --sync-shards must name the shards that are sync")
+	case !hybrid && len(f.syncShards) > 0:
+		return usage.Wrong("--sync-shards: only under --replication hybrid; it is %s", r.Mode)
 	case r.RF > len(r.Nodes):
 		return usage.Wrong("--replication-factor %d needs %d nodes, each with one copy of a shard; --nodes names %d", r.RF, r.RF, len(r.Nodes)).
 			Do("name %s, or --replication-factor %d", counted(r.RF-len(r.Nodes), "more node"), len(r.Nodes))

@@ -136,7 +136,7 @@ func (a *app) withApplied(ctx context.Context, c config.Config) (out config.Conf
 		if err != nil {
 			return err
 		}
-		fixed = cluster.Founding(cluster.Meta{Name: m.Cluster}, m.Shards)
+		fixed = cluster.Founding(cluster.Meta{Name: m.Cluster, Redundancy: m.Redundancy, VirtualNodes: m.Virtual}, m.Shards)
 		out, err = c.With(m.Settings.Values)
 		return err
 	})

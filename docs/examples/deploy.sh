@@ -222,13 +222,13 @@ dir=$(cd -- "$dir" && pwd)
 use_cluster "$dir"
 # A deployment that was begun keeps its size; a repeat need not say it again.
 [[ ${nodes:-$DEPLOY_NODES} == "$DEPLOY_NODES" ]] || die 2 "$dir has $DEPLOY_NODES nodes; nothing was changed"
-[[ $settings -ef $dir/settings.yaml ]] || cp -- "$settings" "$dir/settings.yaml"
 shards=${shards:-$DEPLOY_SHARDS} factor=${factor:-$DEPLOY_FACTOR}
 for id in $(node_ids "$dir"); do
 	[[ $(pid_of "$dir" "$id") ]] || start_node "$id"
 done
 wait_nodes
 "$cli" cluster init --nodes "$THEMIS_ENDPOINT" --shards "$shards" --replication-factor "$factor" --no-context
-"$cli" cluster apply-config "$dir/settings.yaml"
+"$cli" cluster apply-config "$settings"
+[[ $settings -ef $dir/settings.yaml ]] || cp -- "$settings" "$dir/settings.yaml" # what the cluster took
 wait_healthy "$wait"
 echo "HEALTHY: $("$cli" node list -o json | grep -c '"grpc_addr"') nodes; to use it: . $dir/cluster.env"

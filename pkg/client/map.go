@@ -17,6 +17,8 @@ type Map struct {
 	Revision    themis.Revision
 	Cluster     string
 	ClusterID   themis.ClusterID
+	Redundancy  string // NONE or MIRROR; empty: a node of an earlier version doesn't say
+	Virtual     int    // points of each shard on the ring that made the first placement; 0: not known
 	Members     []cluster.Node
 	Shards      []cluster.Shard
 	Failed      []cluster.Failed
@@ -34,6 +36,8 @@ type wireMap struct {
 	Revision    themis.Revision      `json:"revision"`
 	Cluster     string               `json:"cluster"`
 	ClusterID   themis.ClusterID     `json:"cluster_id"`
+	Redundancy  string               `json:"redundancy"`
+	Virtual     int                  `json:"virtual_nodes"`
 	Members     []cluster.Node       `json:"members"`
 	Shards      []cluster.Shard      `json:"shards"`
 	Failed      []cluster.Failed     `json:"failed"`
@@ -54,7 +58,7 @@ func parseMap(b []byte) (*Map, error) {
 		return nil, themis.Errorf(themis.Internal, "cluster map: %w", err)
 	}
 	m := &Map{
-		Revision: w.Revision, Cluster: w.Cluster, ClusterID: w.ClusterID, Members: w.Members, Shards: w.Shards, Failed: w.Failed,
+		Revision: w.Revision, Cluster: w.Cluster, ClusterID: w.ClusterID, Redundancy: w.Redundancy, Virtual: w.Virtual, Members: w.Members, Shards: w.Shards, Failed: w.Failed,
 		Collections: w.Collections, Controller: w.Controller, Settings: w.Settings, Routing: table,
 		nodes: map[themis.NodeID]cluster.Node{}, shards: map[themis.ShardID]cluster.Shard{},
 	}

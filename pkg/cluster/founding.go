@@ -32,11 +32,26 @@ func Founding(meta Meta, shards []Shard) map[string]string {
 	slices.Sort(modes)
 	out["replication.min_sync_replicas"], out["replication.replication_factor"] = strconv.Itoa(k), strconv.Itoa(rf)
 	out["replication.mode"] = strings.Join(modes, ", ")
+	out["replication.synchronous_shards"], out["replication.asynchronous_shards"] = "[]", "[]"
 	if len(modes) == 2 && len(lists[themis.Sync]) > 0 && len(lists[themis.Async]) > 0 {
 		out["replication.mode"] = string(themis.Hybrid)
 		out["replication.synchronous_shards"], out["replication.asynchronous_shards"] = idList(lists[themis.Sync]), idList(lists[themis.Async])
 	}
 	return out
+}
+
+// SameFounding says whether two values of a key of Founding say the same: lists of shards do in any order.
+func SameFounding(key, a, b string) bool {
+	if a == b || key != "replication.synchronous_shards" && key != "replication.asynchronous_shards" {
+		return a == b
+	}
+	var x, y []themis.ShardID
+	if json.Unmarshal([]byte(a), &x) != nil || json.Unmarshal([]byte(b), &y) != nil {
+		return false
+	}
+	slices.Sort(x)
+	slices.Sort(y)
+	return slices.Equal(x, y)
 }
 
 func idList(ids []themis.ShardID) string {

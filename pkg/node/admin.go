@@ -70,6 +70,8 @@ type ClientMap struct {
 	Revision    themis.Revision                  `json:"revision"`
 	Cluster     string                           `json:"cluster"`
 	ClusterID   themis.ClusterID                 `json:"cluster_id"`
+	Redundancy  string                           `json:"redundancy"`
+	Virtual     int                              `json:"virtual_nodes"`
 	Nodes       map[themis.NodeID]string         `json:"nodes"` // gRPC addresses
 	Primaries   map[themis.ShardID]themis.NodeID `json:"primaries"`
 	Shards      []cluster.Shard                  `json:"shards"`
@@ -91,7 +93,7 @@ func (s *adminService) GetMap(_ context.Context, req *nodev1.GetMapRequest) (*no
 		return &nodev1.GetMapResponse{Revision: uint64(v.Revision)}, nil //nolint:gosec // positive
 	}
 	out := ClientMap{
-		Revision: v.Revision, Cluster: v.Meta.Name, ClusterID: v.Meta.ID, Nodes: map[themis.NodeID]string{}, Primaries: map[themis.ShardID]themis.NodeID{},
+		Revision: v.Revision, Cluster: v.Meta.Name, ClusterID: v.Meta.ID, Redundancy: v.Meta.Redundancy, Virtual: v.Meta.VirtualNodes, Nodes: map[themis.NodeID]string{}, Primaries: map[themis.ShardID]themis.NodeID{},
 		Controller: v.Controller, Settings: v.Settings, Shards: []cluster.Shard{}, Members: []cluster.Node{}, Failed: []cluster.Failed{}, Collections: []cluster.Collection{},
 	}
 	for _, id := range v.NodeIDs() {
@@ -273,8 +275,11 @@ func onlyAtInit(v cluster.View, asked []config.Value, base config.Config) error 
 	var faults []error
 	modes := false
 	for _, a := range asked {
-		if a.Value == is[a.Key] {
+		if cluster.SameFounding(a.Key, a.Value, is[a.Key]) {
 			continue
+		}
+		if a.Key == "replication.min_sync_replicas" && is["replication.mode"] == string(themis.Async) {
+			continue // no write waits for followers
 		}
 		faults = append(faults, fmt.Errorf("%s: %q %s; it is %q", a.Key, a.Value, config.Change{Apply: config.AtInit}.Effect(), is[a.Key]))
 		modes = modes || strings.HasPrefix(a.Key, "replication.") && a.Key != "replication.replication_factor"

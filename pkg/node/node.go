@@ -151,12 +151,27 @@ func Run(ctx context.Context, o Options) error {
 	return n.serve(ctx, rm)
 }
 
+// seldom says yes once in a while.
+type seldom struct {
+	every time.Duration
+	last  atomic.Int64
+}
+
+func (s *seldom) now(t time.Time) bool {
+	last, now := s.last.Load(), t.UnixNano()
+	return now-last >= int64(s.every) && s.last.CompareAndSwap(last, now)
+}
+
 func (n *Node) openPKI() (*pki.Source, error) {
 	p := n.cfg.PKI
+	badToken := seldom{every: time.Second} // anybody may send bad tokens as fast as lines are written
 	src, err := pki.Open(pki.Files{Cert: p.Cert, Key: p.Key, CA: p.CA, CRL: p.CRL}, pki.Options{
 		SkipHostname: !p.VerifyHostname, SkipPeer: !p.VerifyPeer,
 		OnRefuse: func(r *pki.Refusal) {
 			n.metrics.peersRefused.WithLabelValues("node", string(r.Side), string(r.Reason)).Inc()
+			if r.Reason == pki.BadToken && !badToken.now(time.Now()) {
+				return
+			}
 			n.log.Warn("certificate refused", "side", r.Side, "reason", r.Reason, "err", r)
 		},
 		OnReload: func(st pki.Status) {

@@ -79,7 +79,7 @@ func openSession(v cluster.View, token string, now time.Time) (s session, err er
 	if token == "" {
 		return s, nil
 	}
-	bad := themis.Errorf(themis.InvalidArgument, "session_token: not one that this cluster gave").Do("leave it out, or read with consistency=strong")
+	bad := themis.Errorf(themis.InvalidArgument, "session_token: not one that this cluster gave").Do("leave it out")
 	b, err := base64.RawURLEncoding.DecodeString(token)
 	if err != nil || len(b) <= sessionMACBytes {
 		return s, bad
@@ -98,7 +98,7 @@ func openSession(v cluster.View, token string, now time.Time) (s session, err er
 	case r.cut || len(r.b) > 0:
 		return session{}, bad
 	case now.After(s.expires):
-		return session{}, themis.Errorf(themis.InvalidArgument, "session_token: ended %s", s.expires.UTC().Format(time.RFC3339)).Do("leave it out, or read with consistency=strong")
+		return session{}, themis.Errorf(themis.InvalidArgument, "session_token: ended %s", s.expires.UTC().Format(time.RFC3339)).Do("leave it out")
 	}
 	return s, nil
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -36,11 +37,11 @@ func (n *Node) setMode(ctx context.Context, a setModeArgs, dry bool) (*setModeRe
 	for range askTries {
 		m, v, err := n.freshView(ctx)
 		if err != nil {
-			return nil, err
+			return nil, n.halfAsked(ctx, changed, err)
 		}
 		out, seen, next, err := a.plan(v)
 		if err != nil {
-			return nil, err
+			return nil, n.halfAsked(ctx, changed, err)
 		}
 		out.DryRun = dry
 		out.changedBefore(changed)
@@ -50,12 +51,22 @@ func (n *Node) setMode(ctx context.Context, a setModeArgs, dry bool) (*setModeRe
 		if err := askAll(ctx, m, seen, next, changed); errors.Is(err, control.ErrStale) {
 			continue
 		} else if err != nil {
-			return nil, n.noControl(err)
+			return nil, n.halfAsked(ctx, changed, n.noControl(err))
 		}
 		n.event(cluster.Event{Actor: operator(ctx, ""), Action: "set_mode", Subject: out.subject(), Outcome: "done", Rule: "mode-waits", After: asJSON(out.Shards)})
 		return out, nil
 	}
-	return nil, themis.Errorf(themis.StalePlan, "the records of the shards change too fast").Do("run the same command again")
+	return nil, n.halfAsked(ctx, changed, themis.Errorf(themis.StalePlan, "the records of the shards change too fast").Do("run the same command again"))
+}
+
+// halfAsked tells, where a request in pieces breaks off, which shards were changed by then.
+func (n *Node) halfAsked(ctx context.Context, changed map[themis.ShardID]cluster.Policy, err error) error {
+	if len(changed) == 0 {
+		return err
+	}
+	ids := slices.Sorted(maps.Keys(changed))
+	n.event(cluster.Event{Actor: operator(ctx, ""), Action: "set_mode", Subject: fmt.Sprintf("%s and %d more", ids[0], len(ids)-1), Outcome: "failed", Rule: "mode-waits", Reason: err.Error(), After: asJSON(ids)})
+	return themis.Errorf(themis.CodeOf(err), "%d shards were changed, then: %w", len(changed), err).Do("run the same command again: what is done already stays")
 }
 
 // askAll is one transaction for as many shards as one may have. It notes in changed what was wanted of those that are done.

@@ -2,7 +2,10 @@ package node
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"log/slog"
+	"strings"
 	"testing"
 	"time"
 
@@ -17,11 +20,15 @@ type between struct {
 	control.KV
 	txns int
 	do   func()
+	gone bool // from the second on
 }
 
 func (b *between) Txn(ctx context.Context, t control.Txn) (bool, themis.Revision, error) {
 	if b.txns++; b.txns == 2 && b.do != nil {
 		b.do()
+	}
+	if b.gone && b.txns > 1 {
+		return false, 0, errors.New("no quorum")
 	}
 	return b.KV.Txn(ctx, t)
 }
@@ -87,5 +94,20 @@ func TestSetModeOfManyShardsInPieces(t *testing.T) {
 		if s.Want.Mode != themis.Async {
 			t.Errorf("%s wants %+v", s.ID, s.Want)
 		}
+	}
+
+	kv.txns, kv.do, kv.gone = 0, nil, true
+	<-n.events
+	_, err = n.setMode(t.Context(), setModeArgs{Mode: themis.Sync}, false)
+	if err == nil || !strings.Contains(err.Error(), fmt.Sprint(control.MaxTxnOps)+" shards were changed, then: ") {
+		t.Errorf("broken off between the pieces: %v", err)
+	}
+	select {
+	case e := <-n.events:
+		if e.Action != "set_mode" || e.Outcome != "failed" || !strings.Contains(e.Subject, fmt.Sprintf("and %d more", control.MaxTxnOps-1)) {
+			t.Errorf("the trail: %+v", e)
+		}
+	default:
+		t.Error("nothing is in the trail of what was changed")
 	}
 }

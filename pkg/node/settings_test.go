@@ -8,6 +8,7 @@ import (
 
 	"github.com/themisdb/themis/pkg/cluster"
 	"github.com/themisdb/themis/pkg/config"
+	"github.com/themisdb/themis/pkg/themis"
 )
 
 // Applied values that a node can't live by leave those in force that are, and its state says so.
@@ -28,5 +29,48 @@ func TestSettingsThatDoNotGoWithTheNodesOwn(t *testing.T) {
 	n.learnSettings(cluster.Settings{Version: 3, Values: map[string]string{"wal.keep_segments": "60"}})
 	if s := n.inForce.Load(); s.refused != nil || s.config.WAL.KeepSegments != 60 || n.rules().AckTimeout != 100*time.Millisecond {
 		t.Errorf("%+v, %v", s.config.WAL, s.refused)
+	}
+}
+
+// A file says the same as the cluster where the lists are in another order, or where what differs counts for nothing.
+func TestAFileThatSaysTheSame(t *testing.T) {
+	shard := func(id themis.ShardID, mode themis.Mode, k int) cluster.Shard {
+		return cluster.Shard{ID: id, Have: cluster.Policy{Mode: mode, K: k, RF: 2}}
+	}
+	hybrid := map[themis.ShardID]cluster.Shard{"shard-1": shard("shard-1", themis.Sync, 1), "shard-2": shard("shard-2", themis.Sync, 1), "shard-3": shard("shard-3", themis.Async, 0)}
+	async := map[themis.ShardID]cluster.Shard{"shard-1": shard("shard-1", themis.Async, 0)}
+	for _, c := range []struct {
+		shards map[themis.ShardID]cluster.Shard
+		file   string
+		fine   bool
+	}{
+		{hybrid, "replication: {mode: hybrid, synchronous_shards: [2, 1], asynchronous_shards: [3], min_sync_replicas: 1}\nsharding: {cluster: {active_shards: 3}}", true},
+		{hybrid, "replication: {mode: hybrid, synchronous_shards: [3, 1], asynchronous_shards: [2], min_sync_replicas: 1}\nsharding: {cluster: {active_shards: 3}}", false},
+		{async, "replication: {mode: async, min_sync_replicas: 1, replication_factor: 2}", true},
+		{async, "replication: {mode: sync, min_sync_replicas: 1, replication_factor: 2}", false},
+	} {
+		asked, err := config.Load([]config.Source{{Name: "a.yaml", Data: []byte(c.file)}}, nil, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		base, err := config.Load(nil, nil, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := onlyAtInit(cluster.View{Shards: c.shards}, asked.Founding(), base); (err == nil) != c.fine {
+			t.Errorf("%s: %v", c.file, err)
+		}
+	}
+}
+
+func TestSeldom(t *testing.T) {
+	s, now, yes := seldom{every: time.Second}, time.Now(), 0
+	for i := range 3500 {
+		if s.now(now.Add(time.Duration(i) * time.Millisecond)) {
+			yes++
+		}
+	}
+	if yes != 4 {
+		t.Errorf("%d times in 3.5 s", yes)
 	}
 }
