@@ -121,8 +121,9 @@ func (a *app) lossesCommand() *cobra.Command {
 	var shard string
 	c := &cobra.Command{
 		Use: "losses", Short: "List acknowledged writes that were cut and kept aside, and damaged parts that were set aside", Args: usage.None,
-		Long: `losses lists what the copies below a data directory keep in rescued/: writes that a replaced primary had acknowledged alone. It also
-lists logs and stores that a node moved aside because they were damaged. It only reads.
+		Long: `losses lists what the copies below a data directory keep in rescued/: writes that a replaced primary had acknowledged alone.
+Where no log tells which these are, a file has all that they may be, and "unsure" in its name: the shard may have some of them. It
+also lists logs and stores that a node moved aside because they were damaged. It only reads.
 
 Exit code: 0 there is nothing, 1 there is something, 2 no such directory, 3 it could not be read.`,
 		RunE: func(*cobra.Command, []string) error {

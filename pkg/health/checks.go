@@ -124,7 +124,7 @@ var checks = []Check{
 		"{node} has {bytes} bytes of {total} ({percent} %), ETA {eta}",
 		"themis-cli cluster health --watch"},
 	{RescuedEntries, Warning, true, "Acknowledged entries were cut and kept aside",
-		"{entries} entries that {node} had acknowledged alone in a reign that ended are in its rescued directory and in no copy",
+		"{entries} entries that {node} may have acknowledged alone in a reign that ended are in its rescued directory and may be in no copy",
 		"on {node}: themisdb-repl-doctor losses --shard {shard} --data-dir DIR"},
 	{PolicyChanging, Warning, true, "A change of the replication policy is under way",
 		"wanted {want}; in force {have}",

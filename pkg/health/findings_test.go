@@ -69,7 +69,7 @@ var findings = map[Code]struct {
 		f := w.follower("shard-1", "node-2")
 		f.Install = &Install{Done: 350, Total: ptr(themis.Bytes(1000)), ETAMs: ptr(int64(28000)), Since: ago(time.Minute)}
 	}, "shard-1/node-2", Warning, "node-2 has 350 bytes of 1000 (35 %), ETA 28.0 s"},
-	RescuedEntries: {func(w *world) { w.copyOn("node-2", "shard-1").Rescued = 3 }, "shard-1/node-2", Warning, "3 entries that node-2 had acknowledged alone"},
+	RescuedEntries: {func(w *world) { w.copyOn("node-2", "shard-1").Rescued = 3 }, "shard-1/node-2", Warning, "3 entries that node-2 may have acknowledged alone"},
 	UnusedCopyKept: {func(w *world) {
 		w.states["node-2"].State.Unused = []UnusedCopy{{Shard: "shard-1", Bytes: 700, Since: ago(time.Minute), Kept: "rescued/ holds 2 files"}}
 	}, "shard-1/node-2", Info, "node-2 has 700 bytes of shard-1 from before its copy was replaced; kept: rescued/ holds 2 files"},

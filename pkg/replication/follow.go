@@ -87,7 +87,7 @@ func (r *Replica) cutBack(common themis.Seq, h Hello) error {
 	if last.Seq <= common {
 		return nil
 	}
-	file, n, err := r.rescue(common+1, last.Seq, h.AckedAlone)
+	file, n, err := r.rescue(common+1, last.Seq, h.AckedAlone, false)
 	if err != nil {
 		return fmt.Errorf("rescue seq %d to %d of %s: %w", common+1, last.Seq, r.o.Shard, err)
 	}
@@ -242,7 +242,7 @@ func (r *Replica) Install(h Hello, snap store.Snapshot, dir string) error {
 	next := r.promise
 	next.Promised = max(next.Promised, h.Epoch)
 	if next.Blank == "" {
-		next.Blank = beingRebuilt
+		next.Blank = "being rebuilt"
 	}
 	next.Lineage, next.Filled = h.Lineage, false
 	if err := next.write(r.o.Dir); err != nil {

@@ -41,6 +41,7 @@ type trio struct {
 	rules  atomic.Pointer[Rules] // nil: the default ones
 	keep   atomic.Int64          // bytes of log that are kept; 0: as usual
 	queue  int                   // writes that may wait; 0: as usual
+	trail  []string              // the events of all: node, action, outcome, reason
 }
 
 type trioNode struct {
@@ -90,6 +91,11 @@ func (c *trio) start(id themis.NodeID) {
 		Reigns: func(time.Time) bool { _, ended := c.lapsed.Load(id); return !ended }, Logger: slog.New(slog.DiscardHandler), Heartbeat: 50 * time.Millisecond, Scrub: c.scrub,
 		QueueWrites: c.queue,
 		KeepLog:     func() themis.Bytes { return cmp.Or(themis.Bytes(c.keep.Load()), 1<<30) },
+		Event: func(action, outcome, _, reason string, _ themis.Epoch) {
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			c.trail = append(c.trail, fmt.Sprintf("%s %s %s: %s", id, action, outcome, reason))
+		},
 	}
 	if testing.Verbose() {
 		o.Logger = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug})).With("node", id)
@@ -502,30 +508,14 @@ func TestAsyncTailIsRescuedBeforeAnInstall(t *testing.T) {
 	gone := put("removed", "")
 	gone.Changes[0].Code, gone.Changes[0].Value = themis.OpDelete, nil
 	c.mustWrite(first, gone)
-	r := c.node(first)
-	c.keep.Store(1)
-	large := `"` + strings.Repeat("x", 1<<20) + `"`
-	for i := 0; r.log.First() <= 5; i++ { // alone and removed are no longer in it
-		c.mustWrite(first, put(fmt.Sprint("large-", i%8), large))
-		if err := errors.Join(r.Flush(), r.trim()); err != nil {
-			t.Fatal(err)
-		}
-	}
+	c.letGo(first, 5) // alone and removed are no longer in its log
 	c.stop(first)
 	c.net.Cut(first, false)
 	second := c.elect()
 	c.mustWrite(second, put("later", "3"))
 	c.start(first)
 	c.converged("node-1", "node-2", "node-3")
-	var all []byte
-	files, err := filepath.Glob(filepath.Join(c.dir, string(first), "rescued", "acknowledged-*.ndjson"))
-	for _, f := range files {
-		b, readErr := os.ReadFile(f)
-		all, err = append(all, b...), errors.Join(err, readErr)
-	}
-	if err != nil || len(files) != 1 {
-		t.Fatalf("rescued files: %v, %v", files, err)
-	}
+	all := c.rescued(first, "acknowledged-epoch-1-*")
 	for _, want := range []string{`"op":"put","collection_id":1,"key":"alone"`, `"op":"delete","collection_id":1,"key":"removed"`, `"key":"large-7"`} {
 		if !bytes.Contains(all, []byte(want)) {
 			t.Errorf("%s is not in %.300s", want, all)
@@ -536,6 +526,123 @@ func TestAsyncTailIsRescuedBeforeAnInstall(t *testing.T) {
 	}
 	if n := c.node(first).Status().Rescued; n < 10 {
 		t.Errorf("status tells of %d rescued writes", n)
+	}
+}
+
+// letGo writes under id until its log begins behind seq.
+func (c *trio) letGo(id themis.NodeID, seq themis.Seq) {
+	c.t.Helper()
+	c.keep.Store(1)
+	defer c.keep.Store(0)
+	r, large := c.node(id), `"`+strings.Repeat("x", 1<<20)+`"`
+	for i := 0; r.log.First() <= seq; i++ {
+		c.mustWrite(id, put(fmt.Sprint("large-", i%8), large))
+		if err := errors.Join(r.Flush(), r.trim()); err != nil {
+			c.t.Fatal(err)
+		}
+	}
+}
+
+// rescued is what is in the one file in rescued/, which has that name.
+func (c *trio) rescued(id themis.NodeID, name string) []byte {
+	c.t.Helper()
+	files, err := filepath.Glob(filepath.Join(c.dir, string(id), "rescued", "*"))
+	if err != nil || len(files) != 1 {
+		c.t.Fatalf("rescued files: %v, %v", files, err)
+	}
+	if is, err := filepath.Match(name, filepath.Base(files[0])); err != nil || !is {
+		c.t.Errorf("%s is not named %s: %v", files[0], name, err)
+	}
+	b, err := os.ReadFile(files[0])
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return b
+}
+
+// A primary comes back whose reign the log of the shard's primary no longer tells of. What it may have had alone is saved: after ASYNC all
+// that it has, after SYNC what it does not know to be committed. The file and the trail say that not all of it need be lost.
+func TestWhatMayBeItsOwnIsRescuedBeforeAnInstall(t *testing.T) {
+	for _, p := range []cluster.Policy{{Mode: themis.Async, RF: 3}, {Mode: themis.Sync, K: 1, RF: 3}} {
+		for _, short := range []bool{false, true} { // its own log has let go of what it had alone
+			if short && p.Mode == themis.Sync {
+				continue // nobody lets go of what is not committed
+			}
+			t.Run(fmt.Sprint(p.Mode, "/short=", short), func(t *testing.T) {
+				t.Parallel()
+				c := newTrio(t, p, "node-1", "node-2", "node-3")
+				first := c.elect()
+				c.mustWrite(first, put("shared", "1"))
+				c.mustWrite(first, put("known", "1")) // with it, the entry of shared says to whom reads it later that it is committed
+				c.converged("node-1", "node-2", "node-3")
+				c.net.Cut(first, true)
+				name, saved, kept := "acknowledged-unsure-epoch-1-seq-1-*", []string{"alone", "shared", "known"}, []string(nil)
+				if p.Mode == themis.Async {
+					c.mustWrite(first, put("alone", "2"))
+				} else {
+					ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+					_, err := c.node(first).Write(ctx, put("alone", "2"))
+					cancel()
+					if themis.CodeOf(err) != themis.OutcomeUnknown {
+						t.Fatalf("a write that nobody else has: %v", err)
+					}
+					name, saved, kept = "unconfirmed-unsure-epoch-1-seq-4-*-writes-1.*", []string{"alone"}, []string{"shared", "known"}
+				}
+				if short {
+					c.letGo(first, 5)
+				}
+				c.stop(first)
+				c.net.Cut(first, false)
+				if p.Mode == themis.Sync {
+					c.mu.Lock()
+					c.failed = map[themis.NodeID]bool{first: true}
+					c.mu.Unlock()
+				}
+				c.mustWrite(c.elect(), put("later", "3"))
+				last := c.elect()
+				c.mustWrite(last, put("later", "4"))
+				c.letGo(last, c.node(last).log.Lineage()[2].Seq)
+				c.mu.Lock()
+				c.failed = nil
+				c.mu.Unlock()
+				c.start(first)
+				c.converged("node-1", "node-2", "node-3")
+				all := c.rescued(first, name)
+				for _, key := range saved {
+					if !bytes.Contains(all, []byte(`"key":"`+key+`"`)) {
+						t.Errorf("%s is not in %.300s", key, all)
+					}
+				}
+				for _, key := range kept {
+					if bytes.Contains(all, []byte(`"key":"`+key+`"`)) {
+						t.Errorf("%s was surely common, and was saved: %.300s", key, all)
+					}
+				}
+				c.mu.Lock()
+				defer c.mu.Unlock()
+				if said := strings.Join(c.trail, "\n"); !strings.Contains(said, string(first)+" log_cut done: the copy is built anew, and which of seq ") || !strings.Contains(said, "of which some may not be lost") {
+					t.Errorf("the trail: %s", said)
+				}
+			})
+		}
+	}
+}
+
+// An install broke off between the exchange of the store and that of the log: in the store may be the primary's documents by now, which the
+// copy never had alone.
+func TestOnlyTheLogIsRescuedOnceAnInstallHasBegun(t *testing.T) {
+	c := newTrio(t, cluster.Policy{Mode: themis.Async, RF: 1}, "node-1")
+	c.mustWrite(c.elect(), put("stored", "1"))
+	c.letGo("node-1", 2)
+	r := c.node("node-1")
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.promise.Lineage = []themis.EpochStart{{Epoch: 2, Seq: 50}}
+	if err := r.rescueBeforeInstall(0, Hello{Epoch: 2, AckedAlone: 2, Lineage: r.promise.Lineage}); err != nil {
+		t.Fatal(err)
+	}
+	if all := c.rescued("node-1", "acknowledged-unsure-*"); !bytes.Contains(all, []byte(`"key":"large-`)) || bytes.Contains(all, []byte(`"key":"stored"`)) {
+		t.Errorf("saved: %.300s", all)
 	}
 }
 

@@ -32,8 +32,9 @@ type rescued struct {
 
 // The files of rescued/ say by their name whether the shard's mode had let the writes in them be acknowledged.
 const (
-	rescuedAcked = "acknowledged" // under ASYNC: somebody was told that they were done
-	rescuedOpen  = "unconfirmed"  // nobody was; clients were told that the outcome is unknown
+	rescuedAcked  = "acknowledged" // under ASYNC: somebody was told that they were done
+	rescuedOpen   = "unconfirmed"  // nobody was; clients were told that the outcome is unknown
+	rescuedUnsure = "-unsure"      // behind either: the shard's log may have some of them
 )
 
 // rescuedWrites is how many acknowledged writes lie in rescued/, as the files' names say.
@@ -51,13 +52,14 @@ func (r *Replica) rescuedWrites() (n int) {
 	return n
 }
 
-// rescue writes the log's entries from…to as NDJSON, durably, before they are cut (promise 12). It returns the file's name,
-// empty when there was no write among them, and the number of writes. Those of reigns up to alone may have been acknowledged.
-func (r *Replica) rescue(from, to themis.Seq, alone themis.Epoch) (name string, n int, err error) {
+// rescue writes the entries from…to as NDJSON, durably, before they are cut (promise 12): those in the log, and of those that the log has let
+// go, as an ASYNC primary's does that nobody follows, the last write of each document. It returns the file's name, empty when there was no
+// write among them, and the number of writes. Those of reigns up to alone may have been acknowledged; of unsure ones the shard may have some.
+func (r *Replica) rescue(from, to themis.Seq, alone themis.Epoch, unsure bool) (name string, n int, err error) {
 	if !guard.On(guard.RescueFirst) {
 		return "", 0, nil
 	}
-	f := rescueFile{dir: r.o.Dir, shard: r.o.Shard, alone: alone}
+	f := rescueFile{dir: r.o.Dir, shard: r.o.Shard, alone: alone, unsure: unsure}
 	defer f.abandon()
 	if base := r.log.Base().Seq; base >= from {
 		if err := f.addStored(r.openStore(), from, base, r.log.Lineage()); err != nil {
@@ -70,28 +72,42 @@ func (r *Replica) rescue(from, to themis.Seq, alone themis.Epoch) (name string, 
 	return f.finish(r.log.Last().Epoch, from, to)
 }
 
-const beingRebuilt = "being rebuilt"
-
-// rescueBeforeInstall saves what this copy has behind the common seq before a checkpoint takes its place: the writes in its log, and of those
-// that its log has let go, as an ASYNC primary's does that nobody follows, the last one of each document. Where the primary's log no longer
-// tells up to where both were one, or the store is no longer this copy's own, it says so and saves nothing. mu is held.
+// rescueBeforeInstall saves what this copy has behind the common seq before a checkpoint takes its place. Where the two logs no longer tell
+// up to where they were one, it saves all that is not surely in the primary's, and says so. mu is held.
 func (r *Replica) rescueBeforeInstall(common themis.Seq, h Hello) error {
-	last, base := r.log.Last(), r.log.Base().Seq
-	if last.Seq <= common {
+	last, told := r.log.Last(), common > 0 || whole(r.log.Lineage()) && whole(h.Lineage)
+	from := common + 1
+	if !told {
+		from = r.surelyCommon(h.AckedAlone) + 1
+	}
+	if len(r.promise.Lineage) > 0 { // an install had begun: what the log lacks was saved by then, and the store may be the primary's since
+		from = max(from, r.log.Base().Seq+1)
+	}
+	if last.Seq < from {
 		return nil
 	}
-	if base > common && (common == 0 || r.promise.Blank == beingRebuilt && !r.promise.Filled) {
-		if last.Epoch <= h.AckedAlone {
-			r.o.Event("rescue", "not_done", "lineage", fmt.Sprintf("whether the log of epoch %d has what this copy has up to seq %d can no longer be told: its own log begins at seq %d", h.Epoch, last.Seq, base+1), h.Epoch)
-		}
-		return nil
-	}
-	file, n, err := r.rescue(common+1, last.Seq, h.AckedAlone)
-	if err != nil {
+	file, n, err := r.rescue(from, last.Seq, h.AckedAlone, !told)
+	switch {
+	case err != nil:
 		return err
+	case told:
+		r.o.Event("log_cut", "done", "lineage", fmt.Sprintf("the copy is built anew, and seq %d to %d are not in the log of epoch %d; %d writes saved to %s", from, last.Seq, h.Epoch, n, file), h.Epoch)
+	case n > 0:
+		r.o.Event("log_cut", "done", "lineage", fmt.Sprintf("the copy is built anew, and which of seq %d to %d are in the log of epoch %d can no longer be told: all %d writes saved to %s, of which some may not be lost", from, last.Seq, h.Epoch, n, file), h.Epoch)
 	}
-	r.o.Event("log_cut", "done", "lineage", fmt.Sprintf("the copy is built anew, and seq %d to %d are not in the log of epoch %d; %d writes saved to %s", common+1, last.Seq, h.Epoch, n, file), h.Epoch)
 	return nil
+}
+
+// whole says whether the epochs are told from the first entry on.
+func whole(l []themis.EpochStart) bool { return len(l) == 0 || l[0].Seq == 1 }
+
+// surelyCommon is the last seq that every later primary has, whatever its epochs tell: what was committed in a reign that needed more than
+// one copy for that; 0: none is known.
+func (r *Replica) surelyCommon(alone themis.Epoch) themis.Seq {
+	if committed := themis.Seq(r.commit.Load()); lineageAt(r.log.Lineage(), committed) > alone {
+		return committed
+	}
+	return 0
 }
 
 // Rescue does the same with all entries behind a seq in the log of a copy that nobody has open: dir is its directory. They count as
@@ -123,12 +139,13 @@ type rescueFile struct {
 	acked bool         // one of them may
 	n     int          // writes in it
 
+	unsure bool // whether the shard's log has them
+
 	f   *os.File
 	out *bufio.Writer
 	enc *json.Encoder
 }
 
-// add appends the writes of an entry.
 // addLog adds the log's entries from…to.
 func (x *rescueFile) addLog(log *wal.Log, from, to themis.Seq) error {
 	scan, err := log.Scan(from)
@@ -188,6 +205,7 @@ func (x *rescueFile) line(l rescued) error {
 	return x.enc.Encode(l)
 }
 
+// add appends the writes of an entry.
 func (x *rescueFile) add(e *themis.Entry) error {
 	if e.Kind != themis.KindWrite {
 		return nil
@@ -231,6 +249,9 @@ func (x *rescueFile) finish(epoch themis.Epoch, from, to themis.Seq) (name strin
 	kind := rescuedOpen
 	if x.acked {
 		kind = rescuedAcked
+	}
+	if x.unsure {
+		kind += rescuedUnsure
 	}
 	dir := filepath.Join(x.dir, "rescued")
 	name = filepath.Join(dir, fmt.Sprintf("%s-epoch-%d-seq-%d-%d-writes-%d.ndjson", kind, epoch, from, to, x.n))
