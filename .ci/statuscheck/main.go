@@ -5,10 +5,13 @@
 // Each requirement has one line, | ID | state | test(s) or note |, with a state of done, thin or missing. Tests are named in backquotes
 // as `pkg/wal.TestTornTail` or `pkg/wal.TestTornTail/at_every_byte`. A done line names at least one test; every test named, on whatever
 // line, must have run and passed, no part of it skipped: in this run (the output of go test -json), or in a report of a long command.
-// A failure in this run outweighs a report; a test that is too long for this run, and skips here, is shown by its report.
+// A failure in this run outweighs a report; a test that is too long for this run, and skips here, is shown by its report: it must still
+// be there to skip.
 // A report is a JSON file in the reports directory:
 //
 //	{"command": "…", "commit": "40 hex digits", "seed": 7, "date": "RFC 3339", "tests": ["pkg/wal.TestCrash", …]}
+//
+// Its commit must be one that HEAD comes from, as git says of the current directory; only a shallow clone may lack it.
 //
 // Every ID of ids.txt must have its line, and no line may have another ID. Exit code 1: some line claims what isn't shown.
 package main
@@ -21,6 +24,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -42,7 +46,10 @@ func run(args []string, out, errOut io.Writer) int {
 	if err := flags.Parse(args); err != nil {
 		return 2
 	}
-	shown, err := evidence(*results, *reports)
+	shown, notes, err := evidence(*results, *reports)
+	for _, note := range notes {
+		fmt.Fprintln(errOut, "statuscheck:", note)
+	}
 	if err != nil {
 		fmt.Fprintln(errOut, "statuscheck:", err)
 		return 1
@@ -158,32 +165,76 @@ func check(rows []row, ids []string, shown map[string]verdict) []string {
 	return faults
 }
 
-// evidence gathers the verdicts of this run and of the reports. A failure in this run outweighs a report.
-func evidence(results, reports string) (map[string]verdict, error) {
-	shown := map[string]verdict{}
+// evidence gathers the verdicts of this run and of the reports, and notes of what could not be looked at. A failure in this run
+// outweighs a report.
+func evidence(results, reports string) (shown map[string]verdict, notes []string, err error) {
+	shown = map[string]verdict{}
 	files, err := filepath.Glob(filepath.Join(reports, "*.json"))
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	for _, name := range files {
-		tests, err := readReport(name)
+		r, err := readReport(name)
 		if err != nil {
-			return nil, fmt.Errorf("report %s: %w", name, err)
+			return nil, notes, fmt.Errorf("report %s: %w", name, err)
 		}
-		for _, test := range tests {
+		note, err := ancestor(r.Commit)
+		if err != nil {
+			return nil, notes, fmt.Errorf("report %s: %w", name, err)
+		}
+		if note != "" {
+			notes = append(notes, fmt.Sprintf("report %s: %s", name, note))
+		}
+		for _, test := range r.Tests {
 			shown[test] = verdict{passed: true, reported: true}
 		}
 	}
 	f, err := os.Open(results)
 	if err != nil {
-		return nil, err
+		return nil, notes, err
 	}
 	defer f.Close() //nolint:errcheck // only read
-	return shown, readResults(f, shown)
+	last, err := readResults(f, shown)
+	if err != nil {
+		return nil, notes, err
+	}
+	for name, v := range shown {
+		if v.reported && v.reason == "" && !isThere(name, last) {
+			shown[name] = verdict{reason: "is in a report, but there is no such test any more: it did not even skip here"}
+		}
+	}
+	return shown, notes, nil
 }
 
-// readResults adds the verdicts of a go test -json stream. Lines that are no events are the go command's own words.
-func readResults(in io.Reader, shown map[string]verdict) error {
+// isThere says whether this run had the test, or skipped what it is a part of, by the last event of each.
+func isThere(name string, last map[string]string) bool {
+	if last[name] != "" {
+		return true
+	}
+	for i := strings.LastIndexByte(name, '/'); i >= 0; i = strings.LastIndexByte(name, '/') {
+		if name = name[:i]; last[name] == "skip" {
+			return true
+		}
+	}
+	return false
+}
+
+// ancestor demands that HEAD comes from the commit. A shallow clone may not know: that is told.
+func ancestor(commit string) (note string, err error) {
+	out, err := exec.Command("git", "merge-base", "--is-ancestor", commit, "HEAD").CombinedOutput() //nolint:gosec,noctx // hex digits; local
+	if err == nil {
+		return "", nil
+	}
+	if shallow, _ := exec.Command("git", "rev-parse", "--is-shallow-repository").Output(); strings.TrimSpace(string(shallow)) == "true" { //nolint:noctx // local
+		return fmt.Sprintf("this clone is shallow, so whether HEAD comes from %s was not looked at", commit), nil
+	}
+	return "", fmt.Errorf("HEAD does not come from its commit %s, as far as git knows here: %w\n%s", commit, err, out)
+}
+
+// readResults adds the verdicts of a go test -json stream, and tells the last event of each test. Lines that are no events are the go
+// command's own words.
+func readResults(in io.Reader, shown map[string]verdict) (last map[string]string, err error) {
+	last = map[string]string{}
 	r := bufio.NewReader(in)
 	for {
 		line, err := r.ReadBytes('\n')
@@ -191,6 +242,7 @@ func readResults(in io.Reader, shown map[string]verdict) error {
 		if json.Unmarshal(line, &e) == nil && e.Test != "" {
 			pkg := strings.TrimPrefix(e.Package, module)
 			name := pkg + "." + e.Test
+			last[name] = e.Action
 			switch e.Action {
 			case "pass":
 				v := shown[name]
@@ -205,10 +257,10 @@ func readResults(in io.Reader, shown map[string]verdict) error {
 			}
 		}
 		if errors.Is(err, io.EOF) {
-			return nil
+			return last, nil
 		}
 		if err != nil {
-			return err
+			return nil, err
 		}
 	}
 }
@@ -235,15 +287,15 @@ type report struct {
 
 var commitForm = regexp.MustCompile(`^[0-9a-f]{40}$`)
 
-// readReport reads one report's tests, or says what it lacks.
-func readReport(name string) ([]string, error) {
+// readReport reads one report, or says what it lacks.
+func readReport(name string) (report, error) {
+	var r report
 	data, err := os.ReadFile(name)
 	if err != nil {
-		return nil, err
+		return r, err
 	}
-	var r report
 	if err := json.Unmarshal(data, &r); err != nil {
-		return nil, err
+		return r, err
 	}
 	var lacks []error
 	lack := func(bad bool, what string) {
@@ -256,5 +308,5 @@ func readReport(name string) ([]string, error) {
 	lack(r.Seed == nil, "no seed")
 	lack(r.Date.IsZero(), "no date")
 	lack(len(r.Tests) == 0, "no tests")
-	return r.Tests, errors.Join(lacks...)
+	return r, errors.Join(lacks...)
 }

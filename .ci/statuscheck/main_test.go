@@ -3,12 +3,13 @@ package main
 import (
 	"bytes"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
 )
 
-const goodReport = `{"command": "go test -run Crash", "commit": "3c155f4c155f43c155f4c155f43c155f4c155f43", "seed": 7, "date": "2026-11-20T10:00:00Z", "tests": ["pkg/wal.TestLong"]}`
+const goodReport = `{"command": "go test -run Crash", "commit": "HEAD-COMMIT", "seed": 7, "date": "2026-11-20T10:00:00Z", "tests": ["pkg/wal.TestLong"]}`
 
 func event(action, test string) string {
 	return `{"Action":"` + action + `","Package":"github.com/themisdb/themis/pkg/wal","Test":"` + test + `"}` + "\n"
@@ -17,11 +18,13 @@ func event(action, test string) string {
 func TestStatusCheck(t *testing.T) {
 	const ids = "REP-01\nREP-02\n"
 	line2 := "| REP-02 | missing | |\n"
+	head := history(t)
 	for _, c := range []struct{ what, status, results, report, want string }{
 		{"nothing claimed", "# Status\n\n| ID | state | test(s) or note |\n|---|---|---|\n| REP-01 | missing | |\n" + line2, "", "", ""},
 		{"shown in this run", "| REP-01 | done | `pkg/wal.TestA` |\n" + line2, event("pass", "TestA"), "", ""},
 		{"two tests and a note", "| REP-01 | done | `pkg/wal.TestA`, `pkg/wal.TestB/x` of 9 `frames` |\n" + line2, event("pass", "TestA") + event("pass", "TestB/x"), "", ""},
-		{"shown in a report", "| REP-01 | done | `pkg/wal.TestLong` |\n" + line2, event("pass", "TestA"), goodReport, ""},
+		{"shown in a report", "| REP-01 | done | `pkg/wal.TestLong` |\n" + line2, event("pass", "TestA") + event("skip", "TestLong"), goodReport, ""},
+		{"a part shown in a report", "| REP-01 | done | `pkg/wal.TestLong/x/y` |\n" + line2, event("skip", "TestLong"), strings.Replace(goodReport, "TestLong", "TestLong/x/y", 1), ""},
 		{"among the go command's words", "| REP-01 | done | `pkg/wal.TestA` |\n" + line2, "go: downloading\n" + event("pass", "TestA") + "{", "", ""},
 		{"thin, by a note", "| REP-01 | thin | no timeouts |\n" + line2, "", "", ""},
 
@@ -44,14 +47,19 @@ func TestStatusCheck(t *testing.T) {
 		{"an ID is missing", "| REP-01 | missing | |\n", "", "", "REP-02 has no line"},
 		{"an ID twice", "| REP-01 | missing | |\n| REP-01 | missing | |\n" + line2, "", "", "line 2: REP-01: stands on line 1 already"},
 		{"an unknown state", "| REP-01 | nearly | |\n" + line2, "", "", `state "nearly"`},
+		{"a report's test is gone", "| REP-01 | done | `pkg/wal.TestLong` |\n" + line2, event("pass", "TestA"), goodReport, "TestLong is in a report, but there is no such test any more"},
+		{"a report's test is gone from one room", "| REP-01 | done | `pkg/wal.TestLong` |\n" + line2, strings.Replace(event("skip", "TestLong"), "/wal", "/store", 1), goodReport, "no such test any more"},
+		{"a report's part is gone", "| REP-01 | done | `pkg/wal.TestLong/x` |\n" + line2, event("pass", "TestLong"), strings.Replace(goodReport, "TestLong", "TestLong/x", 1), "TestLong/x is in a report, but there is no such test any more"},
+		{"a report's test is gone that no line names", line2 + "| REP-01 | missing | |\n", event("pass", "TestA"), goodReport, ""},
 		{"a torn line", "| REP-01 | missing |\n" + line2, "", "", "line 1 is not"},
 		{"a line that is no requirement", "| REP-1a | missing | |\n" + line2, "", "", "line 1 is not"},
 		{"a report without a seed", line2, "", strings.Replace(goodReport, `"seed": 7, `, "", 1), "no seed"},
 		{"a report without a date", line2, "", strings.Replace(goodReport, `"date": "2026-11-20T10:00:00Z", `, "", 1), "no date"},
-		{"a report without a commit", line2, "", strings.Replace(goodReport, "3c155f4", "HEAD", 1), "commit is not"},
+		{"a report without a commit", line2, "", strings.Replace(goodReport, "HEAD-COMMIT", "HEAD", 1), "commit is not"},
 		{"a report without a command", line2, "", strings.Replace(goodReport, "go test -run Crash", "", 1), "no command"},
 		{"a report without tests", line2, "", strings.Replace(goodReport, `"pkg/wal.TestLong"`, "", 1), "no tests"},
 		{"a broken report", line2, "", "{", "report"},
+		{"a report of a commit that is none", line2, "", strings.Replace(goodReport, "HEAD-COMMIT", strings.Repeat("0", 40), 1), "HEAD does not come from its commit 0000"},
 	} {
 		t.Run(c.what, func(t *testing.T) {
 			dir := t.TempDir()
@@ -66,7 +74,7 @@ func TestStatusCheck(t *testing.T) {
 				return path
 			}
 			if c.report != "" {
-				at("reports/long.json", c.report)
+				at("reports/long.json", strings.Replace(c.report, "HEAD-COMMIT", head, 1))
 			}
 			args := []string{"-status", at("status.md", c.status), "-ids", at("ids.txt", ids), "-results", at("results.json", c.results), "-reports", filepath.Join(dir, "reports")}
 			var out, errOut bytes.Buffer
@@ -75,6 +83,59 @@ func TestStatusCheck(t *testing.T) {
 				t.Errorf("exit code %d, want %q, got %q", code, c.want, &errOut)
 			}
 		})
+	}
+}
+
+// history makes a repository of two commits in a directory that becomes the current one, and tells the older.
+func history(t *testing.T) (older string) {
+	t.Helper()
+	t.Chdir(t.TempDir())
+	git(t, "init", "-q")
+	commit(t, "first")
+	older = git(t, "rev-parse", "HEAD")
+	commit(t, "second")
+	return older
+}
+
+func commit(t *testing.T, what string) {
+	t.Helper()
+	git(t, "-c", "user.name=x", "-c", "user.email=x@example.org", "commit", "-q", "--allow-empty", "-m", what)
+}
+
+func git(t *testing.T, args ...string) string {
+	t.Helper()
+	out, err := exec.Command("git", args...).CombinedOutput()
+	if err != nil {
+		t.Fatalf("git %v: %v\n%s", args, err, out)
+	}
+	return strings.TrimSpace(string(out))
+}
+
+// A report is of a state that HEAD comes from; a shallow clone that can't know says so and goes on.
+func TestReportsCommit(t *testing.T) {
+	older := history(t)
+	whole, err := os.Getwd()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if note, err := ancestor(older); note != "" || err != nil {
+		t.Errorf("an older commit: %q, %v", note, err)
+	}
+	git(t, "checkout", "-q", "-b", "side", older)
+	commit(t, "beside")
+	beside := git(t, "rev-parse", "HEAD")
+	git(t, "checkout", "-q", "-")
+	if _, err := ancestor(beside); err == nil || !strings.Contains(err.Error(), "HEAD does not come from its commit "+beside) {
+		t.Errorf("a commit of another branch: %v", err)
+	}
+	t.Chdir(t.TempDir())
+	git(t, "clone", "-q", "--depth", "1", "file://"+whole, ".")
+	if note, err := ancestor(older); err != nil || !strings.Contains(note, "this clone is shallow") {
+		t.Errorf("in a shallow clone: %q, %v", note, err)
+	}
+	t.Chdir(t.TempDir())
+	if _, err := ancestor(older); err == nil {
+		t.Error("without git's history nothing is shown")
 	}
 }
 
