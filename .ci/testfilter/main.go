@@ -2,9 +2,11 @@
 //
 //	go test -json ./... 2>&1 | testfilter -o results.json     one line a package, failures in full, then the count
 //	testfilter -count results.json                            only the count, of all runs that were written there
+//	testfilter -passed 'TestA|TestB' <results.json            the tests that passed, one a line: each of those named must be there
 //
 // Every input line is appended to the file. The last line is always "N passed, N failed, N skipped", counting tests and subtests;
-// a package that fails outside its tests, or never ends, counts as one failure. Exit code 1: something failed, or nothing ran.
+// a package that fails outside its tests, or never ends, counts as one failure. Exit code 1: something failed, or nothing ran. For go test
+// a test passes though parts of it were skipped; -passed leaves it out.
 package main
 
 import (
@@ -27,8 +29,18 @@ func run(args []string, in io.Reader, out, errOut io.Writer) int {
 	flags.SetOutput(errOut)
 	file := flags.String("o", "", "append every input line to this `file`")
 	count := flags.String("count", "", "print only the count of this `file` of earlier runs")
+	named := flags.String("passed", "", "print the tests that passed with all their parts, as package.Test; these `tests`, with | between them, must be among them")
 	if err := flags.Parse(args); err != nil {
 		return 2
+	}
+	if *named != "" {
+		tests, err := passed(in, strings.Split(*named, "|"))
+		if err != nil {
+			fmt.Fprintln(errOut, "testfilter:", err)
+			return 1
+		}
+		fmt.Fprintln(out, strings.Join(tests, "\n"))
+		return 0
 	}
 	f := &filter{out: out, raw: io.Discard, output: map[key][]string{}, open: map[string]*tally{}}
 	if *count != "" {
@@ -219,4 +231,44 @@ func (f *filter) finish() {
 	for _, s := range f.skips {
 		fmt.Fprintln(f.out, "skip ", s)
 	}
+}
+
+// passed are the tests that passed and no part of which was skipped or failed, as package.Test; an error where a named one is not there.
+func passed(in io.Reader, named []string) ([]string, error) {
+	well := map[key]bool{} // false: spoilt by a part, or by itself
+	r := bufio.NewReader(in)
+	for {
+		line, err := r.ReadBytes('\n')
+		var e event
+		if json.Unmarshal(line, &e) == nil && e.Test != "" {
+			switch k := (key{e.Package, e.Test}); e.Action {
+			case "pass":
+				if _, spoilt := well[k]; !spoilt {
+					well[k] = true
+				}
+			case "skip", "fail":
+				for parts := strings.Split(e.Test, "/"); len(parts) > 0; parts = parts[:len(parts)-1] {
+					well[key{e.Package, strings.Join(parts, "/")}] = false
+				}
+			}
+		}
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	maps.DeleteFunc(well, func(_ key, well bool) bool { return !well })
+	have := map[string]bool{}
+	var tests []string
+	for k := range well {
+		have[k.test] = true
+		tests = append(tests, k.pkg+"."+k.test)
+	}
+	slices.Sort(tests)
+	if lacks := slices.DeleteFunc(named, func(test string) bool { return have[test] }); len(lacks) > 0 {
+		return nil, fmt.Errorf("these did not pass with all their parts, or are no tests: %s", strings.Join(lacks, ", "))
+	}
+	return tests, nil
 }

@@ -89,3 +89,29 @@ func TestCount(t *testing.T) {
 		t.Error("a missing file passed")
 	}
 }
+
+// What a report may name: tests that passed as a whole, and all that were asked for.
+func TestPassed(t *testing.T) {
+	skipped := okRun + `{"Action":"skip","Package":"m/a","Test":"TestB/x/y"}
+{"Action":"pass","Package":"m/a","Test":"TestB/x"}
+{"Action":"pass","Package":"m/a","Test":"TestB/z"}
+{"Action":"pass","Package":"m/a","Test":"TestB"}
+`
+	for _, c := range []struct{ what, in, named, want string }{
+		{"with its parts", okRun, "TestA", "m/a.TestA\nm/a.TestA/x\n"},
+		{"one with a skipped part is left out, other parts are not", skipped, "TestA", "m/a.TestA\nm/a.TestA/x\nm/a.TestB/z\n"},
+		{"one with a skipped part was asked for", skipped, "TestA|TestB", "testfilter: these did not pass with all their parts, or are no tests: TestB\n"},
+		{"one that is none was asked for", okRun, "TestOld|TestA|TestOlder", "testfilter: these did not pass with all their parts, or are no tests: TestOld, TestOlder\n"},
+		{"one that never ended", okRun + `{"Action":"run","Package":"m/a","Test":"TestB"}`, "TestB", "testfilter: these did not pass with all their parts, or are no tests: TestB\n"},
+		{"one that failed once of twice", okRun + `{"Action":"fail","Package":"m/a","Test":"TestA"}` + "\n" + okRun, "TestA", "testfilter: these did not pass with all their parts, or are no tests: TestA\n"},
+		{"nothing ran", "", "TestA", "testfilter: these did not pass with all their parts, or are no tests: TestA\n"},
+	} {
+		t.Run(c.what, func(t *testing.T) {
+			var out bytes.Buffer
+			code := run([]string{"-passed", c.named}, strings.NewReader(c.in), &out, &out)
+			if out.String() != c.want || (code == 0) == strings.HasPrefix(c.want, "testfilter:") {
+				t.Errorf("exit code %d, want %q, got %q", code, c.want, &out)
+			}
+		})
+	}
+}
