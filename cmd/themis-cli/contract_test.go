@@ -163,6 +163,11 @@ var paused = []contractCase{
 	{theErrors + "OUTCOME_UNKNOWN 504: it may have been done", "http-unknown.txt", send("PUT", lone+"?timeout_ms=700", "1")},
 }
 
+// cut are those of the same one, asked of that node while the first, the only control member, does not answer.
+var cut = []contractCase{
+	{"GET /readyz 503 with the reason: what the node leads may not be read", "http-readyz-cut.txt", func(c *contract) string { return c.httpOf(1, "GET", "/readyz", "") }},
+}
+
 // headless are those of the same one, with that node killed.
 var headless = []contractCase{
 	{theErrors + "NO_PRIMARY 503, a read", "http-no-primary.txt", get(lone + "?timeout_ms=500")},
@@ -248,6 +253,11 @@ func TestContractOfAShardWithoutPrimary(t *testing.T) {
 	c.must("playground", "node", "pause", "node-2")
 	c.all(paused)
 	c.must("playground", "node", "resume", "node-2")
+	c.must("playground", "node", "pause", "node-1")
+	c.until(func() bool { return !strings.Contains(c.httpOf(1, "GET", "/readyz", ""), "200 OK") })
+	c.all(cut)
+	c.must("playground", "node", "resume", "node-1")
+	c.until(func() bool { return strings.Contains(c.http("GET", lone, ""), "200 OK") })
 	c.must("playground", "node", "kill", "node-2")
 	c.all(headless)
 }
@@ -255,7 +265,7 @@ func TestContractOfAShardWithoutPrimary(t *testing.T) {
 // complete finds goldens that no case holds any more.
 func (c *contract) complete() {
 	held := map[string]bool{"codes.txt": true, "terminal.txt": true}
-	for _, k := range slices.Concat(healthy, reports, hurt, gone, paused, headless, stalled, crowded, full, damaged) {
+	for _, k := range slices.Concat(healthy, reports, hurt, gone, paused, cut, headless, stalled, crowded, full, damaged) {
 		if held[k.golden] {
 			c.t.Errorf("%s is held twice", k.golden)
 		}
@@ -389,7 +399,11 @@ func (c *contract) until(ok func() bool) {
 
 // http sends a request to the first node and tells all of the answer.
 func (c *contract) http(method, path, body string, header ...string) string {
-	req, err := http.NewRequestWithContext(c.t.Context(), method, "http://"+c.nodes.Nodes[0].HTTP+path, strings.NewReader(body))
+	return c.httpOf(0, method, path, body, header...)
+}
+
+func (c *contract) httpOf(node int, method, path, body string, header ...string) string {
+	req, err := http.NewRequestWithContext(c.t.Context(), method, "http://"+c.nodes.Nodes[node].HTTP+path, strings.NewReader(body))
 	if err != nil {
 		c.t.Fatal(err)
 	}

@@ -5,7 +5,9 @@ import (
 	"crypto/tls"
 	"net"
 
+	"github.com/themisdb/themis/pkg/cluster"
 	"github.com/themisdb/themis/pkg/health"
+	"github.com/themisdb/themis/pkg/replication"
 	"github.com/themisdb/themis/pkg/themis"
 	"github.com/themisdb/themis/pkg/web"
 )
@@ -19,7 +21,8 @@ func (s source) Report(ctx context.Context) (health.Report, error) {
 	return r, err
 }
 
-// Ready implements web.Source: it serves once it belongs to a cluster and every copy here is open and not out.
+// Ready implements web.Source: it serves once it belongs to a cluster, every copy here is open and not out, and the shards that it leads
+// may be read.
 func (s source) Ready() error {
 	if s.n.stopping.Load() != nil {
 		return themis.Errorf(themis.NoPrimary, "this node stops: send requests to another")
@@ -34,9 +37,24 @@ func (s source) Ready() error {
 		if r == nil {
 			return themis.Errorf(themis.NoPrimary, "the copy of %s is not open", id).In(id)
 		}
-		if st := r.Status(); st.Fault != "" {
-			return themis.Errorf(themis.ReadOnly, "the copy of %s is out: %s", id, st.Fault).In(id)
+		if err := serves(v.Shards[id], r.Status()); err != nil {
+			return err
 		}
+	}
+	return nil
+}
+
+// serves says why the copy answers nothing that it should answer; nil: it does. Only the primary need: others are asked where it can't.
+func serves(s cluster.Shard, st replication.Status) error {
+	switch {
+	case st.Fault != "":
+		return themis.Errorf(themis.ReadOnly, "the copy of %s is out: %s", s.ID, st.Fault).In(s.ID)
+	case st.Self != s.Primary:
+		return nil
+	case st.Reign == nil:
+		return themis.Errorf(themis.NoPrimary, "%s is led by %s, which does not act as its primary", s.ID, s.Primary.Node).In(s.ID)
+	case st.Reign.NotServing != "":
+		return themis.Errorf(themis.NoPrimary, "%s: %s", s.ID, st.Reign.NotServing).In(s.ID)
 	}
 	return nil
 }
