@@ -45,7 +45,7 @@ func (a *app) complain(cmd *cobra.Command, err error) {
 	switch {
 	case ok && e.Code == themis.Unreachable && e.Fix == "":
 		e.Fix = a.wake(e)
-	case ok && e.Code == themis.Deadline && (e.Fix == "" || e.Fix == themis.Deadline.Info().Next): // timeout_ms is HTTP's
+	case ok && e.Code == themis.Deadline && e.Fix == "": // timeout_ms is HTTP's
 		e.Fix = "ask again, or give it more time: --timeout TIME"
 	}
 	usage.Complain(a.errOut, cmd, err, a.flags.output == "json" || a.flags.output == "ndjson")

@@ -200,10 +200,7 @@ func fromDetails(st *status.Status) *themis.Error {
 		if !ok || !codeShaped(themis.Code(p.GetCode())) {
 			continue
 		}
-		return &themis.Error{
-			Code: themis.Code(p.GetCode()), Detail: p.GetDetail(), Shard: themis.ShardID(p.GetShard()), Fix: p.GetFix(),
-			Err: &RemoteError{Cluster: p.GetCluster(), Status: st},
-		}
+		return problemIn(p).err(st)
 	}
 	return nil
 }
@@ -226,11 +223,7 @@ func statusOf(e *themis.Error, message, cluster string, more ...protoadapt.Messa
 		code = codes.Internal
 	}
 	st := status.New(code, clip(message))
-	problem := &nodev1.Problem{
-		Code: string(e.Code), Detail: clip(e.Detail), Shard: clip(string(e.Shard)), Fix: clip(e.Fix),
-		Retryable: e.Code.Info().Retryable, Cluster: clip(cluster),
-	}
-	with, err := st.WithDetails(append([]protoadapt.MessageV1{problem}, more...)...)
+	with, err := st.WithDetails(append([]protoadapt.MessageV1{ProblemOf(e, cluster).message()}, more...)...)
 	if err != nil {
 		panic(fmt.Sprintf("details of %s: %v", e.Code, err)) // only for the code OK, which no error has
 	}

@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	nodev1 "github.com/themisdb/themis/pkg/rpc/proto/themis/node/v1"
 	"github.com/themisdb/themis/pkg/themis"
 )
 
@@ -22,7 +23,7 @@ import (
 func TestStatusRoundTrip(t *testing.T) {
 	for _, info := range themis.Codes() {
 		for _, changes := range []bool{false, true} {
-			sent := themis.Errorf(info.Code, "detail of %s", info.Code).In("shard-3").Do("themis-cli shard show shard-3")
+			sent := themis.Errorf(info.Code, "detail of %s", info.Code).In("shard-3").Do("themis-cli cluster events")
 			st := Status(fmt.Errorf("outer: %w", sent), changes, "demo")
 			if st.Code() == codes.OK || st.Message() != sent.Detail {
 				t.Errorf("%s: status %s", info.Code, st)
@@ -39,6 +40,40 @@ func TestStatusRoundTrip(t *testing.T) {
 			if again, ok := status.FromError(got); !ok || again.Code() != st.Code() {
 				t.Errorf("%s: status of the received error is %v", info.Code, again)
 			}
+		}
+	}
+}
+
+// The details of a status are the object that HTTP answers with, whole: clients in other languages have no table of codes.
+func TestTheSameProblemOverGRPCAndHTTP(t *testing.T) {
+	for _, info := range themis.Codes() {
+		for _, sent := range []*themis.Error{
+			themis.Errorf(info.Code, "without a shard"),
+			themis.Errorf(info.Code, "with one").In("shard-3"),
+			themis.Errorf(info.Code, "with a fix of its own").In("shard-3").Do("themis-cli cluster events"),
+			themis.Errorf(info.Code, "%s", strings.Repeat("long ", 1000)),
+		} {
+			details := Status(sent, true, "demo").Details()
+			if len(details) != 1 {
+				t.Fatalf("%s: details %v", info.Code, details)
+			}
+			m, ok := details[0].(*nodev1.Problem)
+			if want := ProblemOf(sent, "demo"); !ok || problemIn(m) != want {
+				t.Errorf("%s: over gRPC %v, over HTTP %s", info.Code, details[0], want.JSON())
+			}
+		}
+	}
+}
+
+// A fix that is only the table's is left to whoever hands the error on and knows the shard, or what the user typed.
+func TestTheTablesFixIsNotTheErrorsOwn(t *testing.T) {
+	sent := themis.Errorf(themis.NoPrimary, "the leader is gone")
+	for way, got := range map[string]error{
+		"status":  Call{}.Error(Status(sent, false, "demo").Err()),
+		"problem": ProblemOf(sent, "demo").Err(),
+	} {
+		if e, ok := errors.AsType[*themis.Error](got); !ok || e.Fix != "" {
+			t.Errorf("%s: %#v", way, got)
 		}
 	}
 }

@@ -6,6 +6,9 @@ import (
 	"fmt"
 	"strings"
 
+	"google.golang.org/grpc/status"
+
+	nodev1 "github.com/themisdb/themis/pkg/rpc/proto/themis/node/v1"
 	"github.com/themisdb/themis/pkg/themis"
 )
 
@@ -18,8 +21,8 @@ const (
 	maxCodeBytes    = 64
 )
 
-// Problem is an error as HTTP bodies, `-o json` on stderr and WriteResponse.problem show it. Every field is always there;
-// what isn't known is empty.
+// Problem is an error as HTTP bodies, the details of a gRPC status, `-o json` on stderr and WriteResponse.problem show it. Every field is
+// always there; what isn't known is empty.
 type Problem struct {
 	Code      themis.Code    `json:"code"`
 	Status    int            `json:"status"` // of HTTP
@@ -43,7 +46,23 @@ func ProblemOf(err error, cluster string) Problem {
 	}
 	return Problem{
 		Code: e.Code, Status: info.Status, Title: info.Title, Detail: clip(e.Detail), Retryable: info.Retryable,
-		Cluster: cluster, Shard: e.Shard, Fix: fixOf(e),
+		Cluster: clip(cluster), Shard: themis.ShardID(clip(string(e.Shard))), Fix: clip(fixOf(e)),
+	}
+}
+
+// message is the problem as it travels over gRPC.
+func (p Problem) message() *nodev1.Problem {
+	return &nodev1.Problem{
+		Code: string(p.Code), Status: uint32(p.Status), Title: p.Title, Detail: p.Detail, Retryable: p.Retryable, //nolint:gosec // three digits
+		Cluster: p.Cluster, Shard: string(p.Shard), Fix: p.Fix,
+	}
+}
+
+// problemIn is what travelled.
+func problemIn(m *nodev1.Problem) Problem {
+	return Problem{
+		Code: themis.Code(m.GetCode()), Status: int(m.GetStatus()), Title: m.GetTitle(), Detail: m.GetDetail(), Retryable: m.GetRetryable(),
+		Cluster: m.GetCluster(), Shard: themis.ShardID(m.GetShard()), Fix: m.GetFix(),
 	}
 }
 
@@ -73,8 +92,15 @@ func (p Problem) JSON() []byte {
 }
 
 // Err is the problem as the error that it was made of.
-func (p Problem) Err() *themis.Error {
-	return &themis.Error{Code: p.Code, Detail: p.Detail, Shard: p.Shard, Fix: p.Fix, Err: &RemoteError{Cluster: p.Cluster}}
+func (p Problem) Err() *themis.Error { return p.err(nil) }
+
+// err leaves a fix that is only what the code's table says to the table: whoever hands the error on may know better.
+func (p Problem) err(st *status.Status) *themis.Error {
+	e := &themis.Error{Code: p.Code, Detail: p.Detail, Shard: p.Shard, Err: &RemoteError{Cluster: p.Cluster, Status: st}}
+	if p.Fix != fixOf(e) {
+		e.Fix = p.Fix
+	}
+	return e
 }
 
 // fixOf is the next command: the error's own, or its code's.

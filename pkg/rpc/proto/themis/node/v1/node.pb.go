@@ -23,16 +23,17 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// Problem is the error of a call, carried in the details of its status. It holds what the status itself can't:
-// which of the contract's codes it is, and what to do next.
+// Problem is the error of a call, carried in the details of its status: the same object as the body of an answer over HTTP.
 type Problem struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Code          string                 `protobuf:"bytes,1,opt,name=code,proto3" json:"code,omitempty"`            // of the contract: NO_PRIMARY, OUTCOME_UNKNOWN, …
 	Detail        string                 `protobuf:"bytes,2,opt,name=detail,proto3" json:"detail,omitempty"`        // what happened and why
 	Shard         string                 `protobuf:"bytes,3,opt,name=shard,proto3" json:"shard,omitempty"`          // empty: no shard in particular
-	Fix           string                 `protobuf:"bytes,4,opt,name=fix,proto3" json:"fix,omitempty"`              // the next command to type; empty: what the code's table says
+	Fix           string                 `protobuf:"bytes,4,opt,name=fix,proto3" json:"fix,omitempty"`              // the next command to type
 	Retryable     bool                   `protobuf:"varint,5,opt,name=retryable,proto3" json:"retryable,omitempty"` // the same request may succeed later
 	Cluster       string                 `protobuf:"bytes,6,opt,name=cluster,proto3" json:"cluster,omitempty"`      // the name of the cluster that answers
+	Status        uint32                 `protobuf:"varint,7,opt,name=status,proto3" json:"status,omitempty"`       // of HTTP
+	Title         string                 `protobuf:"bytes,8,opt,name=title,proto3" json:"title,omitempty"`          // the same for every error of the code
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -105,6 +106,20 @@ func (x *Problem) GetRetryable() bool {
 func (x *Problem) GetCluster() string {
 	if x != nil {
 		return x.Cluster
+	}
+	return ""
+}
+
+func (x *Problem) GetStatus() uint32 {
+	if x != nil {
+		return x.Status
+	}
+	return 0
+}
+
+func (x *Problem) GetTitle() string {
+	if x != nil {
+		return x.Title
 	}
 	return ""
 }
@@ -2979,14 +2994,16 @@ var File_themis_node_v1_node_proto protoreflect.FileDescriptor
 
 const file_themis_node_v1_node_proto_rawDesc = "" +
 	"\n" +
-	"\x19themis/node/v1/node.proto\x12\x0ethemis.node.v1\"\x95\x01\n" +
+	"\x19themis/node/v1/node.proto\x12\x0ethemis.node.v1\"\xc3\x01\n" +
 	"\aProblem\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\tR\x04code\x12\x16\n" +
 	"\x06detail\x18\x02 \x01(\tR\x06detail\x12\x14\n" +
 	"\x05shard\x18\x03 \x01(\tR\x05shard\x12\x10\n" +
 	"\x03fix\x18\x04 \x01(\tR\x03fix\x12\x1c\n" +
 	"\tretryable\x18\x05 \x01(\bR\tretryable\x12\x18\n" +
-	"\acluster\x18\x06 \x01(\tR\acluster\"4\n" +
+	"\acluster\x18\x06 \x01(\tR\acluster\x12\x16\n" +
+	"\x06status\x18\a \x01(\rR\x06status\x12\x14\n" +
+	"\x05title\x18\b \x01(\tR\x05title\"4\n" +
 	"\n" +
 	"EpochStart\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12\x10\n" +
