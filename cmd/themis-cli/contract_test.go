@@ -76,6 +76,7 @@ var healthy = []contractCase{
 	{"Idempotency-Key: another body: REQUEST_ID_REUSED 422", "http-idempotent-3.txt", send("PUT", docs+"/d", `2`, "Idempotency-Key: once")},
 	{"DELETE …/documents/{key} 200 like PUT", "http-delete.txt", send("DELETE", docs+"/d", "")},
 	{"DELETE of nothing 404", "http-delete-404.txt", send("DELETE", docs+"/d", "")},
+	{"DELETE in a collection that there is not 404", "http-delete-no-collection.txt", send("DELETE", "/api/v1/collections/nothing/documents/d", "")},
 	{"keys are percent-encoded in paths", "http-encoded.txt", send("PUT", docs+"/a%2Fb", `1`)},
 	{theErrors + "INVALID_ARGUMENT 400, a key", "http-bad-key.txt", send("PUT", docs+"/"+strings.Repeat("k", 1025), `1`)},
 	{theErrors + "INVALID_ARGUMENT 400, a collection", "http-bad-collection.txt", send("PUT", "/api/v1/collections/1st/documents/a", `1`)},

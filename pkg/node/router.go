@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"slices"
 	"time"
 	"unicode/utf8"
 
@@ -86,7 +87,7 @@ func (r *router) placed(ctx context.Context, collection, shardKey, key string) e
 	}
 	now, err := m.View(ctx) // the map here may be older than a rule
 	if err != nil {
-		return err
+		return notYet(ctx, err, "whether collection %q has a rule is not known", collection)
 	}
 	c, _ = now.Collection(collection)
 	return c.CheckShardKey(collection, shardKey, key)
@@ -111,9 +112,9 @@ func (r *router) Write(ctx context.Context, req *nodev1.WriteRequest) (*nodev1.W
 			return nil, err
 		}
 	}
-	col, err := r.collection(ctx, req.GetCollection())
+	col, err := r.collection(ctx, req)
 	if err != nil {
-		return nil, err
+		return nil, toList(req.GetCollection(), err)
 	}
 	repeatable := req.GetRequestId() != ""
 	var out *nodev1.WriteResponse
@@ -267,22 +268,60 @@ func again(err error, repeatable bool) bool {
 	return false
 }
 
-// collection finds the collection, and makes it with the first write.
-func (r *router) collection(ctx context.Context, name string) (themis.CollectionID, error) {
-	if v, ok := r.n.latest(); ok {
-		if c, ok := v.Collection(name); ok {
-			return c.ID, nil
-		}
+// collection finds the collection of a write, and makes it with the first one that stores a document.
+func (r *router) collection(ctx context.Context, req *nodev1.WriteRequest) (themis.CollectionID, error) {
+	name := req.GetCollection()
+	v, _ := r.n.latest()
+	if c, ok := v.Collection(name); ok {
+		return c.ID, nil
 	}
 	m := r.n.m.Load()
 	if m == nil {
 		return 0, r.n.noMap()
 	}
+	if !slices.ContainsFunc(req.GetOperations(), func(o *nodev1.Operation) bool { return !o.GetDelete() }) {
+		c, ok, err := m.Collection(ctx, name)
+		switch {
+		case err != nil:
+			return 0, notYet(ctx, err, "whether collection %q is there is not known", name)
+		case !ok:
+			return 0, r.nothingToDelete(v, req)
+		}
+		return c.ID, nil
+	}
 	c, err := m.EnsureCollection(ctx, name)
 	if err != nil {
-		return 0, themis.Errorf(themis.NoPrimary, "collection %q can't be made: %w", name, err) // nothing was written yet
+		return 0, notYet(ctx, err, "collection %q can't be made", name)
 	}
 	return c.ID, nil
+}
+
+// nothingToDelete is what a shard answers to deletes of documents that are not there.
+func (r *router) nothingToDelete(v cluster.View, req *nodev1.WriteRequest) error {
+	var shard themis.ShardID
+	if v.Routing != nil {
+		var err error
+		if shard, err = r.shardOf(v, req); err != nil {
+			return err
+		}
+	}
+	o := req.GetOperations()[0]
+	if o.GetIfMatch() != "" {
+		return themis.Errorf(themis.VersionMismatch, "document %q does not exist; If-Match asked for version %.80s", o.GetKey(), o.GetIfMatch()).In(shard)
+	}
+	return themis.Errorf(themis.NotFound, "document %q does not exist", o.GetKey()).In(shard)
+}
+
+// notYet is why the control plane gave no answer that a write needs before anything of it is done.
+func notYet(ctx context.Context, err error, format string, args ...any) error {
+	code := themis.NoPrimary
+	switch {
+	case ctx.Err() != nil:
+		code = themis.Deadline
+	case themis.CodeOf(err) == themis.Corrupt:
+		code = themis.Corrupt
+	}
+	return themis.Errorf(code, format+": %w", append(args, err)...)
 }
 
 // existing finds a collection without making it. The map here may be older than one that was just made elsewhere, in which documents

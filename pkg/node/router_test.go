@@ -2,12 +2,14 @@ package node
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"testing"
 	"time"
 
 	"github.com/themisdb/themis/pkg/cluster"
 	"github.com/themisdb/themis/pkg/control"
+	"github.com/themisdb/themis/pkg/routing"
 	nodev1 "github.com/themisdb/themis/pkg/rpc/proto/themis/node/v1"
 	"github.com/themisdb/themis/pkg/themis"
 )
@@ -128,5 +130,111 @@ func TestCutOffNodeKeepsNobodyWaiting(t *testing.T) {
 			t.Errorf("%s: %d attempts, want %d; %v", name, tries, c.tries, err)
 		}
 		cancel()
+	}
+}
+
+// silent is a control plane that may stop answering.
+type silent struct {
+	control.KV
+	quiet, gone bool
+}
+
+func (s *silent) List(ctx context.Context, ranges ...control.Range) ([]control.Record, themis.Revision, error) {
+	if s.gone {
+		return nil, 0, themis.Errorf(themis.Unreachable, "control plane refused the connection")
+	}
+	if s.quiet {
+		<-ctx.Done()
+		return nil, 0, ctx.Err()
+	}
+	return s.KV.List(ctx, ranges...)
+}
+
+func (s *silent) Get(ctx context.Context, key string) (control.Record, error) {
+	records, _, err := s.List(ctx, control.Only(key))
+	if err != nil || len(records) == 0 {
+		return control.Record{Key: key}, err
+	}
+	return records[0], nil
+}
+
+// newCollections is a router whose map knows no collection yet.
+func newCollections(t *testing.T) (*router, *control.Map, *silent) {
+	t.Helper()
+	kv := &silent{KV: control.NewMemory(nil)}
+	m, err := control.NewMap(kv, "c1", control.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	table, err := routing.First(2, 8)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := &router{n: &Node{}}
+	r.n.m.Store(m)
+	r.n.view.Store(&cluster.View{Routing: table})
+	return r, m, kv
+}
+
+// A delete in a collection that there is not is answered like one of a document that there is not, and makes no collection.
+func TestADeleteMakesNoCollection(t *testing.T) {
+	r, m, _ := newCollections(t)
+	for _, c := range []struct {
+		what string
+		ops  []*nodev1.Operation
+		want themis.Code
+		says string
+	}{
+		{"a delete", []*nodev1.Operation{{Key: "a", Delete: true}}, themis.NotFound, `document "a" does not exist`},
+		{"two", []*nodev1.Operation{{Key: "a", Delete: true}, {Key: "a", Delete: true}}, themis.NotFound, `document "a" does not exist`},
+		{"of a version", []*nodev1.Operation{{Key: "a", Delete: true, IfMatch: "019e830e1a000004"}}, themis.VersionMismatch, `document "a" does not exist; If-Match asked for version 019e830e1a000004`},
+	} {
+		_, err := r.Write(t.Context(), &nodev1.WriteRequest{Collection: "nothing", Operations: c.ops})
+		e, ok := errors.AsType[*themis.Error](err)
+		if !ok || e.Code != c.want || e.Detail != c.says || e.Shard != r.n.view.Load().Routing.Shard(placement("", "a")) {
+			t.Errorf("%s: %v of shard %q", c.what, err, e.Shard)
+		}
+		if ok && e.Code == themis.NotFound && e.Fix != "themis-cli doc scan nothing --limit 10" {
+			t.Errorf("%s: next %q", c.what, e.Fix)
+		}
+	}
+	if _, made, err := m.Collection(t.Context(), "nothing"); made || err != nil {
+		t.Errorf("made %t, %v", made, err)
+	}
+	if c, err := m.EnsureCollection(t.Context(), "new"); err != nil { // which the map here does not know yet
+		t.Error(err)
+	} else if id, err := r.collection(t.Context(), &nodev1.WriteRequest{Collection: "new", Operations: []*nodev1.Operation{{Key: "a", Delete: true}}}); err != nil || id != c.ID {
+		t.Errorf("of another node's: %d, %v", id, err)
+	}
+}
+
+// What the control plane did not answer in the request's time was surely not done: that it has no primary would be said of a shard that may have one.
+func TestTimeThatEndsBeforeAWriteIsADeadline(t *testing.T) {
+	r, _, kv := newCollections(t)
+	put, del := &nodev1.Operation{Key: "a", Value: []byte("1")}, &nodev1.Operation{Key: "a", Delete: true}
+	for what, c := range map[string]struct {
+		op   *nodev1.Operation
+		gone bool
+		want themis.Code
+	}{
+		"a new collection":                      {put, false, themis.Deadline},
+		"a delete":                              {del, false, themis.Deadline},
+		"a shard key":                           {&nodev1.Operation{Key: "a", ShardKey: "b", Value: []byte("1")}, false, themis.Deadline},
+		"a new collection, and nobody there":    {put, true, themis.NoPrimary},
+		"a delete, and nobody there":            {del, true, themis.NoPrimary},
+		"a read by shard key, and nobody there": {nil, true, themis.NoPrimary},
+	} {
+		kv.quiet, kv.gone = !c.gone, c.gone
+		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+		var err error
+		if c.op == nil {
+			_, err = r.Read(ctx, &nodev1.ReadRequest{Collection: "new", Key: "a", ShardKey: "b"})
+		} else {
+			_, err = r.Write(ctx, &nodev1.WriteRequest{Collection: "new", Operations: []*nodev1.Operation{c.op}})
+		}
+		cancel()
+		if themis.CodeOf(err) != c.want {
+			t.Errorf("%s: %v, want %s", what, err, c.want)
+		}
 	}
 }
