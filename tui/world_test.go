@@ -109,6 +109,15 @@ func (w *world) fail(node themis.NodeID, since time.Duration) {
 	o := w.states[node]
 	o.At, o.Err, o.Since = w.now.Add(-since-2*time.Second), "connection refused", w.now.Add(-since-time.Second)
 	w.states[node] = o
+	for _, o := range w.states {
+		for _, l := range o.State.Replicas {
+			for i := range l.Followers {
+				if l.Followers[i].Node == node {
+					l.Followers[i].AckAgeMs = ptr((since + 2*time.Second).Milliseconds())
+				}
+			}
+		}
+	}
 	for i := range w.control.Members {
 		if w.control.Members[i].Node == node {
 			w.control.Members[i].State = health.Down

@@ -79,27 +79,49 @@ func (b *builder) fresh(node themis.NodeID) *NodeState {
 	return o.State
 }
 
-// age is how old the node's newest word is, here or to the controller, which asks all the time; nil: it was never heard.
-func (b *builder) age(node themis.NodeID) *int64 {
-	var newest time.Time
-	if o := b.states[node]; o.State != nil {
-		newest = o.At
+// told is how old what the node said of itself is; nil: it said nothing.
+func (b *builder) told(node themis.NodeID) *int64 {
+	o := b.states[node]
+	if o.State == nil || o.At.IsZero() {
+		return nil
 	}
-	for id, o := range b.states {
+	return millis(b.now.Sub(o.At))
+}
+
+// age is how old the node's newest word is, to whomever it came: here, to the controller now or before, which asks all the time, to those that hear
+// it as the controller, to the primaries that it follows. nil: it was never heard.
+func (b *builder) age(node themis.NodeID) *int64 {
+	age := b.told(node)
+	for id := range b.states {
 		st := b.fresh(id)
 		if st == nil {
 			continue
 		}
-		if ms, heard := st.Heard[node]; heard {
-			if at := o.At.Add(-time.Duration(ms) * time.Millisecond); at.After(newest) {
-				newest = at
+		for _, ms := range st.heard(node, b.view.Controller) {
+			if ms += *b.told(id); age == nil || ms < *age {
+				age = ptr(ms)
 			}
 		}
 	}
-	if newest.IsZero() {
-		return nil
+	return age
+}
+
+// heard is how many milliseconds ago this node heard the other one, in each way that it knows of.
+func (st *NodeState) heard(node themis.NodeID, as cluster.Controller) (ms []int64) {
+	if x, ok := st.Heard[node]; ok {
+		ms = append(ms, x)
 	}
-	return millis(b.now.Sub(newest))
+	if c := st.Controller; c != nil && as.Node == node && as.Term == c.Term {
+		ms = append(ms, c.AgeMs)
+	}
+	for _, l := range st.Replicas {
+		for _, f := range l.Followers {
+			if f.Node == node && f.AckAgeMs != nil {
+				ms = append(ms, *f.AckAgeMs)
+			}
+		}
+	}
+	return ms
 }
 
 // local is the copy as its own node sees it, where that is known, and of that very disk.

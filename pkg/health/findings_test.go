@@ -79,6 +79,7 @@ var findings = map[Code]struct {
 		o := w.states["node-2"]
 		o.Err, o.At = "deadline exceeded", ago(90*time.Second)
 		w.states["node-2"] = o
+		w.silent("node-2", 90*time.Second)
 	}, "node-2", Warning, "deadline exceeded; its last word is 1 min 30 s old"},
 	NodeCut:        {func(w *world) { delete(w.view.Alive, "node-2") }, "node-2", Warning, "node-2 answers, but"},
 	StateUnknown:   {func(w *world) { delete(w.states, "node-1") }, "shard-1", Warning, "whether shard-1 serves is not known: its primary node-1 gave no answer"},
@@ -436,8 +437,8 @@ func TestSharedDiskIsToldOnce(t *testing.T) {
 	}
 }
 
-// TestNewestWord: the age of a node's newest word is that to whoever heard it last, the controller's probe or the node that makes the report; what
-// a node that is silent itself had heard does not count.
+// TestNewestWord: the age of a node's newest word is that to whoever heard it last: the node that makes the report, the controller's probe, those
+// that its own heartbeat as the controller reaches, a primary that it follows. What a node that is silent itself had heard does not count.
 func TestNewestWord(t *testing.T) {
 	for name, c := range map[string]struct {
 		change func(*world)
@@ -450,6 +451,19 @@ func TestNewestWord(t *testing.T) {
 			w.states["node-3"] = Observed{Err: "deadline"}
 			w.state("node-2").Heard = map[themis.NodeID]int64{"node-3": 9_000}
 		}, ptr(int64(10_000))},
+		"one that was the controller": {func(w *world) {
+			w.view.Controller = cluster.Controller{Node: "node-2", Term: 2}
+			w.state("node-1").Heard = map[themis.NodeID]int64{"node-3": 11_880}
+		}, ptr(int64(12_000))},
+		"its own heartbeat as the controller": {func(w *world) {
+			w.view.Controller = cluster.Controller{Node: "node-3", Term: 2}
+			w.state("node-2").Controller = &ControllerHeard{Term: 2, AgeMs: 3_000}
+		}, ptr(int64(4_000))},
+		"the heartbeat of a controller before it": {func(w *world) {
+			w.view.Controller = cluster.Controller{Node: "node-3", Term: 2}
+			w.state("node-2").Controller = &ControllerHeard{Term: 1, AgeMs: 3_000}
+		}, ptr(int64(51_000))},
+		"the primary that it follows":  {func(w *world) { w.silent("node-3", 5*time.Second) }, ptr(int64(6_000))},
 		"nobody":                       {func(w *world) { w.states["node-3"] = Observed{Err: "deadline"} }, nil},
 		"a controller that was silent": {func(w *world) { w.state("node-3").Heard = map[themis.NodeID]int64{"node-3": 1} }, ptr(int64(51_000))},
 	} {
@@ -459,11 +473,24 @@ func TestNewestWord(t *testing.T) {
 			o.At = ago(at)
 			w.states[id] = o
 		}
+		w.follower("shard-2", "node-3").AckAgeMs = nil
 		c.change(w)
 		for _, n := range w.build().Nodes {
 			if n.ID == "node-3" && !reflect.DeepEqual(n.LastHeartbeat, c.want) {
 				t.Errorf("%s: %v; want %v", name, n.LastHeartbeat, c.want)
 			}
 		}
+	}
+}
+
+// What a copy says of itself is as old as that, however lately its node was heard in another way.
+func TestFiguresHaveTheirOwnAge(t *testing.T) {
+	w := healthy()
+	o := w.states["node-3"]
+	o.At = ago(2 * time.Second)
+	w.states["node-3"] = o
+	s, _ := w.build().Shard("shard-2")
+	if r, _ := s.Replica("node-3"); r.Seq == nil || r.AgeMs == nil || *r.AgeMs != 2000 {
+		t.Errorf("seq %v, age %v", r.Seq, r.AgeMs)
 	}
 }

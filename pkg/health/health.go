@@ -52,7 +52,7 @@ type NodeState struct {
 	Warnings    []string          `json:"warnings"`          // of the configuration, in words
 	Holding     map[string]string `json:"holding,omitempty"` // on the controller: by subject, why it holds back
 
-	// Heard is, on the controller, how many milliseconds ago each other node answered it last.
+	// Heard is, on the controller and on one that was, how many milliseconds ago each other node answered it last.
 	Heard map[themis.NodeID]int64 `json:"heard_ms,omitempty"`
 
 	Controller *ControllerHeard `json:"controller_heard"` // null: its heartbeat never came here

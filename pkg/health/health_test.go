@@ -65,6 +65,16 @@ func (w *world) fail(node themis.NodeID, since time.Duration) {
 	o := w.states[node]
 	o.At, o.Err, o.Since = ago(since+2*time.Second), "connection refused", ago(since+time.Second)
 	w.states[node] = o
+	w.silent(node, since+2*time.Second)
+}
+
+// silent is that long without an acknowledgement of the node.
+func (w *world) silent(node themis.NodeID, d time.Duration) {
+	for id, s := range w.view.Shards {
+		if s.Primary.Node != node && slices.ContainsFunc(s.Replicas, func(r cluster.Replica) bool { return r.Node == node }) {
+			w.follower(id, node).AckAgeMs = ptr(d.Milliseconds())
+		}
+	}
 }
 
 // healthy is three nodes, two shards of two copies each: shard-1 on node-1 and node-2, shard-2 on node-2 and node-3.

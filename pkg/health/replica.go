@@ -89,9 +89,10 @@ func (v *shardView) unknownWhy(node themis.NodeID) string {
 func (v *shardView) figures(out *ReplicaReport, own *LocalReplica, f *Follower) {
 	switch {
 	case own != nil:
+		out.AgeMs = v.told(out.Node)
 		out.Seq, out.Applied, out.LSN = ptr(own.Seq), ptr(own.Applied), ptr(own.LSN)
 	case f != nil && f.AckAgeMs != nil:
-		out.AgeMs = ptr(*v.age(v.s.Primary.Node) + *f.AckAgeMs)
+		out.AgeMs = ptr(*v.told(v.s.Primary.Node) + *f.AckAgeMs)
 		if *out.AgeMs <= FreshFor.Milliseconds() && out.State != cluster.FailedState {
 			out.Seq, out.Applied, out.LSN = copied(f.Seq), copied(f.Applied), copied(f.LSN)
 		}

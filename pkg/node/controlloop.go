@@ -227,7 +227,6 @@ func (c *controlLoop) reign(ctx context.Context, as cluster.Controller, before c
 	g.Go(func() error { return c.confirm(ctx) })
 	err := g.Wait()
 	c.n.holding.Store(nil)
-	c.n.probed.Store(nil)
 	c.n.log.Info("no longer controller", "term", as.Term, "err", err)
 	return err
 }
@@ -368,16 +367,23 @@ func (c *controlLoop) world(v cluster.View, now time.Time) controller.World {
 	return w
 }
 
+// answered is when each other member answered last: in this term, or in one before, of which times stay true.
+func answered(before *map[themis.NodeID]time.Time, w controller.World) *map[themis.NodeID]time.Time {
+	out := map[themis.NodeID]time.Time{}
+	for id := range w.View.Nodes {
+		if at := w.Probes[id].LastOK; id != w.Self && !at.IsZero() {
+			out[id] = at
+		} else if before != nil && !(*before)[id].IsZero() {
+			out[id] = (*before)[id]
+		}
+	}
+	return &out
+}
+
 func (c *controlLoop) step(ctx context.Context, v cluster.View) error {
 	now := time.Now()
 	w := c.world(v, now)
-	probed := map[themis.NodeID]time.Time{}
-	for id, p := range w.Probes {
-		if id != c.n.id.Node && !p.LastOK.IsZero() {
-			probed[id] = p.LastOK
-		}
-	}
-	c.n.probed.Store(&probed)
+	c.n.probed.Store(answered(c.n.probed.Load(), w))
 	holding, told := map[string]string{}, map[string]bool{}
 	for _, a := range controller.Step(w, now, c.config()) {
 		if nd, ok := a.(controller.NotDone); ok {

@@ -93,7 +93,7 @@ type Node struct {
 	aging    aging
 	rechecks chan struct{}                               // certificates were read anew
 	holding  atomic.Pointer[map[string]string]           // why the controller here holds back
-	probed   atomic.Pointer[map[themis.NodeID]time.Time] // when each other node answered the controller here last
+	probed   atomic.Pointer[map[themis.NodeID]time.Time] // when each other node answered the controller here last; kept when another takes over
 	stopping atomic.Pointer[cluster.Stopping]            // not nil: the node is on its way out
 }
 

@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"errors"
+	"maps"
 	"os"
 	"syscall"
 	"testing"
@@ -185,5 +186,18 @@ func TestAFullDiskIsGivenTimeWhenACopyHasLeft(t *testing.T) {
 	c.missing(v, now.Add(3*time.Minute))
 	if got := c.full["node-2"]; !got.Equal(now.Add(2 * time.Minute)) {
 		t.Errorf("a copy left at %s, and it counts as full since %s", now.Add(2*time.Minute), got)
+	}
+}
+
+// When a node answered stays true when another takes over as the controller, until it answers again or is no member any more.
+func TestAnswersOutliveATerm(t *testing.T) {
+	at := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	before := map[themis.NodeID]time.Time{"node-2": at, "node-3": at, "node-4": at}
+	got := *answered(&before, controller.World{
+		Self: "node-1", View: cluster.View{Nodes: map[themis.NodeID]cluster.Node{"node-1": {}, "node-2": {}, "node-3": {}, "node-5": {}}},
+		Probes: map[themis.NodeID]controller.Probe{"node-1": {LastOK: at}, "node-2": {LastOK: at.Add(time.Second)}, "node-3": {Why: "no answer"}},
+	})
+	if want := map[themis.NodeID]time.Time{"node-2": at.Add(time.Second), "node-3": at}; !maps.Equal(got, want) {
+		t.Errorf("%v, want %v", got, want)
 	}
 }
