@@ -248,20 +248,11 @@ func (b *builder) node(n cluster.Node) NodeReport {
 		out.Version = last.Version // it holds until the node says another
 	}
 	if beats {
-		out.Version = alive.Version
-		if alive.DiskUsed != nil {
-			out.DiskUsed = ptr(*alive.DiskUsed)
-		}
+		out.Version = alive.Version // its disk changes, and the record does not say how old that is
 	}
 	if st != nil {
 		out.Version, out.UptimeMs = st.Version, ptr(st.UptimeMs)
-		if st.DiskUsed != nil {
-			out.DiskUsed = ptr(*st.DiskUsed)
-		}
-		if st.DiskFree != nil {
-			out.DiskFree = ptr(*st.DiskFree)
-		}
-		out.Disk = st.Disk
+		out.DiskUsed, out.DiskFree, out.Disk = copied(st.DiskUsed), copied(st.DiskFree), st.Disk
 	}
 	b.nodeFindings(n, out, why)
 	if st != nil {

@@ -494,3 +494,20 @@ func TestFiguresHaveTheirOwnAge(t *testing.T) {
 		t.Errorf("seq %v, age %v", r.Seq, r.AgeMs)
 	}
 }
+
+// The disk of a node that is silent is not known, though its record in the control plane names a ratio: in a cluster without a quorum records never end.
+func TestDiskOfASilentNodeIsNotKnown(t *testing.T) {
+	w := healthy()
+	o := w.states["node-3"]
+	o.At, o.Err = ago(52*time.Second), "deadline exceeded"
+	o.State.DiskFree = ptr(themis.Bytes(1000))
+	w.states["node-3"] = o
+	w.view.Alive["node-3"] = cluster.Alive{Node: "node-3", Storage: member("node-3").Storage, Boot: "b", Version: "1.0.0", DiskUsed: ptr(0.95)}
+	r := w.build()
+	if n, _ := r.Node("node-3"); n.DiskUsed != nil || n.DiskFree != nil || len(r.Find(DiskAlmostFull)) > 0 {
+		t.Errorf("%v, %v, %v", n.DiskUsed, n.DiskFree, r.Find(DiskAlmostFull))
+	}
+	if n, _ := r.Node("node-2"); n.DiskUsed == nil || *n.DiskUsed != 0.4 {
+		t.Errorf("of one that answers: %v", n.DiskUsed)
+	}
+}

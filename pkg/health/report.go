@@ -59,9 +59,9 @@ type NodeReport struct {
 	StorageID     themis.StorageID `json:"storage_id"`
 	Version       string           `json:"version"`
 	LastHeartbeat *int64           `json:"last_heartbeat_ms"` // age of its newest word; null: never heard
-	DiskUsed      *float64         `json:"disk_used_ratio"`
-	DiskFree      *themis.Bytes    `json:"disk_free_bytes"` // null: not known
-	Disk          string           `json:"disk"`            // names its file system on its machine: nodes of one share the room; empty: not known
+	DiskUsed      *float64         `json:"disk_used_ratio"`   // null: not known
+	DiskFree      *themis.Bytes    `json:"disk_free_bytes"`   // null: not known
+	Disk          string           `json:"disk"`              // names its file system on its machine: nodes of one share the room; empty: not known
 	UptimeMs      *int64           `json:"uptime_ms"`
 	GRPC          string           `json:"grpc_addr"`
 	HTTP          string           `json:"http_addr"`
