@@ -21,6 +21,7 @@ import (
 	"github.com/themisdb/themis/pkg/election"
 	"github.com/themisdb/themis/pkg/store"
 	"github.com/themisdb/themis/pkg/themis"
+	"github.com/themisdb/themis/pkg/wal"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -643,6 +644,110 @@ func TestOnlyTheLogIsRescuedOnceAnInstallHasBegun(t *testing.T) {
 	}
 	if all := c.rescued("node-1", "acknowledged-unsure-*"); !bytes.Contains(all, []byte(`"key":"large-`)) || bytes.Contains(all, []byte(`"key":"stored"`)) {
 		t.Errorf("saved: %.300s", all)
+	}
+}
+
+// A copy whose own part can't all be read is built anew all the same; what can be read is saved, and the trail says that there was more.
+func TestADamagedCopyIsBuiltAnew(t *testing.T) {
+	for name, k := range map[string]struct {
+		damage func(t *testing.T, dir string)
+		said   string
+		saved  bool // what its log still held
+		aside  bool
+	}{
+		"a block of the store": {damage: flipStore, said: "checksum mismatch", saved: true, aside: true},
+		"no store": {func(t *testing.T, dir string) {
+			if err := os.RemoveAll(filepath.Join(dir, "store")); err != nil {
+				t.Fatal(err)
+			}
+		}, "can't all be read: the store is at seq 0", true, false},
+		"no log": {func(t *testing.T, dir string) {
+			if err := os.RemoveAll(filepath.Join(dir, "wal")); err != nil {
+				t.Fatal(err)
+			}
+		}, "what of that no other copy has is lost with the store", false, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			c := newTrio(t, cluster.Policy{Mode: themis.Async, RF: 3}, "node-1", "node-2", "node-3")
+			first := c.elect()
+			c.mustWrite(first, put("shared", "1"))
+			c.converged("node-1", "node-2", "node-3")
+			c.net.Cut(first, true)
+			c.mustWrite(first, put("alone", "2"))
+			c.letGo(first, 5)
+			c.stop(first)
+			c.net.Cut(first, false)
+			c.mustWrite(c.elect(), put("later", "3"))
+			dir := filepath.Join(c.dir, string(first))
+			k.damage(t, dir)
+			c.start(first)
+			c.converged("node-1", "node-2", "node-3")
+			c.mu.Lock()
+			said := strings.Join(c.trail, "\n")
+			c.mu.Unlock()
+			if !strings.Contains(said, string(first)+" rescue not_done: ") || !strings.Contains(said, k.said) {
+				t.Errorf("the trail: %s", said)
+			}
+			if aside, err := filepath.Glob(filepath.Join(dir, "store.damaged-*")); err != nil || (len(aside) == 1) != k.aside {
+				t.Errorf("set aside: %v, %v", aside, err)
+			}
+			if k.saved {
+				if all := c.rescued(first, "acknowledged-epoch-1-*"); !bytes.Contains(all, []byte(`"key":"large-`)) {
+					t.Errorf("saved: %.300s", all)
+				}
+			}
+		})
+	}
+}
+
+// flipStore changes a bit of the largest table of the store, which opening it doesn't read.
+func flipStore(t *testing.T, dir string) {
+	t.Helper()
+	tables, err := filepath.Glob(filepath.Join(dir, "store", "*.sst"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var largest []byte
+	name := ""
+	for _, f := range tables {
+		b, err := os.ReadFile(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(b) > len(largest) {
+			name, largest = f, b
+		}
+	}
+	largest[20] ^= 4
+	if err := os.WriteFile(name, largest, 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// What the log of a copy that nobody has open has let go is saved from its store; where the store lacks it, nothing is called saved.
+func TestAClosedCopyIsRescuedFromItsStoreToo(t *testing.T) {
+	c := newTrio(t, cluster.Policy{Mode: themis.Async, RF: 1}, "node-1")
+	c.mustWrite(c.elect(), put("alone", "1"))
+	c.letGo("node-1", 3)
+	o := c.node("node-1").o.Log
+	own := wal.Identity{Cluster: o.Cluster, Shard: o.Shard, Storage: o.Storage}
+	c.stop("node-1")
+	dir := filepath.Join(c.dir, "node-1")
+	if _, n, err := Rescue(dir, own, 1, 1); err != nil || n < 3 {
+		t.Fatalf("%d writes, %v", n, err)
+	}
+	if all := c.rescued("node-1", "acknowledged-*"); !bytes.Contains(all, []byte(`"key":"alone"`)) || !bytes.Contains(all, []byte(`"key":"large-`)) {
+		t.Errorf("saved: %.300s", all)
+	}
+	if err := errors.Join(os.RemoveAll(filepath.Join(dir, "rescued")), os.RemoveAll(filepath.Join(dir, "store"))); err != nil {
+		t.Fatal(err)
+	}
+	if name, n, err := Rescue(dir, own, 1, 1); themis.CodeOf(err) != themis.Corrupt || name != "" {
+		t.Errorf("without its store: %s, %d writes, %v", name, n, err)
+	}
+	if left, err := os.ReadDir(filepath.Join(dir, "rescued")); len(left) > 0 {
+		t.Errorf("left: %v, %v", left, err)
 	}
 }
 

@@ -62,7 +62,12 @@ func (r *Replica) rescue(from, to themis.Seq, alone themis.Epoch, unsure bool) (
 	f := rescueFile{dir: r.o.Dir, shard: r.o.Shard, alone: alone, unsure: unsure}
 	defer f.abandon()
 	if base := r.log.Base().Seq; base >= from {
-		if err := f.addStored(r.openStore(), from, base, r.log.Lineage()); err != nil {
+		err := f.addLetGo(r.openStore(), from, base, r.log.Lineage())
+		if themis.CodeOf(err) == themis.Corrupt { // what could be read of it is saved, and the rest stays where people find it: the copy must be built anew all the same
+			r.o.Event("rescue", "not_done", "corruption", fmt.Sprintf("which of seq %d to %d this copy had alone can't all be read: %v", from, base, err), r.promise.Promised)
+			err = r.setStoreAside()
+		}
+		if err != nil {
 			return "", 0, err
 		}
 	}
@@ -82,6 +87,9 @@ func (r *Replica) rescueBeforeInstall(common themis.Seq, h Hello) error {
 	}
 	if len(r.promise.Lineage) > 0 { // an install had begun: what the log lacks was saved by then, and the store may be the primary's since
 		from = max(from, r.log.Base().Seq+1)
+	}
+	if a := r.openStore().Applied(); a.Seq > last.Seq && a.Epoch <= h.AckedAlone && len(r.promise.Lineage) == 0 {
+		r.o.Event("rescue", "not_done", "corruption", fmt.Sprintf("the log ends at seq %d, the store had applied seq %d: what of that no other copy has is lost with the store", last.Seq, a.Seq), h.Epoch)
 	}
 	if last.Seq < from {
 		return nil
@@ -110,8 +118,33 @@ func (r *Replica) surelyCommon(alone themis.Epoch) themis.Seq {
 	return 0
 }
 
-// Rescue does the same with all entries behind a seq in the log of a copy that nobody has open: dir is its directory. They count as
-// acknowledged if one is of a reign up to alone, or if the log knows that one of them was committed. A log that is not sound is CORRUPT.
+// setStoreAside puts an empty store in the place of a damaged one.
+func (r *Replica) setStoreAside() error {
+	r.storeMu.Lock()
+	defer r.storeMu.Unlock()
+	damage := r.store.Fault()
+	if damage == nil {
+		return nil
+	}
+	if err := r.store.Close(); err != nil {
+		return errors.Join(damage, err)
+	}
+	return r.openOrQuarantine("store", func(dir string) error {
+		if err := damage; err != nil {
+			damage = nil
+			return err
+		}
+		s, err := store.Open(dir, r.o.Store)
+		if err == nil {
+			r.store = s
+		}
+		return err
+	})
+}
+
+// Rescue does the same with all entries behind a seq of a copy that nobody has open: dir is its directory. They count as acknowledged if one is of
+// a reign up to alone, or if the log knows that one of them was committed. A log that is not sound, or a store that lacks what the log has let go,
+// is CORRUPT.
 func Rescue(dir string, own wal.Identity, behind themis.Seq, alone themis.Epoch) (name string, n int, err error) {
 	f := rescueFile{dir: dir, shard: own.Shard, alone: alone}
 	defer f.abandon()
@@ -126,6 +159,16 @@ func Rescue(dir string, own wal.Identity, behind themis.Seq, alone themis.Epoch)
 	}
 	if !in.Sound() {
 		return "", 0, themis.Errorf(themis.Corrupt, "the log in %s is damaged: %s", dir, in.Findings[0].Fault)
+	}
+	if in.Base.Seq > behind {
+		s, err := store.Open(filepath.Join(dir, "store"), store.Options{})
+		if err != nil {
+			return "", 0, err
+		}
+		err = f.addLetGo(s, behind+1, in.Base.Seq, in.Lineage)
+		if err = errors.Join(err, s.Close()); err != nil {
+			return "", 0, err
+		}
 	}
 	f.acked = f.acked || in.MaxCommit > behind
 	return f.finish(in.Last.Epoch, behind+1, in.Last.Seq)
@@ -165,8 +208,12 @@ func (x *rescueFile) addLog(log *wal.Log, from, to themis.Seq) error {
 	return nil
 }
 
-// addStored adds what the store tells of the entries from…to: the last write of each document, if it is one of them.
-func (x *rescueFile) addStored(s *store.Store, from, to themis.Seq, lineage []themis.EpochStart) error {
+// addLetGo adds what the store tells of the entries from…to, which the log has let go: the last write of each document, if it is one of
+// them. A store that did not get to them is CORRUPT.
+func (x *rescueFile) addLetGo(s *store.Store, from, to themis.Seq, lineage []themis.EpochStart) error {
+	if at := s.Applied().Seq; at < to {
+		return themis.Errorf(themis.Corrupt, "the store is at seq %d, the log begins behind seq %d", at, to)
+	}
 	v, err := s.View()
 	if err != nil {
 		return err
