@@ -66,7 +66,11 @@ var healthy = []contractCase{
 	{"If-None-Match: * 412 VERSION_MISMATCH", "http-put-exists.txt", send("PUT", docs+"/a", `{"n": 2}`, "If-None-Match: *")},
 	{"If-Match 412 VERSION_MISMATCH", "http-put-if-match.txt", send("PUT", docs+"/a", `{"n": 2}`, `If-Match: "0000000000000001"`)},
 	{"GET …/documents/{key} 200, ETag, X-Themis-Shard, X-Themis-Session; the bytes as they were sent", "http-get.txt", get(docs + "/a")},
-	{"GET ?consistency=eventual", "http-get-eventual.txt", get(docs + "/a?consistency=strong")},
+	{"GET ?consistency=eventual", "http-get-eventual.txt", get(docs + "/a?consistency=eventual")},
+	{"GET ?consistency=session with the X-Themis-Session of an answer", "http-get-session.txt", func(c *contract) string {
+		token := regexp.MustCompile(`X-Themis-Session: .*`).FindString(c.http("GET", docs+"/a", ""))
+		return c.http("GET", docs+"/a?consistency=session", "", token)
+	}},
 	{"GET of nothing: NOT_FOUND 404", "http-get-404.txt", get(docs + "/none")},
 	{"POST …/documents NDJSON: {written, failed, errors}", "http-post.txt", send("POST", docs+"?key_field=id", `{"id":"b","n":2}`+"\n{\n"+`{"n":3}`+"\n")},
 	{"GET …/documents?limit= NDJSON in key-token order, X-Themis-Next", "http-list.txt", get(docs + "?limit=1")},
@@ -97,6 +101,7 @@ var healthy = []contractCase{
 // reports are those of the report, once it has seen all that was written.
 var reports = []contractCase{
 	{"cluster health -o json", "health-json.txt", cli("cluster", "health", "-o", "json")},
+	{"--exit-style nagios: 0", "nagios-0.txt", cli("cluster", "health", "--exit-style", "nagios", "-o", "json", "--fail-on", "critical")},
 	{"GET /cluster/health: the JSON of the CLI's -o json", "http-health.txt", get("/cluster/health")},
 	{"GET /cluster/status: the JSON of the CLI's -o json", "http-status.txt", get("/cluster/status")},
 	{"cluster status -o json", "status-json.txt", cli("cluster", "status", "-o", "json")},
@@ -141,7 +146,6 @@ var reports = []contractCase{
 		return c.cli("cluster", "apply-config", c.home("settings.yaml"), "--dry-run", "-o", "json")
 	}},
 	{"THEMIS_* variables stand for flags", "env.txt", with("THEMIS_OUTPUT=json", "", "context", "list")},
-	{"--exit-style nagios: 0", "nagios-0.txt", cli("cluster", "health", "--exit-style", "nagios", "-o", "json", "--fail-on", "critical")},
 }
 
 // hurt are those of a cluster whose second node was killed.
@@ -175,6 +179,36 @@ var headless = []contractCase{
 	{theErrors + "NO_PRIMARY 503, a write: surely not done", "http-no-primary-put.txt", send("PUT", lone+"?timeout_ms=500", "1")},
 	{"exit code 1, NO_PRIMARY for people", "exit-1-no-primary.txt", cli("doc", "get", "notes", loneKey, "--timeout", "2s")},
 	{"exit code 1, NO_PRIMARY as JSON", "exit-1-no-primary-json.txt", cli("doc", "put", "notes", loneKey, "1", "--timeout", "2s", "-o", "json")},
+}
+
+// critical are those of the same one, once the node is FAILED.
+var critical = []contractCase{
+	{"cluster health -o json: status CRITICAL, exit code 1", "critical-json.txt", cli("cluster", "health", "-o", "json")},
+	{"--fail-on critical", "critical-fail-on.txt", cli("cluster", "health", "--fail-on", "critical")},
+	{"--exit-style nagios 2: CRITICAL", "nagios-2.txt", cli("cluster", "health", "--exit-style", "nagios")},
+}
+
+// operated are those of what operators change, and of the trail that it leaves.
+var operated = []contractCase{
+	{"cluster apply-config", "apply-config.txt", func(c *contract) string {
+		return c.cli("cluster", "apply-config", c.write("settings.yaml", "failover:\n  probe_interval_ms: 700\n"))
+	}},
+	{"cluster apply-config: repeating a finished verb exits 0", "apply-config-again.txt", func(c *contract) string { return c.cli("cluster", "apply-config", c.home("settings.yaml")) }},
+	{"replication set-mode", "set-mode.txt", cli("replication", "set-mode", "semi_sync", "-o", "json", "--quiet")},
+	{"exit code 8: refused for safety, names the flag that overrides", "exit-8-force.txt", cli("node", "remove", "node-3")},
+	{"node remove", "node-remove.txt", cli("node", "remove", "node-3", "--force")},
+	{"node remove: repeating a finished verb exits 0", "node-remove-again.txt", cli("node", "remove", "node-3")},
+	{"cluster events -o ndjson: apply_config, node_join, set_mode, node_remove done and refused", "events-operators.txt", func(c *contract) string {
+		var out string
+		c.until(func() bool {
+			out = c.cli("cluster", "events", "-o", "ndjson")
+			return strings.Count(out, `"action":"node_remove"`) == 2
+		})
+		lines := slices.DeleteFunc(strings.SplitAfter(out, "\n"), func(l string) bool {
+			return strings.HasPrefix(l, "{") && (!strings.Contains(l, `"kind":"operator"`) || strings.Contains(l, `"cluster_init"`))
+		})
+		return strings.Join(lines, "")
+	}},
 }
 
 const (
@@ -211,6 +245,9 @@ func TestContract(t *testing.T) {
 		t.Fatal(err)
 	}
 	c.nodes = p
+	c.until(func() bool { // every node keeps what it saw last for a moment
+		return strings.Contains(c.httpOf(0, "GET", "/cluster/health", ""), `"HEALTHY"`) && strings.Contains(c.httpOf(1, "GET", "/cluster/health", ""), `"HEALTHY"`)
+	})
 	c.all(healthy)
 	c.until(func() bool {
 		_, out := c.plain("cluster", "health", "-o", "json")
@@ -258,15 +295,39 @@ func TestContractOfAShardWithoutPrimary(t *testing.T) {
 	c.until(func() bool { return !strings.Contains(c.httpOf(1, "GET", "/readyz", ""), "200 OK") })
 	c.all(cut)
 	c.must("playground", "node", "resume", "node-1")
-	c.until(func() bool { return strings.Contains(c.http("GET", lone, ""), "200 OK") })
+	c.until(func() bool {
+		_, out := c.plain("cluster", "health", "-o", "json")
+		return strings.Contains(c.http("GET", lone, ""), "200 OK") && !strings.Contains(out, `"NODE_FAILED"`) && !strings.Contains(out, `"NODE_SUSPECT"`)
+	})
 	c.must("playground", "node", "kill", "node-2")
 	c.all(headless)
+	c.until(func() bool {
+		_, out := c.plain("cluster", "health", "-o", "json")
+		return strings.Contains(out, `"NODE_FAILED"`) && strings.Contains(out, "no new copy is being built: its primary")
+	})
+	c.all(critical)
+}
+
+// TestContractOfOperators holds what is answered to those who change the cluster, and what the trail says of it.
+func TestContractOfOperators(t *testing.T) {
+	t.Parallel()
+	c := &contract{t: t, bin: built(t), root: t.TempDir()}
+	t.Cleanup(func() { endPlaygrounds(t, c.root) })
+	c.make("--nodes", "2", "--shards", "1", "--control-nodes", "1")
+	c.must("playground", "node", "add", "node-3")
+	p, err := client.LoadPlayground(c.dir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.nodes = p
+	c.must("cluster", "health", "--wait", "HEALTHY", "--timeout", "30s")
+	c.all(operated)
 }
 
 // complete finds goldens that no case holds any more.
 func (c *contract) complete() {
 	held := map[string]bool{"codes.txt": true, "terminal.txt": true}
-	for _, k := range slices.Concat(healthy, reports, hurt, gone, paused, cut, headless, stalled, crowded, full, damaged) {
+	for _, k := range slices.Concat(healthy, reports, hurt, gone, paused, cut, headless, critical, operated, stalled, crowded, full, damaged) {
 		if held[k.golden] {
 			c.t.Errorf("%s is held twice", k.golden)
 		}
@@ -461,6 +522,8 @@ var varying = []struct {
 	{regexp.MustCompile(`("(run|request_id)": ?")[a-z0-9-]{8,}"`), `${1}ID"`},
 	{regexp.MustCompile(`"id":"VERSION-node-[0-9]-[0-9]+"`), `"id":"EVENT"`},
 	{regexp.MustCompile(`(serial |"cert":")[0-9A-Fa-f:]+`), "${1}SERIAL"},
+	{regexp.MustCompile(`("keys":\["|"(peer_url|client_url)":")[^"]+`), "${1}VALUE"},
+	{regexp.MustCompile(`("member_id":)[0-9]+`), "${1}N"},
 	{regexp.MustCompile(`\bsilent for [0-9.]+ s\b`), "silent for N s"},
 	{regexp.MustCompile(`(\bfor|\bis|"for":) ("?)[0-9.]+ (ms|s)\b`), "$1 ${2}N s"},
 	{regexp.MustCompile(`\b\d\d:\d\d:\d\d\b`), "CLOCK"},

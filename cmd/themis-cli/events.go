@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -71,7 +72,11 @@ func (a *app) printEvents(list []cluster.Event) error {
 	if a.flags.output == "ndjson" {
 		return a.eventLines(list)
 	}
-	return a.print(list, func(w io.Writer, wide bool) {
+	all := make([]wholeEvent, 0, len(list))
+	for _, e := range list {
+		all = append(all, whole(e))
+	}
+	return a.print(all, func(w io.Writer, wide bool) {
 		head := "TIME ACTION SUBJECT OUTCOME ACTOR REASON"
 		if wide {
 			head = "TIME ACTION SUBJECT OUTCOME ACTOR EPOCH MS RULE REASON"
@@ -88,6 +93,51 @@ func (a *app) printEvents(list []cluster.Event) error {
 	})
 }
 
+// wholeEvent is an event with every field, also those that the trail leaves out since there is nothing in them: scripts need not ask which are there.
+type wholeEvent struct {
+	Format         int             `json:"format"`
+	ID             string          `json:"id"`
+	HLC            themis.HLC      `json:"hlc"`
+	Time           time.Time       `json:"time"`
+	Actor          wholeActor      `json:"actor"`
+	Action         string          `json:"action"`
+	Subject        string          `json:"subject"`
+	Outcome        string          `json:"outcome"`
+	Rule           string          `json:"rule"`
+	Reason         string          `json:"reason"`
+	Before         json.RawMessage `json:"before"`
+	After          json.RawMessage `json:"after"`
+	Epoch          *themis.Epoch   `json:"epoch"`
+	ConfigVersion  uint64          `json:"config_version"`
+	RoutingVersion *uint64         `json:"routing_version"`
+	RequestID      string          `json:"request_id"`
+	DurationMs     *float64        `json:"duration_ms"`
+	Phases         []cluster.Phase `json:"phases"`
+}
+
+type wholeActor struct {
+	Kind string `json:"kind"`
+	ID   string `json:"id"`
+	Cert string `json:"cert"`
+}
+
+func whole(e cluster.Event) wholeEvent {
+	return wholeEvent{
+		Format: e.Format, ID: e.ID, HLC: e.HLC, Time: e.Time, Actor: wholeActor(e.Actor), Action: e.Action, Subject: e.Subject, Outcome: e.Outcome,
+		Rule: e.Rule, Reason: e.Reason, Before: e.Before, After: e.After, Epoch: given(e.Epoch), ConfigVersion: e.ConfigVersion,
+		RoutingVersion: given(e.RoutingVersion), RequestID: e.RequestID, DurationMs: given(e.DurationMs), Phases: append([]cluster.Phase{}, e.Phases...),
+	}
+}
+
+// given is null for a number that there is not.
+func given[T comparable](v T) *T {
+	var none T
+	if v == none {
+		return nil
+	}
+	return &v
+}
+
 func actor(e cluster.Event) string { return strings.TrimSuffix(e.Actor.Kind+":"+e.Actor.ID, ":") }
 
 // eventLines writes each event as one line.
@@ -95,7 +145,7 @@ func (a *app) eventLines(list []cluster.Event) error {
 	for _, e := range list {
 		var err error
 		if a.flags.output == "ndjson" {
-			err = a.line(e)
+			err = a.line(whole(e))
 		} else {
 			err = a.write(fmt.Appendf(nil, "%s  %s %s %s by %s: %s\n", e.Time.Local().Format("15:04:05.000"), e.Action, e.Subject, e.Outcome, actor(e), dash(e.Reason)))
 		}

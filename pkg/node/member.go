@@ -273,12 +273,13 @@ func (n *Node) event(e cluster.Event) {
 	}
 }
 
-// dated fills in the time and the versions in force, and logs the event.
+// dated fills in the time and the versions in force, that of the configuration only where the event has none: the map here may be older than
+// one that was just applied. It logs the event.
 func (n *Node) dated(e cluster.Event) cluster.Event {
 	e.HLC = n.stamp()
 	e.Time = time.Now().UTC()
 	if v, ok := n.latest(); ok {
-		e.ConfigVersion = v.Settings.Version
+		e.ConfigVersion = max(e.ConfigVersion, v.Settings.Version)
 		if v.Routing != nil {
 			e.RoutingVersion = v.Routing.Version()
 		}
