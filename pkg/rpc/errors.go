@@ -93,7 +93,7 @@ type Fate uint8
 const (
 	Lost    Fate = iota // sent, and then nothing that can be trusted: it may have been done
 	NotSent             // nothing of the request left this process: surely not done
-	Turned              // the other side turned it away before anything ran: surely not done
+	Turned              // turned away before an answer began, by whoever it was: only where it was too large, or no such method, is it surely not done
 )
 
 // Call is what a caller knows about a call that failed.
