@@ -107,7 +107,7 @@ func TestKillAll(t *testing.T) {
 	w.end(t, 400)
 }
 
-// Row 21: a primary is paused for longer than its lease, and wakes.
+// Row 21: a primary is paused for longer than its lease, and wakes: it acknowledges nothing, whenever it was asked.
 func TestPausePrimaryPastItsLease(t *testing.T) {
 	h := newHosts(t, setup{rf: 3})
 	w := h.work(6)
@@ -117,10 +117,14 @@ func TestPausePrimaryPastItsLease(t *testing.T) {
 		t.Fatal(err)
 	}
 	victim, _ := leads(r, "shard-1")
+	s := w.sleeper(t, victim)
 	h.pause(victim)
+	s.ask()
 	w.more(t, 100, rto+10*time.Second)
+	h.until("the others lead every shard", rto, leadsNone(victim))
 	<-time.After(8 * time.Second) // longer than every lease
 	h.resume(victim)
+	s.answersNothing(t)
 	h.until("all is whole again", heal, healthy)
 	w.more(t, 100, rto)
 	w.end(t, 400)
