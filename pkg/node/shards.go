@@ -269,9 +269,10 @@ func (s *shards) start(ctx context.Context, g *errgroup.Group, record cluster.Sh
 	s.mu.Lock()
 	s.tried[id] = time.Now()
 	s.mu.Unlock()
+	own, _ := record.Replica(n.id.Node)
 	r, err := replication.Open(replication.Options{
 		Dir: n.dir("shards", string(id)), Cluster: n.joined().ID, Shard: id, Self: n.self(), Boot: n.boot,
-		Fresh: record.Epoch == 0 && record.InSync(n.self()), Epoch: record.Epoch, Room: n.disk.Room,
+		Fresh: record.Epoch == 0 && record.InSync(n.self()), Counted: record.Epoch > 0 && own.Class == cluster.Voter, Epoch: record.Epoch, Room: n.disk.Room,
 		Log: wal.Options{
 			SegmentBytes: themis.Bytes(n.cfg.WAL.SegmentMB) << 20, BatchBytes: themis.Bytes(n.cfg.WAL.BatchKB) << 10, Linger: time.Duration(n.cfg.WAL.LingerUs) * time.Microsecond,
 			OnSync: func(took time.Duration, entries, bytes int) {

@@ -29,6 +29,7 @@ type Options struct {
 	Self    cluster.Member
 	Boot    themis.BootID
 	Fresh   bool         // the record names this disk and no reign has begun: an empty directory is whole
+	Counted bool         // the record has this disk as a voter after the first reign: an empty directory lacks what was there, or the disk is another
 	Epoch   themis.Epoch // of the record; what is begun anew here, or was lost with REPLICA.json, may have promised it
 
 	Log   wal.Options // Cluster, Shard, Storage, Tap are set here
@@ -186,6 +187,11 @@ func Open(o Options) (_ *Replica, err error) {
 			o.Logger.Warn("replica is blank", "reason", lost)
 		} else if !o.Fresh && guard.On(guard.EmptyIsBlank) {
 			p.Blank = "a new copy, not yet filled"
+			if o.Counted {
+				p.Blank = "the map has a copy on this disk, and none is here: its directory was emptied, or the disk exchanged; it is filled from the others"
+				o.Event("quarantine", "done", "empty-is-blank", p.Blank, p.Promised)
+				o.Logger.Warn("replica is blank", "reason", p.Blank)
+			}
 		}
 		if err := p.write(o.Dir); err != nil {
 			return nil, err

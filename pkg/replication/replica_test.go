@@ -77,10 +77,11 @@ func (c *trio) start(id themis.NodeID) {
 	c.boots++
 	c.mu.Lock()
 	fresh, epoch := c.record.Epoch == 0, c.record.Epoch
+	own, _ := c.record.Replica(id)
 	c.mu.Unlock()
 	boot := themis.BootID(fmt.Sprint("boot-", c.boots))
 	o := Options{
-		Dir: filepath.Join(c.dir, string(id)), Cluster: "c", Shard: "shard-1", Boot: boot, Fresh: fresh, Epoch: epoch,
+		Dir: filepath.Join(c.dir, string(id)), Cluster: "c", Shard: "shard-1", Boot: boot, Fresh: fresh, Counted: !fresh && own.Class == cluster.Voter, Epoch: epoch,
 		Self: cluster.Member{Node: id, Storage: themis.StorageID("disk-" + id)}, Transport: c.net.From(id), Registry: c,
 		Room: func() Room { room, _ := c.room.Load(id); r, _ := room.(Room); return r },
 		Rules: func() Rules {
@@ -878,6 +879,11 @@ func TestEmptiedCopyIsRebuilt(t *testing.T) {
 	}
 	c.mustWrite(first, put("more", "y"))
 	c.converged("node-1", "node-2", "node-3")
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if said := strings.Join(c.trail, "\n"); !strings.Contains(said, string(victim)+" quarantine done: the map has a copy on this disk, and none is here") || !strings.Contains(said, " install done: "+string(victim)+" got ") {
+		t.Errorf("the trail: %s", said)
+	}
 }
 
 func TestTheSameRequestAtTheSameTimeIsDoneOnce(t *testing.T) {

@@ -12,12 +12,14 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
 	"testing"
 	"time"
 
+	"github.com/themisdb/themis/pkg/cluster"
 	"github.com/themisdb/themis/pkg/health"
 	"github.com/themisdb/themis/pkg/loopback"
 	"github.com/themisdb/themis/pkg/pki"
@@ -355,6 +357,27 @@ func (h *hosts) said(words string, nodes ...string) (times int) {
 		times += strings.Count(string(b), words)
 	}
 	return times
+}
+
+// happened is whether the audit trail, as some node that runs has it, tells that the node did that.
+func (h *hosts) happened(t *testing.T, node, action, subject, reason string) bool {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	one := h.running()[0]
+	c, err := h.pool.Admin(ctx, h.addr[one]["grpc"], themis.NodeID(one))
+	if err != nil {
+		t.Fatal(err)
+	}
+	trail, err := c.ListEvents(ctx, &nodev1.ListEventsRequest{})
+	if err != nil {
+		t.Logf("the trail, from %s: %v", one, err)
+		return false
+	}
+	return slices.ContainsFunc(trail.GetEventsJson(), func(b []byte) bool {
+		var e cluster.Event
+		return json.Unmarshal(b, &e) == nil && e.Actor.ID == node && e.Action == action && e.Subject == subject && e.Outcome == "done" && strings.Contains(e.Reason, reason)
+	})
 }
 
 // logs shows what the nodes said last.

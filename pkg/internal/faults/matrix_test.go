@@ -55,6 +55,9 @@ func TestKillFollower(t *testing.T) {
 	}
 	h.start(others[0])
 	h.until("all is whole again", heal, healthy)
+	if n := h.said("rule=empty-is-blank", h.names...); n > 0 {
+		t.Errorf("%d times a copy that begins empty was taken for one that was emptied", n)
+	}
 	w.more(t, 50, rto)
 	w.end(t, 400)
 }
@@ -197,7 +200,7 @@ func TestAnElectionThatCrownedNobody(t *testing.T) {
 
 // Row 36 in part: all copies of a node are emptied; its identity, and so its storage id, stays.
 func TestEmptiedCopyUnderItsOldName(t *testing.T) {
-	h, w, _, others := atWork(t, setup{shards: 2}, 200)
+	h, w, _, others := atWork(t, setup{shards: 2, rf: 3}, 200) // so that no other node can take the copies over
 	victim := others[0]
 	h.kill(victim)
 	for _, part := range []string{"shards", "LOCK"} {
@@ -206,7 +209,14 @@ func TestEmptiedCopyUnderItsOldName(t *testing.T) {
 		}
 	}
 	h.start(victim)
-	h.until("all is whole again", heal, healthy)
+	h.until("both are built anew, and the trail tells why", heal, func(r health.Report) bool {
+		for _, s := range []string{"shard-1", "shard-2"} {
+			if !h.happened(t, victim, "quarantine", s, "none is here") || !h.tells(t, victim, "msg=installed", "shard="+s) {
+				return false
+			}
+		}
+		return healthy(r)
+	})
 	w.more(t, 100, rto)
 	w.end(t, 300)
 }
@@ -235,6 +245,37 @@ func TestDamagedFollowerIsRebuilt(t *testing.T) {
 			w.end(t, 400)
 		})
 	}
+}
+
+// Row 34 for a primary: a bit in the middle of its log flips while all are down. It and a follower that lacks writes which were acknowledged
+// come back: its copy is known to be damaged, counts for nothing and leads nothing, so the shard stays down until the follower that has
+// them all is back, too. That one leads, and the damaged copy is built anew.
+func TestDamagedLogOfAStoppedPrimary(t *testing.T) {
+	h, w, victim, others := atWork(t, setup{shards: 1, rf: 3, mode: themis.SemiSync}, 200)
+	ahead, behind := others[0], others[1]
+	h.pause(behind)
+	w.more(t, 100, rto)
+	before := h.epochs(t)["shard-1"]
+	h.kill(h.names...)
+	must(t, Flip(h.segment(t, victim, "shard-1"), 700))
+	inVain := func() int { return h.said("action=elect subject=shard-1 outcome=not_done", victim, behind) }
+	had := inVain()
+	h.start(victim)
+	h.restart(behind)
+	h.until("its copy is known to be blank, and an election was held in vain", rto, func(r health.Report) bool {
+		return inVain() > had && finds(r, health.ReplicaBlank, "shard-1/"+victim) && h.happened(t, victim, "quarantine", "shard-1", "wal is damaged and was moved to")
+	})
+	if now := h.epochs(t)["shard-1"]; now != before {
+		t.Errorf("epoch %d began without the copy that has everything", now)
+	}
+	h.start(ahead)
+	h.until("the follower that has everything leads", rto, func(r health.Report) bool {
+		now, _ := leads(r, "shard-1")
+		return now == ahead
+	})
+	h.until("the damaged copy is built anew", heal, func(r health.Report) bool { return healthy(r) && h.tells(t, victim, "msg=installed", "shard=shard-1") })
+	w.more(t, 100, rto)
+	w.end(t, 400)
 }
 
 // killAhead kills a node that has entries which no other has: the others stand still for a moment before. What it acknowledged alone would
