@@ -86,7 +86,7 @@ func replaceFile(name string, data []byte) (err error) {
 		err = os.Rename(name+".new", name)
 	}
 	if err == nil {
-		err = syncDir(filepath.Dir(name))
+		err = syncDir(filepath.Dir(name), (*os.File).Sync)
 	}
 	if err != nil {
 		return fmt.Errorf("replace %s: %w", name, err)
@@ -94,10 +94,11 @@ func replaceFile(name string, data []byte) (err error) {
 	return nil
 }
 
-func syncDir(dir string) error {
+// syncDir makes creations, renames and removals in dir durable.
+func syncDir(dir string, sync func(*os.File) error) error {
 	d, err := os.Open(dir) //nolint:gosec // a path of our own
 	if err != nil {
 		return err
 	}
-	return errors.Join(d.Sync(), d.Close())
+	return errors.Join(sync(d), d.Close())
 }

@@ -30,6 +30,9 @@ func (r *Reign) changingSoon(now time.Time) (cluster.Policy, bool) {
 // safe is the highest seq that is held as the policy demands of what is committed: an election by it sees all up to there.
 func (r *Reign) safe(p cluster.Policy) themis.Seq {
 	limit := r.durable
+	if !guard.On(guard.OwnSync) {
+		limit = r.appended
+	}
 	if !guard.On(guard.SyncWaits) {
 		return limit
 	}

@@ -68,6 +68,26 @@ func TestSyncWaitsForEveryMember(t *testing.T) {
 	}
 }
 
+// Copies elsewhere don't stand in for the primary's own disk, in no mode: its reads would show what it can lose.
+func TestThePrimarysOwnDiskIsWaitedFor(t *testing.T) {
+	for _, mode := range []themis.Mode{themis.Sync, themis.SemiSync, themis.Async} {
+		t.Run(string(mode), func(t *testing.T) {
+			r := NewReign(shardOf(mode, 3, "a", "b", "c"), 0, 1, at(0), DefaultRules())
+			r.Durable(1, at(1))
+			r.Appended(5, at(2))
+			heard(r, "b", 5, 0, 3)
+			heard(r, "c", 5, 0, 3)
+			if r.Commit() != 1 {
+				t.Fatalf("commit %d with seq 1 on the primary's disk", r.Commit())
+			}
+			r.Durable(4, at(4))
+			if r.Commit() != 4 {
+				t.Fatalf("commit %d with seq 4 on the primary's disk", r.Commit())
+			}
+		})
+	}
+}
+
 // A SYNC primary that hears too few of its in-sync set takes no writes: they would end with an unknown outcome.
 func TestNoWriteIsAppendedWithoutFollowersThatAnswer(t *testing.T) {
 	r := NewReign(shardOf(themis.Sync, 3, "a", "b", "c"), 0, 1, at(0), DefaultRules())

@@ -281,6 +281,38 @@ func TestOrderOfAcknowledgement(t *testing.T) {
 	l.sync = fdatasync // Close gives back the room behind the last entry
 }
 
+// What a primary ships counts once it is synced here: before that the follower's answer does not tell of it.
+func TestShippedFramesCountOnceTheyAreSynced(t *testing.T) {
+	from, _ := mustOpen(t, t.TempDir(), opts())
+	reign(t, from, 1)
+	put(t, from, 6, 10)
+	scan, err := from.Scan(1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer scan.Close()
+	to, _ := mustOpen(t, t.TempDir(), opts())
+	for want := themis.Seq(2); want <= 6; want += 2 {
+		b, err := scan.NextFrames(nil, 2*(minFrameBytes+10))
+		if err != nil || b.Last != want {
+			t.Fatalf("frames up to %d: %v", b.Last, err)
+		}
+		synced, written := 0, to.tailBytes
+		to.sync = func(f *os.File) error {
+			if f == to.tail {
+				if synced++; to.tailBytes <= written || to.Durable() != want-2 {
+					t.Errorf("synced %d bytes behind %d, where seq %d counts already", to.tailBytes, written, to.Durable())
+				}
+			}
+			return fdatasync(f)
+		}
+		if _, err := to.AppendFrames(b.Frames); err != nil || to.Durable() != want || synced != 1 {
+			t.Fatalf("seq %d counts after %d syncs: %v", to.Durable(), synced, err)
+		}
+	}
+	to.sync = fdatasync // Close gives back the room behind the last entry
+}
+
 // A mark that can't be made durable ends the log, also for a batch that is under way.
 func TestMarkSyncFails(t *testing.T) {
 	l, _ := mustOpen(t, t.TempDir(), opts())

@@ -36,7 +36,7 @@ func (l *Log) store(b *batch) error {
 	if cap(l.scratch) > 2*int(l.o.BatchBytes) {
 		l.scratch = nil
 	}
-	if guard.On(guard.LogSynced) {
+	if guard.On(guard.LogSynced) && (b.ours || guard.On(guard.FollowerSync)) {
 		if err := l.sync(l.tail); err != nil {
 			return fmt.Errorf("sync %s: %w", l.tail.Name(), err)
 		}

@@ -17,6 +17,9 @@ const (
 	VerdictCleared Rule = "verdict-cleared" // a node that answers again is FAILED no more
 	TakeOver       Rule = "take-over"       // another control node takes over from a controller that has fallen silent
 	LogSynced      Rule = "log-synced"      // what is appended is synced before it counts as durable
+	OwnSync        Rule = "own-sync"        // nothing is committed before the primary's own disk has it
+	FollowerSync   Rule = "follower-sync"   // a follower acknowledges what it was shipped once it is synced
+	RescuedSync    Rule = "rescued-sync"    // what is rescued is synced, with its name, before it goes from the log
 	ModeWaits      Rule = "mode-waits"      // another mode or k is proposed once everything committed is held as it demands
 	ModeHolds      Rule = "mode-holds"      // under writes without a pause what is committed waits for a stronger mode, for a while
 	ModeBoth       Rule = "mode-both"       // from the proposal of a policy until its outcome is known both policies count
