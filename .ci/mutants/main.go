@@ -5,11 +5,13 @@
 // proves nothing. -green leaves that out where the tests have just been seen to pass.
 //
 //	go run ./.ci/mutants [-only NAME] [-without PACKAGE] [-seeds 60000] [-green] [-report FILE]
+//	go run ./.ci/mutants -check FILE    runs nothing: compares such a report of a whole run with docs/guards.md, row by row
 package main
 
 import (
 	"bufio"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -34,13 +36,25 @@ type guard struct {
 	rule, pkg, test string
 }
 
+func (g guard) String() string { return g.rule + " " + g.pkg + "." + g.test }
+
+const rows = "docs/guards.md"
+
 func main() {
 	only := flag.String("only", "", "this guard alone")
 	without := flag.String("without", "", "leave the guards of this package's tests to another run")
 	seeds := flag.String("seeds", "60000", "runs of TestSeeds")
 	green := flag.Bool("green", false, "the tests have just been seen to pass with every guard in place")
 	report := flag.String("report", "", "write a report of what was seen red")
+	checked := flag.String("check", "", "compare the report in this file with the guards, and run nothing")
 	flag.Parse()
+	if *checked != "" {
+		if err := check(rows, *checked); err != nil {
+			fmt.Fprintln(os.Stderr, "mutants:", err)
+			os.Exit(1)
+		}
+		return
+	}
 	if err := run(*only, *without, *seeds, *report, *green); err != nil {
 		fmt.Fprintln(os.Stderr, "mutants:", err)
 		os.Exit(1)
@@ -48,7 +62,7 @@ func main() {
 }
 
 func run(only, without, seeds, report string, known bool) error {
-	guards, err := list("docs/guards.md")
+	guards, err := list(rows)
 	if err != nil {
 		return err
 	}
@@ -99,7 +113,7 @@ func run(only, without, seeds, report string, known bool) error {
 	var red []string
 	for i, g := range guards {
 		if seen[i] {
-			red = append(red, g.rule)
+			red = append(red, g.String())
 		}
 	}
 	green := len(guards) - len(red)
@@ -186,16 +200,61 @@ func list(file string) ([]guard, error) {
 	return out, nil
 }
 
+// report is what a run saw: which guards' tests went red, each as "rule package.test".
+type report struct {
+	Command string    `json:"command"`
+	Commit  string    `json:"commit"`
+	Seeds   string    `json:"seeds"`
+	Date    time.Time `json:"date"`
+	Red     []string  `json:"red"`
+}
+
 func write(name string, red []string, seeds string) error {
 	commit, err := exec.Command("git", "rev-parse", "HEAD").Output() //nolint:noctx // local
 	if err != nil {
 		return err
 	}
-	b, err := json.MarshalIndent(map[string]any{
-		"command": "go run ./.ci/mutants", "commit": strings.TrimSpace(string(commit)), "seeds": seeds, "date": time.Now().UTC().Format(time.RFC3339), "red": red,
-	}, "", "  ")
+	b, err := json.MarshalIndent(report{"go run ./.ci/mutants", strings.TrimSpace(string(commit)), seeds, time.Now().UTC().Truncate(time.Second), red}, "", "  ")
 	if err != nil {
 		return err
 	}
 	return os.WriteFile(name, append(b, '\n'), 0o644) //nolint:gosec // a report
+}
+
+// check demands that the report has every row of the guards, and none that is not there.
+func check(guards, seen string) error {
+	want, err := list(guards)
+	if err != nil {
+		return err
+	}
+	b, err := os.ReadFile(seen) //nolint:gosec // our own file
+	if err != nil {
+		return err
+	}
+	var r report
+	if err := json.Unmarshal(b, &r); err != nil {
+		return fmt.Errorf("%s: %w", seen, err)
+	}
+	var faults []error
+	known := map[string]bool{}
+	for _, g := range want {
+		if known[g.String()] {
+			faults = append(faults, fmt.Errorf("%s has two rows of %s", guards, g))
+		}
+		if known[g.String()] = true; !slices.Contains(r.Red, g.String()) {
+			faults = append(faults, fmt.Errorf("%s has not been seen red: %s lacks it", g, seen))
+		}
+	}
+	for _, red := range r.Red {
+		if !known[red] {
+			faults = append(faults, fmt.Errorf("%s tells of %q, of which %s has no row", seen, red, guards))
+		}
+	}
+	if len(want) == 0 {
+		faults = append(faults, fmt.Errorf("%s has no rows", guards))
+	}
+	if len(faults) > 0 {
+		return fmt.Errorf("%w\nafter a change of %s: go run ./.ci/mutants -report %s", errors.Join(faults...), guards, seen)
+	}
+	return nil
 }
