@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/themisdb/themis/pkg/cluster"
+	"github.com/themisdb/themis/pkg/replication/registrytest"
 	"github.com/themisdb/themis/pkg/themis"
 )
 
@@ -142,6 +143,44 @@ func TestChangeShard(t *testing.T) {
 			t.Errorf("in force: %+v", s)
 		}
 	})
+}
+
+// The map is what replication asks of a control plane.
+func TestTheMapIsARegistry(t *testing.T) {
+	for name, open := range map[string]func(*testing.T) store{"memory": memoryStore, "etcd": etcdStore} {
+		t.Run(name, func(t *testing.T) {
+			registrytest.Run(t, func(t *testing.T) registrytest.Plane {
+				m, v, c := start(t, open(t).KV, 1)
+				seen := v.Shards["shard-1"]
+				if _, err := m.Crown(t.Context(), seen, c, crown(t, seen, member(1), "boot-1")); err != nil {
+					t.Fatal(err)
+				}
+				now := func() cluster.Shard { return view(t, m).Shards[seen.ID] }
+				fine := func(err error) {
+					t.Helper()
+					if err != nil {
+						t.Fatal(err)
+					}
+				}
+				return registrytest.Plane{
+					Change: m.ChangeShard, Now: now,
+					Failed: func(node themis.NodeID, gone bool) {
+						if gone {
+							fine(m.DeclareFailed(t.Context(), c, cluster.Failed{Format: 1, Node: node}))
+						} else {
+							fine(m.ClearFailed(t.Context(), c, node))
+						}
+					},
+					Ask: func(mode themis.Mode, k int) {
+						was := now()
+						next, err := was.Ask(mode, k)
+						fine(err)
+						fine(m.AskPolicy(t.Context(), []cluster.Shard{was}, []cluster.Shard{next}))
+					},
+				}
+			})
+		})
+	}
 }
 
 // TestBelowTheFloorOnlyByAVerdict: a primary whose view is old proposes that a follower leaves, which is back by now. Its copy would be

@@ -156,11 +156,11 @@ func (c *trio) node(id themis.NodeID) *Replica {
 // ChangeShard is the control plane.
 func (c *trio) ChangeShard(_ context.Context, seen, next cluster.Shard) (cluster.Shard, error) {
 	c.mu.Lock()
-	if seen.Revision != c.record.Revision || seen.Epoch != c.record.Epoch {
+	next, err := changed(c.record, c.failed, seen, next)
+	if err != nil {
 		c.mu.Unlock()
-		return cluster.Shard{}, themis.Errorf(themis.StalePlan, "revision %d, not %d", c.record.Revision, seen.Revision)
+		return cluster.Shard{}, err
 	}
-	next.Revision = c.record.Revision + 1
 	c.record = next
 	c.mu.Unlock()
 	c.publish()

@@ -424,14 +424,10 @@ func (n *simNode) propose() {
 	n.proposal = p
 	n.w.logf("%s proposes ISR %v, %s, k %d (%s)", n.id, p.Next.ISR, p.Next.Have.Mode, p.Next.Have.K, p.Why)
 	reign := n.reign
-	submit := func() {
-		r := &n.w.record
-		if r.Revision != p.Seen.Revision && guard.On(guard.ISRVersion) || r.Epoch != p.Seen.Epoch {
-			return
-		}
-		next := p.Next
+	submit := func() error {
+		r, seen, next := &n.w.record, p.Seen, p.Next
 		if !guard.On(guard.ISRVersion) { // a late change lands on whatever the record holds by then
-			next = *r
+			next, seen.Revision = *r, r.Revision
 			if p.Policy() {
 				next.Have = p.Next.Have
 			} else if p.Add && !next.InSync(p.Member) {
@@ -440,20 +436,26 @@ func (n *simNode) propose() {
 				next.ISR = slices.DeleteFunc(slices.Clone(next.ISR), func(m cluster.Member) bool { return m == p.Member })
 			}
 		}
-		next.Revision = r.Revision + 1
-		if p.Policy() {
-			n.w.changes[fmt.Sprintf("%s to %s", r.Have.Mode, next.Have.Mode)]++
+		was := r.Have.Mode
+		if _, err := n.w.change(seen, next); err != nil {
+			return err
 		}
-		*r = next
+		if p.Policy() {
+			n.w.changes[fmt.Sprintf("%s to %s", was, r.Have.Mode)]++
+		}
 		n.w.logf("record %d: ISR %v, %s, k %d", r.Revision, r.ISR, r.Have.Mode, r.Have.K)
+		return nil
 	}
-	n.w.pending = append(n.w.pending, submit)
+	n.w.pending = append(n.w.pending, func() { _ = submit() })
 	answered := func() {
 		if n.reign != reign || n.proposal != p {
 			return
 		}
-		submit() // an unknown outcome is settled by submitting the very same change again
+		err := submit() // an unknown outcome is settled by submitting the very same change again
 		n.proposal = nil
+		if themis.CodeOf(err) == themis.RefusedUnsafe {
+			n.reign.Refused(p, n.clock())
+		}
 		if n.w.record.Revision > p.Seen.Revision {
 			n.learn()
 		}

@@ -156,6 +156,15 @@ func (w *world) checkPrimary() {
 	}
 }
 
+// change is the control plane.
+func (w *world) change(seen, next cluster.Shard) (cluster.Shard, error) {
+	next, err := changed(w.record, w.failed, seen, next)
+	if err == nil {
+		w.record = next
+	}
+	return next, err
+}
+
 func (w *world) node(id themis.NodeID) *simNode {
 	return w.nodes[slices.IndexFunc(w.nodes, func(n *simNode) bool { return n.id == id })]
 }
