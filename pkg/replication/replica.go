@@ -239,9 +239,6 @@ func (r *Replica) openOrQuarantine(part string, open func(dir string) error) err
 		return err
 	}
 	aside := fmt.Sprintf("%s.damaged-%d", dir, r.booted.Unix())
-	for n := 2; exists(aside); n++ {
-		aside = fmt.Sprintf("%s.damaged-%d-%d", dir, r.booted.Unix(), n)
-	}
 	if guard.On(guard.BlankFirst) { // without its log and with a young store the replica would look new
 		if err := r.setBlank(fmt.Sprintf("%s is damaged and was moved to %s: %v", part, aside, err)); err != nil {
 			return err
@@ -252,11 +249,6 @@ func (r *Replica) openOrQuarantine(part string, open func(dir string) error) err
 	}
 	r.o.Event("quarantine", "done", "corruption", r.promise.Blank, r.promise.Promised)
 	return open(dir)
-}
-
-func exists(name string) bool {
-	_, err := os.Lstat(name)
-	return err == nil
 }
 
 // reconcile makes log and store agree after whatever ended the last process.
