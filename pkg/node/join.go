@@ -186,8 +186,8 @@ func (n *Node) newcomer(ctx context.Context, addr string) (x cluster.Node, insid
 		return x, false, err
 	}
 	d, err := c.Describe(ctx, &nodev1.DescribeRequest{})
-	for until := time.Now().Add(rpc.RefusedAgain); rpc.IsRefused(err) && time.Now().Before(until) && ctx.Err() == nil; {
-		time.Sleep(rpc.RefusedAgain / 20) // it refused before it ran, which is told again for a while
+	for until := time.Now().Add(rpc.RefusedAgain); themis.CodeOf(err) == themis.Unreachable && time.Now().Before(until) && ctx.Err() == nil; {
+		time.Sleep(rpc.RefusedAgain / 20) // it was not reached before it ran, which is told again for a while
 		d, err = c.Describe(ctx, &nodev1.DescribeRequest{})
 	}
 	switch {
