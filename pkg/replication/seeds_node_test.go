@@ -236,6 +236,11 @@ func (n *simNode) acknowledge() {
 			}
 			n.w.acked[e.value] = true
 			n.w.logf("%s acknowledges %d", n.id, e.value)
+			if by, epoch := fmt.Sprint(n.id, " ", n.boot), n.reign.Shard().Epoch; n.w.reigns[epoch] == "" {
+				n.w.reigns[epoch] = by
+			} else if n.w.reigns[epoch] != by {
+				n.w.fail("%s and %s acknowledge in epoch %d", n.w.reigns[epoch], by, epoch)
+			}
 			if e.epoch == n.reign.Shard().Epoch { // older ones were left open: their clients were told that the outcome is unknown
 				n.w.checkCopies(s, e)
 			}

@@ -37,9 +37,11 @@ type world struct {
 	value   int
 	waiting map[int]bool // values appended, not acknowledged
 	acked   map[int]bool
-	burnt   map[int]bool          // values that a disk had before it was lost; its ack may still be on its way
-	loose   map[themis.Epoch]bool // reigns that an election under ASYNC ended: what they still say stands nowhere
-	changes map[string]int        // policies that came into force, by their modes
+	burnt   map[int]bool            // values that a disk had before it was lost; its ack may still be on its way
+	loose   map[themis.Epoch]bool   // reigns that an election under ASYNC ended: what they still say stands nowhere
+	changes map[string]int          // policies that came into force, by their modes
+	reigns  map[themis.Epoch]string // who acknowledged in an epoch: node and boot
+	control *simController          // nil: elections, verdicts and copies come at random
 	trace   []string
 	tracing bool
 	wipes   int
@@ -66,7 +68,7 @@ func (w *world) fail(format string, args ...any) {
 func newWorld(seed uint64) *world {
 	rng := rand.New(rand.NewPCG(seed, 1))
 	w := &world{rng: rng, failed: map[themis.NodeID]bool{}, stops: map[themis.NodeID]bool{}, waiting: map[int]bool{}, acked: map[int]bool{}, burnt: map[int]bool{},
-		loose: map[themis.Epoch]bool{}, changes: map[string]int{}}
+		loose: map[themis.Epoch]bool{}, changes: map[string]int{}, reigns: map[themis.Epoch]string{}}
 	w.likely = draw(rng)
 	for _, l := range w.likely {
 		w.total += l
@@ -202,39 +204,54 @@ func (w *world) elect() {
 		}
 		voter = p
 	}
+	if b, ok := w.ballot(voter, next); ok {
+		w.ballots = slices.DeleteFunc(w.ballots, func(b election.Ballot) bool { return b.Voter.Node == voter.Node })
+		w.ballots = append(w.ballots, b)
+	}
+	req := election.Request{Shard: w.record, Epoch: next, Ballots: w.ballots, Stopping: w.stops}
+	if res := election.Count(req); res.Winner != nil && w.rng.IntN(3) > 0 {
+		w.crown(req, res, func(bool) {})
+	}
+}
+
+// ballot asks a voter for its ballot.
+func (w *world) ballot(voter cluster.Member, next themis.Epoch) (b election.Ballot, given bool) {
 	v := w.node(voter.Node)
-	if v.awake() && v.disk.storage == voter.Storage {
-		if !v.disk.exists {
-			v.create(next)
-		}
-		if _, no := Vote(v.standing(), next, v.clock()); no == "" {
-			v.sync()
-			v.checkOpen()
-			if guard.On(guard.Promise) {
-				v.disk.promised = max(v.disk.promised, next)
-				v.endReign()
-			}
-			b, _ := Vote(v.standing(), next, v.clock())
-			b.Boot = themis.BootID(strconv.Itoa(v.boot))
-			w.ballots = slices.DeleteFunc(w.ballots, func(b election.Ballot) bool { return b.Voter.Node == v.id })
-			w.ballots = append(w.ballots, b)
-			w.logf("%s gives its ballot for %d: %v lease %v resigned %d", v.id, next, b.Last, b.LeaseRemaining, b.Resigned)
-		}
+	if !v.awake() || v.disk.storage != voter.Storage {
+		return b, false
 	}
-	seen := w.record
-	res := election.Count(election.Request{Shard: seen, Epoch: next, Ballots: w.ballots, Stopping: w.stops})
-	if res.Winner == nil || w.rng.IntN(3) == 0 {
-		return
+	if !v.disk.exists {
+		v.create(next)
 	}
+	if _, no := Vote(v.standing(), next, v.clock()); no != "" {
+		return b, false
+	}
+	v.sync()
+	v.checkOpen()
+	if guard.On(guard.Promise) {
+		v.disk.promised = max(v.disk.promised, next)
+		v.endReign()
+	}
+	b, _ = Vote(v.standing(), next, v.clock())
+	b.Boot = themis.BootID(strconv.Itoa(v.boot))
+	w.logf("%s gives its ballot for %d: %v lease %v resigned %d", v.id, next, b.Last, b.LeaseRemaining, b.Resigned)
+	return b, true
+}
+
+// crown sends a winner's coronation on its way; landed hears whether it took effect.
+func (w *world) crown(req election.Request, res election.Result, landed func(bool)) {
+	seen := req.Shard
 	crowned, err := seen.Crown(res.Winner.Voter, res.Winner.Boot, res.Wait, false)
 	if err != nil && guard.On(guard.ISRElection) {
+		landed(false)
 		return
 	}
 	if err != nil {
 		crowned = seen
-		crowned.Epoch, crowned.Primary, crowned.Boot, crowned.ISR = next, res.Winner.Voter, res.Winner.Boot, []cluster.Member{res.Winner.Voter}
+		crowned.Epoch, crowned.Primary, crowned.Boot, crowned.ISR = req.Epoch, res.Winner.Voter, res.Winner.Boot, []cluster.Member{res.Winner.Voter}
 	}
 	w.pending = append(w.pending, func() {
+		landed(w.record.Revision == seen.Revision)
 		if w.record.Revision != seen.Revision {
 			return
 		}
@@ -386,9 +403,13 @@ func (w *world) step(quiet bool) {
 	case evWant:
 		w.want()
 	case evMend:
-		w.mend()
+		if w.control == nil {
+			w.mend()
+		} else if !quiet {
+			w.control.suffers()
+		}
 	case evElect:
-		if !quiet || !w.reigning() {
+		if w.control == nil && (!quiet || !w.reigning()) {
 			w.elect()
 		}
 	case evLand:
@@ -397,6 +418,9 @@ func (w *world) step(quiet bool) {
 		if n.awake() {
 			n.work(kind)
 		}
+	}
+	if w.control != nil {
+		w.control.step()
 	}
 	for _, n := range w.nodes {
 		if n.awake() && n.reign != nil {
@@ -435,6 +459,9 @@ func (w *world) wipe(n *simNode) {
 		n.crash()
 	}
 	w.ballots = slices.DeleteFunc(w.ballots, func(b election.Ballot) bool { return b.Voter.Node == n.id })
+	if w.control != nil {
+		w.control.forgets(n.id)
+	}
 	w.logf("%s gets an empty disk", n.id)
 	if guard.On(guard.Incarnation) { // else its acks are taken for those of the empty disk
 		for _, e := range n.disk.log {
@@ -493,12 +520,15 @@ func (w *world) heal() {
 			n.start()
 		}
 	}
+	if w.control != nil {
+		w.control.still, w.control.cut = 0, map[themis.NodeID]time.Duration{}
+	}
 	for i := range 6000 {
 		w.step(true)
 		if w.fault != "" {
 			return
 		}
-		if i%50 == 0 {
+		if i%50 == 0 && w.control == nil {
 			for _, n := range w.nodes {
 				w.setFailed(n.id, false)
 			}
