@@ -29,11 +29,11 @@ type following struct {
 func (r *Replica) Accept(ctx context.Context, h Hello) (w Welcome, f *following, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	switch {
-	case r.fault != nil:
-		return Welcome{Refused: "this copy is out: " + r.fault.Error()}, nil, nil
-	case r.quitting:
-		return Welcome{Refused: "the node is going down"}, nil, nil
+	if err := r.out(); err != nil {
+		return Welcome{Refused: err.Error()}, nil, nil
+	}
+	if r.installing {
+		return Welcome{Refused: "a state is being installed"}, nil, nil
 	}
 	if err := ctx.Err(); err != nil {
 		return Welcome{}, nil, err
@@ -221,10 +221,41 @@ func (r *Replica) Takes() error {
 }
 
 // Install puts a primary's checkpoint in dir in the place of this replica's store, and an empty log behind it. Until the
-// primary says that it is counted the replica is blank.
+// primary says that it is counted the replica is blank. What takes long is done while others may ask the replica, which follows nobody
+// and votes for nobody meanwhile.
 func (r *Replica) Install(h Hello, snap store.Snapshot, dir string) error {
+	r.installs.Lock()
+	defer r.installs.Unlock()
+	if err := r.beginInstall(h); err != nil {
+		return err
+	}
+	defer func() {
+		r.mu.Lock()
+		r.installing = false
+		r.mu.Unlock()
+	}()
+	if err := r.rescueBeforeInstall(Common(r.log.Lineage(), r.log.Last().Seq, h.Lineage, h.Last), h); err != nil {
+		return fmt.Errorf("rescue before install: %w", err)
+	}
+	whole, err := store.Prepare(r.storeDir(), dir, snap, r.o.Store)
+	if err != nil {
+		return err
+	}
+	if err := r.exchange(whole, snap, upTo(h.Lineage, snap.Position.Seq)); err != nil {
+		return errors.Join(err, whole.Discard())
+	}
+	r.safe(snap.Position.Seq)
+	r.o.Logger.Info("installed", "epoch", h.Epoch, "seq", snap.Position.Seq, "bytes", snap.Bytes())
+	return nil
+}
+
+// beginInstall keeps everybody else from what is exchanged: r.installing is set where it answers nil.
+func (r *Replica) beginInstall(h Hello) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if err := r.out(); err != nil {
+		return err
+	}
 	switch w := Receive(r.standing(), h); {
 	case !w.Accepted:
 		return themis.Errorf(themis.RefusedUnsafe, "install: %s", w.Refused).In(r.o.Shard)
@@ -235,24 +266,44 @@ func (r *Replica) Install(h Hello, snap store.Snapshot, dir string) error {
 		r.follow.cancel(errors.New("an install began"))
 		r.follow = nil
 	}
-	common := Common(r.log.Lineage(), r.log.Last().Seq, h.Lineage, h.Last)
-	if err := r.rescueBeforeInstall(common, h); err != nil {
-		return fmt.Errorf("rescue before install: %w", err)
+	if err := r.promiseEpoch(h.Epoch); err != nil {
+		return err
+	}
+	r.installing = true
+	return nil
+}
+
+// out says why the replica takes nothing any more; nil: it does. mu is held.
+func (r *Replica) out() error {
+	switch {
+	case r.fault != nil:
+		return themis.Errorf(themis.ReadOnly, "this copy is out: %w", r.fault).In(r.o.Shard)
+	case r.quitting:
+		return themis.Errorf(themis.NoPrimary, "the node is going down").In(r.o.Shard)
+	}
+	return nil
+}
+
+// exchange puts the new store in the place of the old one, and an empty log behind it, whose epochs up to there are lineage.
+func (r *Replica) exchange(whole *store.Prepared, snap store.Snapshot, lineage []themis.EpochStart) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if err := r.out(); err != nil {
+		return err
 	}
 	next := r.promise
-	next.Promised = max(next.Promised, h.Epoch)
 	if next.Blank == "" {
 		next.Blank = "being rebuilt"
 	}
-	next.Lineage, next.Filled = h.Lineage, false
+	next.Lineage, next.Filled = lineage, false
 	if err := next.write(r.o.Dir); err != nil {
 		return err
 	}
 	r.promise = next
-	if err := r.exchangeStore(dir, snap); err != nil {
+	if err := r.exchangeStore(whole.Install); err != nil {
 		return err
 	}
-	if err := r.log.Reset(snap.Position, h.Lineage); err != nil {
+	if err := r.log.Reset(snap.Position, lineage); err != nil {
 		return fmt.Errorf("begin the log behind seq %d: %w", snap.Position.Seq, err)
 	}
 	next.Lineage, next.Filled = nil, true
@@ -260,22 +311,21 @@ func (r *Replica) Install(h Hello, snap store.Snapshot, dir string) error {
 		return err
 	}
 	r.promise = next
-	r.safe(snap.Position.Seq)
-	r.o.Logger.Info("installed", "epoch", h.Epoch, "seq", snap.Position.Seq, "bytes", snap.Bytes())
 	return nil
 }
 
-func (r *Replica) exchangeStore(dir string, snap store.Snapshot) error {
+// exchangeStore closes the store, lets it be exchanged and opens what is there then; mu is held.
+func (r *Replica) exchangeStore(exchange func() error) error {
 	r.storeMu.Lock()
 	defer r.storeMu.Unlock()
 	if err := r.store.Close(); err != nil {
 		return fmt.Errorf("close the old store: %w", err)
 	}
-	installErr := store.Install(r.storeDir(), dir, snap, r.o.Store)
+	failed := exchange()
 	s, err := store.Open(r.storeDir(), r.o.Store)
 	if err != nil {
-		return errors.Join(installErr, err)
+		return errors.Join(failed, err)
 	}
 	r.store = s
-	return installErr
+	return failed
 }

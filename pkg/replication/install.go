@@ -73,8 +73,6 @@ func (s *shipper) sendState(ctx context.Context, h Hello) error {
 		return fmt.Errorf("checkpoint for %s: %w", s.to.Node, err)
 	}
 	snap := c.snap
-	h.Lineage = upTo(h.Lineage, snap.Position.Seq)
-	h.Last = snap.Position.Seq
 	p := &InstallProgress{Began: time.Now(), Total: snap.Bytes()}
 	show := func(p *InstallProgress) {
 		s.mu.Lock()

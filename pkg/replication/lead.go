@@ -226,13 +226,11 @@ func (rg *reigning) loop() error {
 
 // learn takes the newest record; an error means that the reign is over.
 func (rg *reigning) learn() error {
-	rg.r.mu.Lock()
-	record, failed, full, stopping := rg.r.record, rg.r.failed, rg.r.full, rg.r.stopping
-	rg.r.mu.Unlock()
+	now := rg.r.news()
 	rg.mu.Lock()
-	rg.core.Disks(full)
-	rg.core.Stopping(stopping)
-	err := rg.core.Learn(record, failed, time.Now())
+	rg.core.Disks(now.full)
+	rg.core.Stopping(now.stopping)
+	err := rg.core.Learn(now.record, now.failed, time.Now())
 	rg.mu.Unlock()
 	if err != nil {
 		rg.end(err)
@@ -288,8 +286,8 @@ func (rg *reigning) propose(p *Proposal) error {
 		switch {
 		case err == nil:
 			rg.r.o.Event(action, "done", rule, what, rg.epoch)
-			failed, full := rg.r.verdicts()
-			rg.r.Learn(next, failed, full)
+			now := rg.r.news()
+			rg.r.Learn(next, now.failed, now.full)
 			return rg.learn()
 		case themis.CodeOf(err) == themis.StalePlan && (p.Add || p.Policy()) && guard.On(guard.StaleCounts):
 			// The record is newer: by another's change, or by this one, tried before with an unknown outcome, and another's on top of it. Which
@@ -317,12 +315,6 @@ func (rg *reigning) rest() {
 	case <-rg.ctx.Done():
 	case <-time.After(200 * time.Millisecond):
 	}
-}
-
-func (r *Replica) verdicts() (failed, full map[themis.NodeID]bool) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.failed, r.full
 }
 
 // HandOver holds new writes back, so that this replica's reign can go to another copy, or lets them in again; ask again and again

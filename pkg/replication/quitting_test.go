@@ -123,7 +123,8 @@ func TestWhichReignsAreOver(t *testing.T) {
 		"it is another's":                      {member("b"), "boot", 2, 4, nil, 0},
 		"it is an earlier boot's":              {self, "other", 2, 4, nil, 0},
 	} {
-		r := &Replica{o: Options{Self: self, Boot: "boot"}, last: c.last, record: cluster.Shard{Epoch: 3, Primary: c.primary, Boot: c.boot}}
+		r := &Replica{o: Options{Self: self, Boot: "boot"}, last: c.last}
+		r.Learn(cluster.Shard{Epoch: 3, Primary: c.primary, Boot: c.boot}, nil, nil)
 		r.promise.Promised = c.promised
 		if c.reign != nil {
 			r.reign = &reigning{epoch: 3, ctx: c.reign}

@@ -105,20 +105,24 @@ type Replica struct {
 	storeMu sync.RWMutex // held for writing only while an install exchanges the store
 	store   *store.Store
 
-	mu       sync.Mutex // of what follows: who this replica listens to
+	mu       sync.Mutex // of what follows: who this replica listens to; held while its disk is written to, and for as long as an install takes
 	promise  promiseFile
 	leased   time.Time
 	reign    *reigning    // not nil while it leads
 	follow   *following   // not nil while it follows
 	last     themis.Epoch // the newest reign of its own
 	resigned themis.Epoch // the newest one that has ended and had committed its first entry
-	record   cluster.Shard
-	failed   map[themis.NodeID]bool
-	full     map[themis.NodeID]bool
-	stopping map[themis.NodeID]bool
 	fault    error
-	quitting bool          // the node goes down
-	learned  chan struct{} // a newer record, or a verdict
+	quitting bool // the node goes down
+
+	installs   sync.Mutex // held by the install there is, and from when the replica is closed; before mu
+	installing bool       // mu is held: log, store and promise are its
+
+	told struct { // by the map: its watcher serves every shard of the node, and waits for no disk
+		sync.Mutex
+		news
+	}
+	learned chan struct{} // a newer record, or a verdict
 
 	damage  atomic.Pointer[error]    // of the log, found while it was read to others or for checking: CORRUPT
 	leading atomic.Pointer[reigning] // reign, for those who must not wait for mu
@@ -128,6 +132,19 @@ type Replica struct {
 	recent  recent                   // frames that are not applied yet
 	hurry   chan struct{}            // somebody waits for something to be applied
 	hurried atomic.Int64             // when somebody last did, in ns
+}
+
+// news is what a replica knows of the rest: the newest record, and the nodes where this shard's copy is lost, whose disks are full, and that
+// are on their way out.
+type news struct {
+	record                 cluster.Shard
+	failed, full, stopping map[themis.NodeID]bool
+}
+
+func (r *Replica) news() news {
+	r.told.Lock()
+	defer r.told.Unlock()
+	return r.told.news
 }
 
 // signal wakes all who wait for something to change.
@@ -238,17 +255,27 @@ func (r *Replica) openOrQuarantine(part string, open func(dir string) error) err
 	if themis.CodeOf(err) != themis.Corrupt {
 		return err
 	}
+	if err := r.quarantine(part, fmt.Errorf("%s is damaged: %w", part, err)); err != nil {
+		return err
+	}
+	return open(dir)
+}
+
+// quarantine moves a part that is not open aside; mu is held, or nobody else has the replica yet.
+func (r *Replica) quarantine(part string, why error) error {
+	dir := filepath.Join(r.o.Dir, part)
 	aside := fmt.Sprintf("%s.damaged-%d", dir, r.booted.Unix())
+	reason := fmt.Sprintf("%v; it was moved to %s", why, aside)
 	if guard.On(guard.BlankFirst) { // without its log and with a young store the replica would look new
-		if err := r.setBlank(fmt.Sprintf("%s is damaged and was moved to %s: %v", part, aside, err)); err != nil {
+		if err := r.setBlank(reason); err != nil {
 			return err
 		}
 	}
-	if moveErr := os.Rename(dir, aside); moveErr != nil {
-		return errors.Join(err, moveErr)
+	if err := os.Rename(dir, aside); err != nil {
+		return errors.Join(why, err)
 	}
-	r.o.Event("quarantine", "done", "corruption", r.promise.Blank, r.promise.Promised)
-	return open(dir)
+	r.o.Event("quarantine", "done", "corruption", reason, r.promise.Promised)
+	return nil
 }
 
 // reconcile makes log and store agree after whatever ended the last process.
@@ -304,6 +331,8 @@ func (r *Replica) Run(ctx context.Context) error {
 		err = errors.Join(err, r.noteLease(true))
 	}
 	r.mu.Unlock()
+	r.installs.Lock() // the last one ends, and no other begins
+	defer r.installs.Unlock()
 	return errors.Join(err, r.close())
 }
 
@@ -376,19 +405,19 @@ func (r *Replica) openStore() *store.Store {
 
 // Stopping shows the replica which nodes are on their way out.
 func (r *Replica) Stopping(nodes map[themis.NodeID]bool) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.stopping = nodes
+	r.told.Lock()
+	defer r.told.Unlock()
+	r.told.stopping = nodes
 }
 
 // Learn shows the replica the newest record and verdicts: on which nodes this shard's copy is lost, and whose disks are full.
 func (r *Replica) Learn(record cluster.Shard, failed, full map[themis.NodeID]bool) {
-	r.mu.Lock()
-	if record.Revision >= r.record.Revision {
-		r.record = record
+	r.told.Lock()
+	if record.Revision >= r.told.record.Revision {
+		r.told.record = record
 	}
-	r.failed, r.full = failed, full
-	r.mu.Unlock()
+	r.told.failed, r.told.full = failed, full
+	r.told.Unlock()
 	select {
 	case r.learned <- struct{}{}:
 	default:
@@ -403,8 +432,8 @@ func (r *Replica) roleLoop(ctx context.Context) error {
 			return ctx.Err()
 		case <-r.learned:
 		}
+		record := r.news().record
 		r.mu.Lock()
-		record := r.record
 		mine := record.Primary == r.o.Self && record.Boot == r.o.Boot && record.Epoch > r.last && record.Epoch >= r.promise.Promised && r.promise.Blank == "" && !r.quitting
 		r.mu.Unlock()
 		if !mine {
@@ -505,8 +534,9 @@ func (r *Replica) judge() Fitness {
 // ended is the record's epoch where it names this boot of this copy as primary, whose reign is over or can't begin, since a later
 // epoch was promised. No reign begins twice, so that only another election helps; mu is held.
 func (r *Replica) ended() themis.Epoch {
-	e := r.record.Epoch
-	if r.record.Primary != r.o.Self || r.record.Boot != r.o.Boot || r.reign != nil && r.reign.epoch == e && r.reign.ctx.Err() == nil {
+	record := r.news().record
+	e := record.Epoch
+	if record.Primary != r.o.Self || record.Boot != r.o.Boot || r.reign != nil && r.reign.epoch == e && r.reign.ctx.Err() == nil {
 		return 0
 	}
 	if e > r.last && e >= r.promise.Promised {
@@ -548,6 +578,9 @@ func (r *Replica) Vote(e themis.Epoch) (election.Ballot, error) {
 	defer r.mu.Unlock()
 	if r.fault != nil {
 		return election.Ballot{}, fmt.Errorf("no ballot: %w", r.fault)
+	}
+	if r.installing {
+		return election.Ballot{}, themis.Errorf(themis.RefusedUnsafe, "another state is being installed").In(r.o.Shard)
 	}
 	now := time.Now()
 	standing := r.standing()

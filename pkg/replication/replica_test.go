@@ -1,10 +1,8 @@
 package replication
 
 import (
-	"bytes"
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -21,7 +19,6 @@ import (
 	"github.com/themisdb/themis/pkg/election"
 	"github.com/themisdb/themis/pkg/store"
 	"github.com/themisdb/themis/pkg/themis"
-	"github.com/themisdb/themis/pkg/wal"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -43,6 +40,7 @@ type trio struct {
 	keep   atomic.Int64          // bytes of log that are kept; 0: as usual
 	queue  int                   // writes that may wait; 0: as usual
 	trail  []string              // the events of all: node, action, outcome, reason
+	before func(action string)   // an event is told; nil: nothing
 }
 
 type trioNode struct {
@@ -94,6 +92,9 @@ func (c *trio) start(id themis.NodeID) {
 		QueueWrites: c.queue,
 		KeepLog:     func() themis.Bytes { return cmp.Or(themis.Bytes(c.keep.Load()), 1<<30) },
 		Event: func(action, outcome, _, reason string, _ themis.Epoch) {
+			if c.before != nil {
+				c.before(action)
+			}
 			c.mu.Lock()
 			defer c.mu.Unlock()
 			c.trail = append(c.trail, fmt.Sprintf("%s %s %s: %s", id, action, outcome, reason))
@@ -461,294 +462,6 @@ func TestConcurrentCompareAndSetHasOneWinner(t *testing.T) {
 		if wins != 1 {
 			t.Fatalf("%d of 8 compare-and-set on one version succeeded", wins)
 		}
-	}
-}
-
-func TestAsyncTailIsRescuedBeforeItIsCut(t *testing.T) {
-	c := newTrio(t, cluster.Policy{Mode: themis.Async, RF: 3}, "node-1", "node-2", "node-3")
-	first := c.elect()
-	c.mustWrite(first, put("shared", "1"))
-	c.converged("node-1", "node-2", "node-3")
-	c.net.Cut(first, true)
-	lost := c.mustWrite(first, put("alone", "2"))
-	c.stop(first)
-	c.net.Cut(first, false)
-	second := c.elect()
-	c.mustWrite(second, put("later", "3"))
-	c.start(first)
-	c.converged("node-1", "node-2", "node-3")
-	files, err := filepath.Glob(filepath.Join(c.dir, string(first), "rescued", "acknowledged-*.ndjson"))
-	if err != nil || len(files) != 1 {
-		t.Fatalf("rescued files: %v, %v", files, err)
-	}
-	b, err := os.ReadFile(files[0])
-	if err != nil {
-		t.Fatal(err)
-	}
-	want := fmt.Sprintf(`"seq":%d`, lost.Seq)
-	if !bytes.Contains(b, []byte(`"key":"alone"`)) || !bytes.Contains(b, []byte(want)) {
-		t.Fatalf("rescued file lacks the write: %s", b)
-	}
-	if n := c.node(first).Status().Rescued; n != 1 {
-		t.Fatalf("status tells of %d rescued writes", n)
-	}
-	if _, err := c.read(second, "alone"); themis.CodeOf(err) != themis.NotFound {
-		t.Fatalf("the cut write is still visible: %v", err)
-	}
-}
-
-// A primary under ASYNC that nobody follows lets its log go beyond what the others have. It comes back, and is built anew: what it alone had
-// acknowledged is saved from its store and its log.
-func TestAsyncTailIsRescuedBeforeAnInstall(t *testing.T) {
-	c := newTrio(t, cluster.Policy{Mode: themis.Async, RF: 3}, "node-1", "node-2", "node-3")
-	first := c.elect()
-	c.mustWrite(first, put("shared", "1"))
-	c.mustWrite(first, put("removed", "1"))
-	c.converged("node-1", "node-2", "node-3")
-	c.net.Cut(first, true)
-	c.mustWrite(first, put("alone", "2"))
-	gone := put("removed", "")
-	gone.Changes[0].Code, gone.Changes[0].Value = themis.OpDelete, nil
-	c.mustWrite(first, gone)
-	c.letGo(first, 5) // alone and removed are no longer in its log
-	c.stop(first)
-	c.net.Cut(first, false)
-	second := c.elect()
-	c.mustWrite(second, put("later", "3"))
-	c.start(first)
-	c.converged("node-1", "node-2", "node-3")
-	all := c.rescued(first, "acknowledged-epoch-1-*")
-	for _, want := range []string{`"op":"put","collection_id":1,"key":"alone"`, `"op":"delete","collection_id":1,"key":"removed"`, `"key":"large-7"`} {
-		if !bytes.Contains(all, []byte(want)) {
-			t.Errorf("%s is not in %.300s", want, all)
-		}
-	}
-	if bytes.Contains(all, []byte(`"key":"shared"`)) {
-		t.Error("what all had was saved")
-	}
-	if n := c.node(first).Status().Rescued; n < 10 {
-		t.Errorf("status tells of %d rescued writes", n)
-	}
-}
-
-// letGo writes under id until its log begins behind seq.
-func (c *trio) letGo(id themis.NodeID, seq themis.Seq) {
-	c.t.Helper()
-	c.keep.Store(1)
-	defer c.keep.Store(0)
-	r, large := c.node(id), `"`+strings.Repeat("x", 1<<20)+`"`
-	for i := 0; r.log.First() <= seq; i++ {
-		c.mustWrite(id, put(fmt.Sprint("large-", i%8), large))
-		if err := errors.Join(r.Flush(), r.trim()); err != nil {
-			c.t.Fatal(err)
-		}
-	}
-}
-
-// rescued is what is in the one file in rescued/, which has that name.
-func (c *trio) rescued(id themis.NodeID, name string) []byte {
-	c.t.Helper()
-	files, err := filepath.Glob(filepath.Join(c.dir, string(id), "rescued", "*"))
-	if err != nil || len(files) != 1 {
-		c.t.Fatalf("rescued files: %v, %v", files, err)
-	}
-	if is, err := filepath.Match(name, filepath.Base(files[0])); err != nil || !is {
-		c.t.Errorf("%s is not named %s: %v", files[0], name, err)
-	}
-	b, err := os.ReadFile(files[0])
-	if err != nil {
-		c.t.Fatal(err)
-	}
-	return b
-}
-
-// A primary comes back whose reign the log of the shard's primary no longer tells of. What it may have had alone is saved: after ASYNC all
-// that it has, after SYNC what it does not know to be committed. The file and the trail say that not all of it need be lost.
-func TestWhatMayBeItsOwnIsRescuedBeforeAnInstall(t *testing.T) {
-	for _, p := range []cluster.Policy{{Mode: themis.Async, RF: 3}, {Mode: themis.Sync, K: 1, RF: 3}} {
-		for _, short := range []bool{false, true} { // its own log has let go of what it had alone
-			if short && p.Mode == themis.Sync {
-				continue // nobody lets go of what is not committed
-			}
-			t.Run(fmt.Sprint(p.Mode, "/short=", short), func(t *testing.T) {
-				t.Parallel()
-				c := newTrio(t, p, "node-1", "node-2", "node-3")
-				first := c.elect()
-				c.mustWrite(first, put("shared", "1"))
-				c.mustWrite(first, put("known", "1")) // with it, the entry of shared says to whom reads it later that it is committed
-				c.converged("node-1", "node-2", "node-3")
-				c.net.Cut(first, true)
-				name, saved, kept := "acknowledged-unsure-epoch-1-seq-1-*", []string{"alone", "shared", "known"}, []string(nil)
-				if p.Mode == themis.Async {
-					c.mustWrite(first, put("alone", "2"))
-				} else {
-					ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
-					_, err := c.node(first).Write(ctx, put("alone", "2"))
-					cancel()
-					if themis.CodeOf(err) != themis.OutcomeUnknown {
-						t.Fatalf("a write that nobody else has: %v", err)
-					}
-					name, saved, kept = "unconfirmed-unsure-epoch-1-seq-4-*-writes-1.*", []string{"alone"}, []string{"shared", "known"}
-				}
-				if short {
-					c.letGo(first, 5)
-				}
-				c.stop(first)
-				c.net.Cut(first, false)
-				if p.Mode == themis.Sync {
-					c.mu.Lock()
-					c.failed = map[themis.NodeID]bool{first: true}
-					c.mu.Unlock()
-				}
-				c.mustWrite(c.elect(), put("later", "3"))
-				last := c.elect()
-				c.mustWrite(last, put("later", "4"))
-				c.letGo(last, c.node(last).log.Lineage()[2].Seq)
-				c.mu.Lock()
-				c.failed = nil
-				c.mu.Unlock()
-				c.start(first)
-				c.converged("node-1", "node-2", "node-3")
-				all := c.rescued(first, name)
-				for _, key := range saved {
-					if !bytes.Contains(all, []byte(`"key":"`+key+`"`)) {
-						t.Errorf("%s is not in %.300s", key, all)
-					}
-				}
-				for _, key := range kept {
-					if bytes.Contains(all, []byte(`"key":"`+key+`"`)) {
-						t.Errorf("%s was surely common, and was saved: %.300s", key, all)
-					}
-				}
-				c.mu.Lock()
-				defer c.mu.Unlock()
-				if said := strings.Join(c.trail, "\n"); !strings.Contains(said, string(first)+" log_cut done: the copy is built anew, and which of seq ") || !strings.Contains(said, "of which some may not be lost") {
-					t.Errorf("the trail: %s", said)
-				}
-			})
-		}
-	}
-}
-
-// An install broke off between the exchange of the store and that of the log: in the store may be the primary's documents by now, which the
-// copy never had alone.
-func TestOnlyTheLogIsRescuedOnceAnInstallHasBegun(t *testing.T) {
-	c := newTrio(t, cluster.Policy{Mode: themis.Async, RF: 1}, "node-1")
-	c.mustWrite(c.elect(), put("stored", "1"))
-	c.letGo("node-1", 2)
-	r := c.node("node-1")
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.promise.Lineage = []themis.EpochStart{{Epoch: 2, Seq: 50}}
-	if err := r.rescueBeforeInstall(0, Hello{Epoch: 2, AckedAlone: 2, Lineage: r.promise.Lineage}); err != nil {
-		t.Fatal(err)
-	}
-	if all := c.rescued("node-1", "acknowledged-unsure-*"); !bytes.Contains(all, []byte(`"key":"large-`)) || bytes.Contains(all, []byte(`"key":"stored"`)) {
-		t.Errorf("saved: %.300s", all)
-	}
-}
-
-// A copy whose own part can't all be read is built anew all the same; what can be read is saved, and the trail says that there was more.
-func TestADamagedCopyIsBuiltAnew(t *testing.T) {
-	for name, k := range map[string]struct {
-		damage func(t *testing.T, dir string)
-		said   string
-		saved  bool // what its log still held
-		aside  bool
-	}{
-		"a block of the store": {damage: flipStore, said: "checksum mismatch", saved: true, aside: true},
-		"no store": {func(t *testing.T, dir string) {
-			if err := os.RemoveAll(filepath.Join(dir, "store")); err != nil {
-				t.Fatal(err)
-			}
-		}, "can't all be read: the store is at seq 0", true, false},
-		"no log": {func(t *testing.T, dir string) {
-			if err := os.RemoveAll(filepath.Join(dir, "wal")); err != nil {
-				t.Fatal(err)
-			}
-		}, "what of that no other copy has is lost with the store", false, false},
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			c := newTrio(t, cluster.Policy{Mode: themis.Async, RF: 3}, "node-1", "node-2", "node-3")
-			first := c.elect()
-			c.mustWrite(first, put("shared", "1"))
-			c.converged("node-1", "node-2", "node-3")
-			c.net.Cut(first, true)
-			c.mustWrite(first, put("alone", "2"))
-			c.letGo(first, 5)
-			c.stop(first)
-			c.net.Cut(first, false)
-			c.mustWrite(c.elect(), put("later", "3"))
-			dir := filepath.Join(c.dir, string(first))
-			k.damage(t, dir)
-			c.start(first)
-			c.converged("node-1", "node-2", "node-3")
-			c.mu.Lock()
-			said := strings.Join(c.trail, "\n")
-			c.mu.Unlock()
-			if !strings.Contains(said, string(first)+" rescue not_done: ") || !strings.Contains(said, k.said) {
-				t.Errorf("the trail: %s", said)
-			}
-			if aside, err := filepath.Glob(filepath.Join(dir, "store.damaged-*")); err != nil || (len(aside) == 1) != k.aside {
-				t.Errorf("set aside: %v, %v", aside, err)
-			}
-			if k.saved {
-				if all := c.rescued(first, "acknowledged-epoch-1-*"); !bytes.Contains(all, []byte(`"key":"large-`)) {
-					t.Errorf("saved: %.300s", all)
-				}
-			}
-		})
-	}
-}
-
-// flipStore changes a bit of the largest table of the store, which opening it doesn't read.
-func flipStore(t *testing.T, dir string) {
-	t.Helper()
-	tables, err := filepath.Glob(filepath.Join(dir, "store", "*.sst"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	var largest []byte
-	name := ""
-	for _, f := range tables {
-		b, err := os.ReadFile(f)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if len(b) > len(largest) {
-			name, largest = f, b
-		}
-	}
-	largest[20] ^= 4
-	if err := os.WriteFile(name, largest, 0o600); err != nil {
-		t.Fatal(err)
-	}
-}
-
-// What the log of a copy that nobody has open has let go is saved from its store; where the store lacks it, nothing is called saved.
-func TestAClosedCopyIsRescuedFromItsStoreToo(t *testing.T) {
-	c := newTrio(t, cluster.Policy{Mode: themis.Async, RF: 1}, "node-1")
-	c.mustWrite(c.elect(), put("alone", "1"))
-	c.letGo("node-1", 3)
-	o := c.node("node-1").o.Log
-	own := wal.Identity{Cluster: o.Cluster, Shard: o.Shard, Storage: o.Storage}
-	c.stop("node-1")
-	dir := filepath.Join(c.dir, "node-1")
-	if _, n, err := Rescue(dir, own, 1, 1); err != nil || n < 3 {
-		t.Fatalf("%d writes, %v", n, err)
-	}
-	if all := c.rescued("node-1", "acknowledged-*"); !bytes.Contains(all, []byte(`"key":"alone"`)) || !bytes.Contains(all, []byte(`"key":"large-`)) {
-		t.Errorf("saved: %.300s", all)
-	}
-	if err := errors.Join(os.RemoveAll(filepath.Join(dir, "rescued")), os.RemoveAll(filepath.Join(dir, "store"))); err != nil {
-		t.Fatal(err)
-	}
-	if name, n, err := Rescue(dir, own, 1, 1); themis.CodeOf(err) != themis.Corrupt || name != "" {
-		t.Errorf("without its store: %s, %d writes, %v", name, n, err)
-	}
-	if left, err := os.ReadDir(filepath.Join(dir, "rescued")); len(left) > 0 {
-		t.Errorf("left: %v, %v", left, err)
 	}
 }
 

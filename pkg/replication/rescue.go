@@ -61,11 +61,13 @@ func (r *Replica) rescue(from, to themis.Seq, alone themis.Epoch, unsure bool) (
 	}
 	f := rescueFile{dir: r.o.Dir, shard: r.o.Shard, alone: alone, unsure: unsure}
 	defer f.abandon()
-	if base := r.log.Base().Seq; base >= from {
+	if base := r.log.Base().Seq; base >= from { // only before an install: what is cut back is in the log
 		err := f.addLetGo(r.openStore(), from, base, r.log.Lineage())
 		if themis.CodeOf(err) == themis.Corrupt { // what could be read of it is saved, and the rest stays where people find it: the copy must be built anew all the same
 			r.o.Event("rescue", "not_done", "corruption", fmt.Sprintf("which of seq %d to %d this copy had alone can't all be read: %v", from, base, err), r.promise.Promised)
-			err = r.setStoreAside()
+			if err = nil; r.openStore().Fault() != nil {
+				err = r.setStoreAside(fmt.Errorf("store is damaged: %w", r.openStore().Fault()))
+			}
 		}
 		if err != nil {
 			return "", 0, err
@@ -78,8 +80,18 @@ func (r *Replica) rescue(from, to themis.Seq, alone themis.Epoch, unsure bool) (
 }
 
 // rescueBeforeInstall saves what this copy has behind the common seq before a checkpoint takes its place. Where the two logs no longer tell
-// up to where they were one, it saves all that is not surely in the primary's, and says so. mu is held.
+// up to where they were one, it saves all that is not surely in the primary's, and says so. A store that outlives its log is set aside. An install
+// has begun, so that nobody changes the log.
 func (r *Replica) rescueBeforeInstall(common themis.Seq, h Hello) error {
+	err := r.rescueTail(common, h)
+	last, a := r.log.Last(), r.openStore().Applied()
+	if err != nil || a.Seq <= last.Seq || a.Epoch > h.AckedAlone || len(r.promise.Lineage) > 0 || !guard.On(guard.RescueFirst) {
+		return err
+	}
+	return r.setStoreAside(fmt.Errorf("the log ends at seq %d, the store had applied seq %d: what of that no other copy has is in the store only", last.Seq, a.Seq))
+}
+
+func (r *Replica) rescueTail(common themis.Seq, h Hello) error {
 	last, told := r.log.Last(), common > 0 || whole(r.log.Lineage()) && whole(h.Lineage)
 	from := common + 1
 	if !told {
@@ -87,9 +99,6 @@ func (r *Replica) rescueBeforeInstall(common themis.Seq, h Hello) error {
 	}
 	if len(r.promise.Lineage) > 0 { // an install had begun: what the log lacks was saved by then, and the store may be the primary's since
 		from = max(from, r.log.Base().Seq+1)
-	}
-	if a := r.openStore().Applied(); a.Seq > last.Seq && a.Epoch <= h.AckedAlone && len(r.promise.Lineage) == 0 {
-		r.o.Event("rescue", "not_done", "corruption", fmt.Sprintf("the log ends at seq %d, the store had applied seq %d: what of that no other copy has is lost with the store", last.Seq, a.Seq), h.Epoch)
 	}
 	if last.Seq < from {
 		return nil
@@ -118,28 +127,14 @@ func (r *Replica) surelyCommon(alone themis.Epoch) themis.Seq {
 	return 0
 }
 
-// setStoreAside puts an empty store in the place of a damaged one.
-func (r *Replica) setStoreAside() error {
-	r.storeMu.Lock()
-	defer r.storeMu.Unlock()
-	damage := r.store.Fault()
-	if damage == nil {
-		return nil
-	}
-	if err := r.store.Close(); err != nil {
-		return errors.Join(damage, err)
-	}
-	return r.openOrQuarantine("store", func(dir string) error {
-		if err := damage; err != nil {
-			damage = nil
-			return err
-		}
-		s, err := store.Open(dir, r.o.Store)
-		if err == nil {
-			r.store = s
-		}
+// setStoreAside puts an empty store in the place of one whose documents can't be told from those that all have; it stays where people find it.
+func (r *Replica) setStoreAside(why error) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if err := r.out(); err != nil {
 		return err
-	})
+	}
+	return r.exchangeStore(func() error { return r.quarantine("store", why) })
 }
 
 // Rescue does the same with all entries behind a seq of a copy that nobody has open: dir is its directory. They count as acknowledged if one is of

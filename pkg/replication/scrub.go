@@ -39,7 +39,7 @@ func (r *Replica) damaged(err error) {
 // acknowledged, so it stays until its node is stopped in order.
 func (r *Replica) leave() error {
 	r.mu.Lock()
-	rg, mode := r.reign, r.record.Have.Mode
+	rg, mode := r.reign, r.news().record.Have.Mode
 	r.mu.Unlock()
 	damage := r.damage.Load()
 	if damage == nil || rg != nil && rg.ctx.Err() == nil && (mode == themis.Async || !rg.replaceable()) {

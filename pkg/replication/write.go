@@ -154,7 +154,8 @@ func (r *Replica) notPrimary() error {
 	if r.fault != nil {
 		return themis.Errorf(themis.NoPrimary, "%s on %s is out: %v", r.o.Shard, r.o.Self.Node, r.fault).In(r.o.Shard)
 	}
-	return themis.Errorf(themis.NoPrimary, "%s on %s does not lead; the record names %q in epoch %d", r.o.Shard, r.o.Self.Node, r.record.Primary, r.record.Epoch).In(r.o.Shard)
+	record := r.news().record
+	return themis.Errorf(themis.NoPrimary, "%s on %s does not lead; the record names %q in epoch %d", r.o.Shard, r.o.Self.Node, record.Primary, record.Epoch).In(r.o.Shard)
 }
 
 // admit waits, inside the request's time and a bounded queue, until a client's write may be appended.

@@ -140,38 +140,62 @@ const (
 	markWhole = "INSTALLED"
 )
 
-// Install makes dir, which must not be open, the store that the checkpoint files in directory from hold, and drops what dir
-// held before. Every file is checked against want (size, and hash where want has one), and the result is opened once, before
-// anything is given up. After a crash at any point the next Open or Install finds the old store or the new one, whole. from is
-// left as it is; on the same file system its tables are linked, not copied, so nobody may change them afterwards, only remove
-// them. Files that are missing, changed or in excess are CORRUPT, a checkpoint of a later format is UNIMPLEMENTED
-// ("UPGRADE_NEEDED …").
-func Install(dir, from string, want Snapshot, o Options) error {
+// Prepared is a whole new store beside the one that it is to replace.
+type Prepared struct {
+	dir  string
+	want Snapshot
+	o    Options
+}
+
+// Prepare builds beside dir, which may be open, the store that the checkpoint files in directory from hold. Every file is checked
+// against want (size, and hash where want has one), and the result is opened once. from is left as it is; on the same file system its
+// tables are linked, not copied, so nobody may change them afterwards, only remove them. Files that are missing, changed or in excess
+// are CORRUPT, a checkpoint of a later format is UNIMPLEMENTED ("UPGRADE_NEEDED …").
+func Prepare(dir, from string, want Snapshot, o Options) (*Prepared, error) {
 	if err := o.Validate(); err != nil {
-		return err
+		return nil, err
 	}
 	o = o.withDefaults()
 	if want.Format != FormatVersion {
-		return themis.Errorf(themis.Unimplemented, "UPGRADE_NEEDED: install %s: the checkpoint has format %d, this version knows %d", dir, want.Format, FormatVersion)
+		return nil, themis.Errorf(themis.Unimplemented, "UPGRADE_NEEDED: install %s: the checkpoint has format %d, this version knows %d", dir, want.Format, FormatVersion)
 	}
 	dir, err := absolute(o.FS, dir)
 	if err != nil {
-		return fmt.Errorf("install %s: %w", dir, err)
-	}
-	if err := notInUse(o.FS, dir); err != nil {
-		return err
+		return nil, fmt.Errorf("install %s: %w", dir, err)
 	}
 	if err := recoverInstall(o.FS, dir); err != nil {
-		return fmt.Errorf("install %s: %w", dir, err)
+		return nil, fmt.Errorf("install %s: %w", dir, err)
 	}
+	p := &Prepared{dir, want, o}
 	if err := stage(o, dir+suffixNew, from, want); err != nil {
-		return errors.Join(fmt.Errorf("install %s: %w", dir, err), o.FS.RemoveAll(dir+suffixNew))
+		return nil, errors.Join(fmt.Errorf("install %s: %w", dir, err), p.Discard())
 	}
-	if err := swap(o.FS, dir); err != nil {
-		return fmt.Errorf("install %s: %w", dir, err)
+	return p, nil
+}
+
+// Install puts the new store in the place of the old one, which must not be open, and drops that. After a crash at any point the next
+// Open finds the old store or the new one, whole.
+func (p *Prepared) Install() error {
+	if err := notInUse(p.o.FS, p.dir); err != nil {
+		return err
 	}
-	o.Logger.Info("store installed", "dir", dir, "seq", want.Position.Seq, "epoch", want.Position.Epoch, "lsn", want.Position.LSN)
+	if err := swap(p.o.FS, p.dir); err != nil {
+		return fmt.Errorf("install %s: %w", p.dir, err)
+	}
+	p.o.Logger.Info("store installed", "dir", p.dir, "seq", p.want.Position.Seq, "epoch", p.want.Position.Epoch, "lsn", p.want.Position.LSN)
 	return nil
+}
+
+// Discard takes away a new store that was not installed.
+func (p *Prepared) Discard() error { return p.o.FS.RemoveAll(p.dir + suffixNew) }
+
+// Install is Prepare and the installation in one, for a dir that nobody has open.
+func Install(dir, from string, want Snapshot, o Options) error {
+	p, err := Prepare(dir, from, want, o)
+	if err != nil {
+		return err
+	}
+	return errors.Join(p.Install(), p.Discard())
 }
 
 func notInUse(fs vfs.FS, dir string) error {

@@ -163,7 +163,7 @@ func TestTruncateFront(t *testing.T) {
 		}
 	}
 	want := themis.Position{Seq: 33, Epoch: 2, LSN: 33 * (minFrameBytes + bigEntry)}
-	if l.Base() != want || !slices.Equal(l.Lineage(), []themis.EpochStart{{Epoch: 2, Seq: 21}}) {
+	if l.Base() != want || !slices.Equal(l.Lineage(), []themis.EpochStart{{Epoch: 1, Seq: 1}, {Epoch: 2, Seq: 21}}) {
 		t.Fatalf("base %+v lineage %v", l.Base(), l.Lineage())
 	}
 	put(t, l, 4, bigEntry) // the last one fills its segment

@@ -114,7 +114,7 @@ func (l *Log) Base() themis.Position { return l.view.Load().base }
 // First is the seq of the oldest entry that is or will be in the log.
 func (l *Log) First() themis.Seq { return l.view.Load().base.Seq + 1 }
 
-// Lineage lists where epochs begin, oldest first; the first one covers Base.
+// Lineage lists where epochs begin, oldest first: those that cover what the log holds, and the newest of those before.
 func (l *Log) Lineage() []themis.EpochStart { return slices.Clone(l.view.Load().starts) }
 
 // EpochAt is the epoch under which the durable entry at seq was written; 0 where the log holds none and never did.

@@ -28,7 +28,7 @@ type logFile struct {
 	Format int `json:"format"`
 	Identity
 	Base      themis.Position     `json:"base"`      // the log begins behind it: its first entry is Base.Seq + 1
-	Epochs    []themis.EpochStart `json:"epochs"`    // oldest first; the first one covers Base
+	Epochs    []themis.EpochStart `json:"epochs"`    // oldest first; one covers Base
 	Resetting bool                `json:"resetting"` // all segments there are are from before a Reset and must go
 }
 
@@ -140,11 +140,16 @@ func startsUpTo(starts []themis.EpochStart, last themis.Seq) []themis.EpochStart
 	return slices.Clone(starts[:n])
 }
 
-// startsFrom are the starts that still matter when the log begins behind base: the one that covers it and all later ones.
+// oldStarts is how many starts of epochs are kept that began before the log does: they tell where a copy that was away that long left
+// the others.
+const oldStarts = 64
+
+// startsFrom are the starts that still matter when the log begins behind base: the one that covers it, all later ones, and the newest of
+// those before.
 func startsFrom(starts []themis.EpochStart, base themis.Seq) []themis.EpochStart {
 	n := 0
 	for n+1 < len(starts) && starts[n+1].Seq <= base {
 		n++
 	}
-	return slices.Clone(starts[n:])
+	return slices.Clone(starts[max(0, n-oldStarts):])
 }
